@@ -1,0 +1,3 @@
+"""pilotfish."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,185 @@
+"""The trust-region duals: the best linear-Gaussian controller within a KL and an entropy bound.
+
+Let the current controller draw `u = Kx + k + R e`, `e ~ N(0, I)`, and let `x = mu + L s`, `s ~ N(0, I)`. In the
+white coordinates (s, e) the current controller is N(0, I) and a quadratic cost-to-go reads
+
+    Q = 1/2 e'He + e'(Bs + b) + (terms without e).
+
+The new controller `e ~ N(Gs + g, P)` solves (MOTO, section 3.1, with Q a cost)
+
+    minimise E[Q]   s.t.   E KL(new to current) <= kl_step,   entropy(new) >= entropy(current) - entropy_drop.
+
+Its Lagrangian with multipliers eta (KL) and omega (entropy) is minimised by
+
+    F = (eta I + H)^-1,   G = -F B,   g = -F b,   P = (eta + omega) F                    (MOTO, section 3.2)
+
+With the eigenvalues lam and eigenvectors U of H, c = eta + omega and w_i = E[(U'(Bs + b))_i^2],
+
+    E KL           = 1/2 [ sum( r - 1 - log r ) + sum w / (eta + lam)^2 ],   r = c / (eta + lam)
+    entropy change = 1/2 sum log r
+
+so the entropy bound gives c in closed form, `c = max(eta, exp( mean log(eta + lam) - 2 entropy_drop / du ))`,
+and the two-dimensional dual of MOTO, Appendix A, is one monotone scalar equation `E KL(eta) = kl_step` on
+eta > max(0, -min lam): a secular equation, solved by Newton steps on log KL against log(eta - eta_min), kept
+inside a bracket. F is positive definite by construction, whatever the sign of H. Where no root exists, the
+KL bound is slack and eta = 0.
+
+| symbol | paper      | code                  |
+| eps    | MOTO (2)   | kl_step               |
+| beta0  | MOTO 3.1   | entropy_drop          |
+| F      | MOTO 3.2   | U diag(1/(eta+lam)) U' |
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from pilotfish.algebra import gaussian, quadratic
+from pilotfish.types import Gaussian, LinearGaussian, Quadratic
+
+
+class Multipliers(NamedTuple):
+    """The dual's solution, and the primal quantities that it fixes."""
+
+    eta: Float[Array, "*batch"]
+    """Multiplier of the KL bound, in units of the cost; 0 where the bound is slack."""
+    omega: Float[Array, "*batch"]
+    """Multiplier of the entropy bound; 0 where the bound is slack."""
+    kl: Float[Array, "*batch"]
+    """Expected KL of the new controller to the current one, nats."""
+    entropy_change: Float[Array, "*batch"]
+    """Entropy of the new controller minus that of the current one, nats."""
+
+
+class WhiteStep(NamedTuple):
+    """The new controller in the white coordinates of the current one: `e ~ N(G s + g, chol chol')`."""
+
+    G: Float[Array, "du dx"]
+    g: Float[Array, "du"]
+    chol: Float[Array, "du du"]
+
+
+def white_step(
+    H: Float[Array, "du du"],
+    B: Float[Array, "du dx"],
+    b: Float[Array, "du"],
+    kl_step: Float[Array, ""] | float,
+    entropy_drop: Float[Array, ""] | float,
+) -> tuple[WhiteStep, Multipliers]:
+    """The constrained minimiser of `1/2 e'He + e'(Bs + b)` for standard normal s and current controller.
+
+    `entropy_drop` may be infinite: no entropy bound. `kl_step` must be positive, `entropy_drop` not negative.
+    """
+    lam, U = jnp.linalg.eigh(H)
+    slopes = jnp.concatenate([U.T @ B, (U.T @ b)[:, None]], -1)
+    scale = jnp.maximum(jnp.abs(lam).max(), jnp.abs(slopes).max())
+    scale = jnp.where(scale > 0, scale, 1.0)
+    lam, slopes = lam / scale, slopes / scale
+    x, eta_min, tight = _secular_root(lam, (slopes**2).sum(-1), kl_step, entropy_drop)
+    a, c = _denominators(x, lam, eta_min, entropy_drop)
+    move = -U @ (slopes / a[:, None])
+    r = c / a
+    # P = U diag(r) U' = chol chol', through a QR factorisation: forming P would square its condition number
+    upper = jnp.linalg.qr(jnp.sqrt(r)[:, None] * U.T, mode="r")
+    chol = upper.T * jnp.where(jnp.diagonal(upper) < 0, -1.0, 1.0)
+    eta = jnp.where(tight, x + eta_min, 0.0)
+    multipliers = Multipliers(
+        eta=scale * eta,
+        omega=scale * jnp.maximum(c - (x + eta_min), 0.0),
+        kl=_kl(a, c, (slopes**2).sum(-1)),
+        entropy_change=0.5 * jnp.log(r).sum(),
+    )
+    return WhiteStep(move[:, :-1], move[:, -1], chol), multipliers
+
+
+def improve(
+    controller: LinearGaussian,
+    state: Gaussian,
+    Q: Quadratic,
+    kl_step: Float[Array, ""] | float,
+    entropy_drop: Float[Array, ""] | float,
+) -> tuple[LinearGaussian, Multipliers]:
+    """The controller that minimises a quadratic cost-to-go over z = [x; u] within the two bounds.
+
+    One time step: `controller` has K (du, dx), `state` is the distribution of x, `Q` is over (dx + du,).
+    """
+    dx = state.mean.shape[-1]
+    L, R = gaussian.robust_cholesky(state.cov), controller.chol
+    white = quadratic.compose(
+        Q,
+        jnp.block([[L, jnp.zeros((dx, R.shape[0]))], [controller.K @ L, R]]),
+        jnp.concatenate([state.mean, controller.mean(state.mean)]),
+    )
+    step, multipliers = white_step(
+        white.H[dx:, dx:], white.H[dx:, :dx], white.h[dx:], kl_step, entropy_drop
+    )
+    return unwhiten(step, controller, state.mean, L), multipliers
+
+
+def unwhiten(
+    step: WhiteStep, controller: LinearGaussian, mean: Float[Array, "dx"], chol: Float[Array, "dx dx"]
+) -> LinearGaussian:
+    """The new controller in the units of state and action: `u = Kx + k + R e`, `s = L^-1 (x - mu)`."""
+    R = controller.chol
+    gain = R @ gaussian.solve_chol_right(step.G, chol)
+    return LinearGaussian(controller.K + gain, controller.k + R @ step.g - gain @ mean, R @ step.chol)
+
+
+def _denominators(
+    x: Float[Array, ""], lam: Float[Array, "du"], eta_min: Float[Array, ""], entropy_drop: Array | float
+) -> tuple[Float[Array, "du"], Float[Array, ""]]:
+    """`a = eta + lam` and `c = eta + omega` at `eta = eta_min + x`, free of cancellation near eta_min."""
+    a = x + (lam + eta_min)
+    return a, jnp.maximum(x + eta_min, jnp.exp(jnp.log(a).mean() - 2.0 * entropy_drop / a.shape[0]))
+
+
+def _kl(a: Float[Array, "du"], c: Float[Array, ""], w: Float[Array, "du"]) -> Float[Array, ""]:
+    excess = (c - a) / a
+    return 0.5 * (excess - jnp.log1p(excess) + w / a**2).sum()
+
+
+def _secular_root(
+    lam: Float[Array, "du"], w: Float[Array, "du"], kl_step: Array | float, entropy_drop: Array | float
+) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
+    """The x = eta - eta_min > 0 at which `E KL = kl_step`, eta_min, and whether such an x exists.
+
+    Newton on log KL against s = log x, bisecting where a step would leave the bracket [lo, hi]. At `hi`
+    the KL is below any bound (|lam|, sqrt(w) <= 1 by scaling); at `lo` the multiplier is zero to working precision.
+    """
+    eta_min = jnp.maximum(-lam.min(), 0.0)
+
+    def residual(s):
+        """`log KL - log kl_step`, and its slope in s."""
+        x = jnp.exp(s)
+        a, c = _denominators(x, lam, eta_min, entropy_drop)
+        kl = _kl(a, c, w)
+        dc = jnp.where(c > x + eta_min, c * (1.0 / a).mean(), 1.0)
+        slope = 0.5 * ((dc - c / a) / a - dc / c + 1.0 / a - 2.0 * w / a**3).sum()
+        return jnp.log(kl) - jnp.log(kl_step), slope * x / kl
+
+    lo = jnp.asarray(jnp.log(jnp.finfo(lam.dtype).tiny) + 4.0, lam.dtype)
+    hi = jnp.log(4.0 + 10.0 * jnp.sqrt(lam.shape[0] / jnp.asarray(kl_step, lam.dtype)))
+    tight = residual(lo)[0] > 0
+    guess = 0.5 * jnp.log((lam**2 / 2.0 + w).sum() / (2.0 * jnp.asarray(kl_step, lam.dtype)))
+    tolerance = 1e4 * jnp.finfo(lam.dtype).eps
+
+    def unsolved(carry):
+        lo, hi, s, f, n = carry
+        return (jnp.abs(f) > tolerance) & (hi - lo > tolerance * 1e-3) & (n < 200)
+
+    def refine(carry):
+        lo, hi, s, _, n = carry
+        f, slope = residual(s)
+        lo, hi = jnp.where(f > 0, s, lo), jnp.where(f > 0, hi, s)
+        newton = s - f / slope
+        inside = (newton > lo) & (newton < hi)
+        done = jnp.abs(f) <= tolerance
+        return lo, hi, jnp.where(done, s, jnp.where(inside, newton, 0.5 * (lo + hi))), f, n + 1
+
+    start = (lo, hi, jnp.clip(guess, lo + 1.0, hi - 1e-3), jnp.asarray(jnp.inf, lam.dtype), 0)
+    # a slack bound has no root to look for
+    start = jax.tree.map(lambda a, b: jnp.where(tight, a, b), start, (lo, hi, lo, jnp.zeros_like(lo), 0))
+    *_, s, _, _ = jax.lax.while_loop(unsolved, refine, start)
+    return jnp.exp(s), eta_min, tight

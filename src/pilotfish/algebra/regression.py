@@ -1,0 +1,86 @@
+"""Regression of a quadratic function on weighted samples: ridge in whitened coordinates.
+
+Raw monomials of a state make a normal matrix of condition number up to 1e17. Here inputs are first whitened,
+`s = L^-1 (z - mean)`, and the features are the Hermite polynomials of degree <= 2, which are orthonormal for
+standard normal s:
+
+    1,   s_i,   s_i s_j (i < j),   (s_i^2 - 1) / sqrt(2)
+
+so the normal matrix is near the identity and one ridge means the same in all tasks. They span all monomials
+up to degree 2 (MOTO, section 4.1). The constant is not penalised.
+"""
+
+import jax.numpy as jnp
+import jax.scipy.linalg as jsl
+import numpy as np
+from jaxtyping import Array, Float
+
+from pilotfish.algebra import gaussian, quadratic
+from pilotfish.types import Quadratic
+
+
+def feature_count(d: int) -> int:
+    """Number of features of a quadratic function of `d` variables, `1 + d (d + 3) / 2`."""
+    return 1 + d * (d + 3) // 2
+
+
+def features(s: Float[Array, "*batch d"]) -> Float[Array, "*batch p"]:
+    """Hermite features of whitened inputs, p = `feature_count(d)`."""
+    i, j = np.triu_indices(s.shape[-1], 1)
+    return jnp.concatenate(
+        [jnp.ones_like(s[..., :1]), s, s[..., i] * s[..., j], (s**2 - 1.0) / np.sqrt(2.0)], -1
+    )
+
+
+def as_quadratic(coef: Float[Array, "*batch p"], d: int) -> Quadratic:
+    """The quadratic function of s that features and coefficients make."""
+    i, j = np.triu_indices(d, 1)
+    linear, mixed, square = jnp.split(coef[..., 1:], (d, d + len(i)), -1)
+    H = jnp.zeros((*coef.shape[:-1], d, d), coef.dtype)
+    H = H.at[..., i, j].set(mixed).at[..., j, i].set(mixed)
+    H = H.at[..., np.arange(d), np.arange(d)].set(np.sqrt(2.0) * square)
+    return Quadratic(H, linear, coef[..., 0] - square.sum(-1) / np.sqrt(2.0))
+
+
+def factor(
+    phi: Float[Array, "n p"], weight: Float[Array, "n"], ridge: Float[Array, ""] | float
+) -> Float[Array, "p p"]:
+    """Cholesky factor of the normal matrix `phi' W phi + ridge`, for weights that sum to 1.
+
+    The first feature is the constant: it gets no more than the rounding error's worth of ridge.
+    """
+    penalty = jnp.full(phi.shape[-1], ridge, phi.dtype).at[0].set(1e-12)
+    return jnp.linalg.cholesky((phi * weight[:, None]).T @ phi + jnp.diag(penalty))
+
+
+def solve(
+    chol: Float[Array, "p p"], phi: Float[Array, "n p"], weight: Float[Array, "n"], y: Float[Array, "n"]
+) -> Float[Array, "p"]:
+    """Coefficients that minimise `sum_i w_i (y_i - phi_i'coef)^2 + ridge |coef|^2`, given `factor`'s result."""
+    return jsl.cho_solve((chol, True), phi.T @ (weight * y))
+
+
+def fit_quadratic(
+    z: Float[Array, "n d"],
+    y: Float[Array, "n"],
+    weight: Float[Array, "n"] | None = None,
+    ridge: float = 1e-6,
+) -> Quadratic:
+    """The quadratic function of `z`, in its own units, that fits `y` best."""
+    n, d = z.shape
+    w = jnp.ones(n, z.dtype) / n if weight is None else weight / weight.sum()
+    mean, cov = moments(z, w)
+    L = gaussian.robust_cholesky(cov)
+    phi = features((z - mean) @ gaussian.solve_chol(L, jnp.eye(d)).T)
+    white = as_quadratic(solve(factor(phi, w, ridge), phi, w, y), d)
+    inverse = gaussian.solve_chol(L, jnp.eye(d))
+    return quadratic.compose(white, inverse, -inverse @ mean)
+
+
+def moments(
+    z: Float[Array, "n d"], weight: Float[Array, "n"]
+) -> tuple[Float[Array, "d"], Float[Array, "d d"]]:
+    """Weighted mean and (maximum-likelihood) covariance; the weights sum to 1."""
+    mean = weight @ z
+    centred = z - mean
+    return mean, (centred * weight[:, None]).T @ centred

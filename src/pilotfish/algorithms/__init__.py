@@ -1,0 +1,50 @@
+"""One file per paper's system: State, Info and one class whose fields are its hyperparameters."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+
+from pilotfish.policies import Policy
+from pilotfish.types import Key, Problem, Rollouts
+
+
+class Algorithm(eqx.Module):
+    """Improves a policy by rollouts. The object is its hyperparameters; what it learns is in its state.
+
+    `State` is what the next iteration needs, `Info` what this one reports: a NamedTuple of scalars, among them
+    `ok`. Where `ok` is False the update is refused and the old state kept.
+    """
+
+    @abstractmethod
+    def init(self, problem: Problem, samples: int, key: Key) -> Any:
+        """The state before the first of iterations with `samples` rollouts from each condition."""
+
+    @abstractmethod
+    def explore(self, state: Any) -> Policy:
+        """What to roll out next; leading axis: the condition."""
+
+    @abstractmethod
+    def exploit(self, state: Any) -> Policy:
+        """What we would deploy now; leading axis: the condition."""
+
+    @abstractmethod
+    def update(self, problem: Problem, state: Any, rollouts: Rollouts, key: Key) -> tuple[Any, Any]:
+        """The next state, and what this iteration reports."""
+
+
+class Entry(NamedTuple):
+    """An algorithm's name in the registry, what it is, and its class."""
+
+    name: str
+    summary: str
+    make: Callable[[], Algorithm]
+
+
+def registry() -> dict[str, Entry]:
+    """All algorithms by name."""
+    from pilotfish.algorithms.moto import MOTO
+
+    entries = (Entry("moto", "model-free trajectory optimisation (Akrour et al., JMLR 2018)", MOTO),)
+    return {entry.name: entry for entry in entries}

@@ -1,0 +1,1 @@
+"""WHAT WE BELIEVE: rollouts in, a local model out."""

@@ -1,0 +1,123 @@
+"""Where a controller goes: Gaussian state-action distributions, their white coordinates, importance weights.
+
+The state-action distribution of step t is `z_t(x, u) = rho_t(x) pi_t(u given x)`: a Gaussian state and a
+linear-Gaussian action. An `Occupancy` is both, and with `rho = N(mu, L L')` and `pi = N(Kx + k, R R')` it
+gives the coordinates
+
+    s = L^-1 (x - mu),    e = R^-1 (u - K x - k)
+
+in which z_t is the standard normal. Regression, trust region and densities all happen there.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pilotfish.algebra import gaussian, regression
+from pilotfish.types import LinearGaussian
+
+
+class Occupancy(NamedTuple):
+    """State-action distribution of one step, or (leading axes) of many."""
+
+    mean: Float[Array, "*batch dx"]
+    chol: Float[Array, "*batch dx dx"]
+    controller: LinearGaussian
+
+    def white_state(self, x: Float[Array, "n dx"]) -> Float[Array, "n dx"]:
+        """States as standard normal coordinates."""
+        return (x - self.mean) @ _inverse(self.chol).T
+
+    def white(self, x: Float[Array, "n dx"], u: Float[Array, "n du"]) -> Float[Array, "n dx+du"]:
+        """States and actions as standard normal coordinates."""
+        noise = (u - x @ self.controller.K.T - self.controller.k) @ _inverse(self.controller.chol).T
+        return jnp.concatenate([self.white_state(x), noise], -1)
+
+    def log_density(self, x: Float[Array, "n dx"], u: Float[Array, "n du"]) -> Float[Array, "n"]:
+        """`log z(x, u)` up to the constant of 2 pi, which all occupancies share."""
+        white = self.white(x, u)
+        return -0.5 * ((white**2).sum(-1) + gaussian.log_det(self.chol) + gaussian.log_det(self.controller.chol))
+
+
+def from_samples(
+    x: Float[Array, "T n dx"], weight: Float[Array, "n"], controller: LinearGaussian
+) -> Occupancy:
+    """State marginals by weighted maximum likelihood from rollouts (MOTO, section 4.3.2)."""
+    mean, cov = jax.vmap(regression.moments, (0, None))(x, weight / weight.sum())
+    return Occupancy(mean, gaussian.robust_cholesky(cov), controller)
+
+
+def propagated(
+    x: Float[Array, "T n dx"],
+    u: Float[Array, "T n du"],
+    valid: Float[Array, "n"],
+    log_older: Float[Array, "T n"],
+    share: Float[Array, ""],
+    controller: LinearGaussian,
+) -> Occupancy:
+    """State marginals by importance weights, from each step to the next (MOTO, section 4.3.1).
+
+    `x_{t+1}` is weighted by `z_t(x_t, u_t) / mixture_t(x_t, u_t)`. The mixture that made the samples is this
+    controller's z_t with weight `share`, and that of older controllers, whose log density is `log_older`. The
+    first marginal is the same for all controllers and takes all samples alike.
+    """
+
+    def marginal(x, weight):
+        mean, cov = regression.moments(x, weight)
+        return mean, gaussian.robust_cholesky(cov)
+
+    def step(carry, at_t):
+        x, u, x_next, log_older, controller = at_t
+        log_z = Occupancy(*carry, controller).log_density(x, u)
+        log_mixture = jnp.logaddexp(log_older, log_z + jnp.log(share))
+        following = marginal(x_next, normalised(log_z - log_mixture, valid))
+        return following, carry
+
+    first = marginal(x[0], valid / valid.sum())
+    x_next = jnp.concatenate([x[1:], x[-1:]])
+    _, (mean, chol) = jax.lax.scan(step, first, (x, u, x_next, log_older, controller))
+    return Occupancy(mean, chol, controller)
+
+
+def normalised(log_weight: Float[Array, "n"], valid: Float[Array, "n"]) -> Float[Array, "n"]:
+    """Weights that sum to 1, from their logarithms; 0 where `valid` is."""
+    log_weight = jnp.where(valid > 0, log_weight, -jnp.inf)
+    weight = jnp.exp(log_weight - jax.lax.stop_gradient(log_weight.max()))
+    return weight / weight.sum()
+
+
+def log_mixture(
+    components: Occupancy,
+    share: Float[Array, "K"],
+    x: Float[Array, "#T n dx"],
+    u: Float[Array, "#T n du"],
+    over: Literal["time", "iterations", "both"],
+) -> Float[Array, "#T n"]:
+    """Log density, at each sample, of the mixture that made it (MOTO, section 4.2).
+
+    `components` (K, T) are the occupancies of the last K iterations, `share` the part of the samples that each
+    made. With "iterations" step t's mixture is over iterations only; else over time steps as well, x and u have
+    one row, shared by all steps, and "time" is the case of one iteration.
+    """
+
+    def of_iteration(component: Occupancy, share: Array) -> Array:
+        if over == "iterations":
+            log_z = jax.vmap(Occupancy.log_density)(component, x, u)
+        else:
+            each = jax.vmap(Occupancy.log_density, (0, None, None))(component, x[0], u[0])
+            log_z = (jax.nn.logsumexp(each, 0) - jnp.log(each.shape[0]))[None]
+        return jnp.where(share > 0, log_z + jnp.log(share), -jnp.inf)
+
+    by_iteration = jax.lax.map(lambda c: of_iteration(*c), (components, share))
+    return jax.nn.logsumexp(by_iteration, 0)
+
+
+def effective_samples(weight: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
+    """Effective sample size `(sum w)^2 / sum w^2` (MOTO, section 4.2)."""
+    return weight.sum(-1) ** 2 / (weight**2).sum(-1)
+
+
+def _inverse(chol: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    return gaussian.solve_chol(chol, jnp.eye(chol.shape[-1], dtype=chol.dtype))

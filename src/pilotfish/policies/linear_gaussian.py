@@ -1,0 +1,28 @@
+"""The time-varying linear-Gaussian policy."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pilotfish.policies import Policy
+from pilotfish.types import Key, LinearGaussian, Step
+
+
+class LinearGaussianPolicy(Policy):
+    """`u_t = K_t x_t + k_t + chol_t e_t`: an episode is its noise e, standard normal, (T, du)."""
+
+    controller: LinearGaussian
+
+    def begin(self, key: Key) -> Float[Array, "T du"]:
+        return jax.random.normal(key, self.controller.k.shape, self.controller.k.dtype)
+
+    def act(
+        self, episode: Float[Array, "T du"], t: Step, x: Float[Array, "dx"], o: Float[Array, "do"]
+    ) -> Float[Array, "du"]:
+        now = self.controller.at(t)
+        return now.mean(x) + now.chol @ episode[t]
+
+    def noise_free(self) -> "LinearGaussianPolicy":
+        """The same policy without exploration."""
+        p = self.controller
+        return LinearGaussianPolicy(LinearGaussian(p.K, p.k, jnp.zeros_like(p.chol)))

@@ -1,0 +1,173 @@
+"""The nouns that all parts of pilotfish speak.
+
+Axis order everywhere: condition N, rollout M, time T, feature. States have T+1 entries, actions T.
+Everything is a cost, to be minimised. `z = [x; u]`.
+
+Importing this module switches jax to float64, in which the algebra of local controllers is exact enough
+to keep its promises; set the environment variable `JAX_ENABLE_X64=0` to stay in float32.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+if "JAX_ENABLE_X64" not in os.environ:
+    jax.config.update("jax_enable_x64", True)
+
+Key = PRNGKeyArray
+
+
+def _floats(value: Any) -> Array:
+    """A float array of strong type, so that what is computed from it never recompiles for a weak one."""
+    return jnp.asarray(value, dtype=jnp.result_type(float))
+
+
+def _float_leaves(tree: Any) -> Any:
+    return jax.tree.map(_floats, tree)
+
+
+def _optional_floats(value: Any) -> Array | None:
+    return None if value is None else _floats(value)
+
+
+Step = Int[Array, ""] | int
+"""Time step, counted from 0."""
+
+
+class Gaussian(eqx.Module):
+    """A normal distribution, or a batch of them."""
+
+    mean: Float[Array, "*batch d"]
+    cov: Float[Array, "*batch d d"]
+
+
+class LinearGaussian(eqx.Module):
+    """A controller `u ~ N(K x + k, C)`, or a batch of them (usually over time).
+
+    One Cholesky factor is stored, `C = chol chol'`; covariance and precision are derived from it.
+    """
+
+    K: Float[Array, "*batch du dx"]
+    k: Float[Array, "*batch du"]
+    chol: Float[Array, "*batch du du"]
+
+    @property
+    def cov(self) -> Float[Array, "*batch du du"]:
+        return self.chol @ self.chol.mT
+
+    def mean(self, x: Float[Array, "*batch dx"]) -> Float[Array, "*batch du"]:
+        """Mean action in the state `x`."""
+        return jnp.einsum("...ij,...j->...i", self.K, x) + self.k
+
+    def at(self, t: Step) -> "LinearGaussian":
+        """The controller of time step `t`, where time is the leading axis."""
+        return jax.tree.map(lambda leaf: leaf[t], self)
+
+
+class LinearDynamics(eqx.Module):
+    """A transition `x' ~ N(A x + B u + c, cov)`, or a batch of them."""
+
+    A: Float[Array, "*batch dx dx"]
+    B: Float[Array, "*batch dx du"]
+    c: Float[Array, "*batch dx"]
+    cov: Float[Array, "*batch dx dx"]
+
+
+class Quadratic(eqx.Module):
+    """The function `1/2 z'Hz + h'z + c` of a vector z, or a batch of them. Costs, V and Q are all this."""
+
+    H: Float[Array, "*batch d d"]
+    h: Float[Array, "*batch d"]
+    c: Float[Array, "*batch"]
+
+    def __call__(self, z: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
+        return 0.5 * jnp.einsum("...i,...ij,...j->...", z, self.H, z) + (self.h * z).sum(-1) + self.c
+
+
+class Problem(eqx.Module):
+    """All that is known of a task without running it.
+
+    Functions take one state `x` (dx,), one action `u` (du,) and a time step `t`; they are written in
+    jax.numpy and batched by whoever calls them.
+    """
+
+    horizon: int = eqx.field(static=True)
+    """Number of actions T of an episode."""
+    dt: float = eqx.field(static=True)
+    """Seconds from one action to the next."""
+    conditions: Gaussian = eqx.field(converter=_float_leaves)
+    """Distribution of the initial state: mean (N, dx), covariance (N, dx, dx), one row a condition."""
+    initial_std: Float[Array, "du"] = eqx.field(converter=_floats)
+    """Standard deviation of the actions with which learning begins (the action's units)."""
+    cost: Callable[[Array, Array, Array], Array]
+    """`cost(x, u, t)`: cost of step t."""
+    final_cost: Callable[[Array], Array] | None = None
+    """`final_cost(x)`: cost of the state after the last action; None for 0."""
+    dynamics: Callable[[Array, Array], Array] | None = None
+    """`dynamics(x, u)`: the next state. None where only a simulator or a robot knows it."""
+    noise_std: Float[Array, "dx"] | None = eqx.field(converter=_optional_floats, default=None)
+    """Standard deviation of the process noise added to every next state; None for 0."""
+    action_low: Float[Array, "du"] | None = eqx.field(converter=_optional_floats, default=None)
+    """Lower bound of the actions the plant can execute; None if unbounded."""
+    action_high: Float[Array, "du"] | None = eqx.field(converter=_optional_floats, default=None)
+    """Upper bound of the actions the plant can execute; None if unbounded."""
+    observe: Callable[[Array], Array] | None = None
+    """`observe(x)`: what a policy may see; None for the state itself."""
+    success: Callable[[Array, Array], Array] | None = None
+    """`success(x, u)`: True if one rollout, x (T+1, dx) and u (T, du), reached the goal; None if undefined."""
+
+    def __check_init__(self):
+        if self.horizon < 1:
+            raise ValueError(f"horizon={self.horizon}: an episode needs at least one action.")
+        if not self.dt > 0:
+            raise ValueError(f"dt={self.dt}: the time between two actions must be positive.")
+        if (self.action_low is None) != (self.action_high is None):
+            raise ValueError("action_low and action_high go together: give both or neither.")
+
+    @property
+    def dx(self) -> int:
+        """Dimension of the state."""
+        return self.conditions.mean.shape[-1]
+
+    @property
+    def du(self) -> int:
+        """Dimension of the action."""
+        return self.initial_std.shape[-1]
+
+    def admissible(self, u: Float[Array, "*batch du"]) -> Float[Array, "*batch du"]:
+        """The action that the plant executes when asked for `u`: clipped to its bounds."""
+        return u if self.action_low is None else jnp.clip(u, self.action_low, self.action_high)
+
+
+class Rollouts(eqx.Module):
+    """What happened: M rollouts from each of N conditions."""
+
+    x: Float[Array, "N M T+1 dx"]
+    o: Float[Array, "N M T+1 do"]
+    u: Float[Array, "N M T du"]
+    """Actions that the policy asked for, before they are clipped to the plant's bounds."""
+    cost: Float[Array, "N M T+1"]
+    """Cost of each step; the last entry is the final cost."""
+    valid: Bool[Array, "N M"]
+    """False where a rollout broke off or is not finite. Fits take it as a weight."""
+    episode: Any
+    """What the policy drew at each rollout's start."""
+
+
+class Outcome(NamedTuple):
+    """What one iteration's rollouts amount to, whatever the algorithm. All are scalars."""
+
+    cost: Float[Array, ""]
+    """Mean over valid rollouts of the cost of an episode."""
+    cost_std: Float[Array, ""]
+    success: Float[Array, ""]
+    """Fraction of all rollouts that reach the goal; nan where the task defines none."""
+    valid: Float[Array, ""]
+    """Fraction of rollouts that did not break off."""
+    broken_at: Int[Array, ""]
+    """First time step at which any rollout is not finite; -1 if none."""

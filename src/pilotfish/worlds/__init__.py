@@ -1,0 +1,18 @@
+"""WHERE a policy acts: a world turns a policy into rollouts."""
+
+from abc import abstractmethod
+
+import equinox as eqx
+
+from pilotfish.policies import Policy
+from pilotfish.types import Key, Problem, Rollouts
+
+
+class World(eqx.Module):
+    """Where a policy acts."""
+
+    problem: eqx.AbstractVar[Problem]
+
+    @abstractmethod
+    def rollout(self, policy: Policy, samples: int, key: Key) -> Rollouts:
+        """`samples` rollouts from each condition, of a policy whose leading axis is the condition (N)."""
