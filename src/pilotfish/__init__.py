@@ -1,3 +1,69 @@
-"""pilotfish."""
+"""pilotfish: controllers learned from tens to hundreds of episodes.
+
+Every algorithm is a choice of a local model (what we believe), an update (how we improve) and a policy (who
+acts). A world turns a policy into rollouts, an algorithm turns rollouts into a better policy:
+
+    state = algorithm.init(problem, samples, key)
+    for i in range(iterations):
+        rollouts = world.rollout(algorithm.explore(state), samples, key_i)
+        state, info = algorithm.update(problem, state, rollouts, key_i)
+    policy = algorithm.exploit(state)
+
+`train` does that with seeds, checkpoints and metrics. Names below are imported when they are first used, for
+importing jax takes a second.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pilotfish.algorithms import Algorithm
+    from pilotfish.algorithms.moto import MOTO
+    from pilotfish.policies import Policy
+    from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
+    from pilotfish.runs.loop import evaluate, iteration, scan
+    from pilotfish.runs.store import Run, RunError, Spec
+    from pilotfish.runs.train import Result, TrainingFailed, train
+    from pilotfish.tasks import Task
+    from pilotfish.types import Gaussian, LinearGaussian, Problem, Quadratic, Rollouts
+    from pilotfish.worlds import World
+    from pilotfish.worlds.jax import JaxWorld
+
+_HOME = {
+    "Algorithm": "algorithms",
+    "Gaussian": "types",
+    "JaxWorld": "worlds.jax",
+    "LinearGaussian": "types",
+    "LinearGaussianPolicy": "policies.linear_gaussian",
+    "MOTO": "algorithms.moto",
+    "Policy": "policies",
+    "Problem": "types",
+    "Quadratic": "types",
+    "Result": "runs.train",
+    "Rollouts": "types",
+    "Run": "runs.store",
+    "RunError": "runs.store",
+    "Spec": "runs.store",
+    "Task": "tasks",
+    "TrainingFailed": "runs.train",
+    "World": "worlds",
+    "evaluate": "runs.loop",
+    "iteration": "runs.loop",
+    "scan": "runs.loop",
+    "train": "runs.train",
+}
+
+__all__ = [  # noqa: F822, RUF022
+    *("Problem", "Rollouts", "Gaussian", "LinearGaussian", "Quadratic"),
+    *("Policy", "LinearGaussianPolicy", "Task", "World", "JaxWorld"),
+    *("Algorithm", "MOTO"),
+    *("train", "Result", "TrainingFailed", "iteration", "scan", "evaluate", "Run", "Spec", "RunError"),
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"pilotfish.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'pilotfish' has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from pilotfish.policies import Policy
@@ -26,3 +27,8 @@ class LinearGaussianPolicy(Policy):
         """The same policy without exploration."""
         p = self.controller
         return LinearGaussianPolicy(LinearGaussian(p.K, p.k, jnp.zeros_like(p.chol)))
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Everything needed to act, for a file: K (N, T, du, dx), k (N, T, du), chol (N, T, du, du)."""
+        p = self.controller
+        return {"K": np.asarray(p.K), "k": np.asarray(p.k), "chol": np.asarray(p.chol)}

@@ -2,15 +2,17 @@
 
 Iteration i of a run with root key r is a pure function of (state, i, r): its random numbers come from
 `fold_in(r, i)`. So both loops, any split of them, and a resumed run give the same numbers.
+
+A run may hold several seeds: states, keys and reports then have a leading axis, the seed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from pilotfish.algorithms import Algorithm
 from pilotfish.types import Key, Outcome, Problem, Rollouts
@@ -22,6 +24,15 @@ class Report(NamedTuple):
 
     outcome: Outcome
     info: Any
+
+
+class Turn(NamedTuple):
+    """What an observer sees after iteration `i`, for all seeds."""
+
+    i: int
+    states: Any
+    rollouts: Rollouts
+    report: Report
 
 
 def iteration(
@@ -56,18 +67,35 @@ def outcome(problem: Problem, rollouts: Rollouts) -> Outcome:
     )
 
 
-def initial(algorithm: Algorithm, world: World, samples: int, root_keys: Array) -> Any:
-    """Initial states, one a seed (leading axis)."""
-    return jax.vmap(lambda key: algorithm.init(world.problem, samples, key))(root_keys)
+def root_keys(seeds: Sequence[int]) -> Array:
+    """One key a seed."""
+    return jax.vmap(jax.random.key)(jnp.asarray(seeds))
+
+
+def initial(algorithm: Algorithm, world: World, samples: int, keys: Array) -> Any:
+    """Initial states, one a seed."""
+    return jax.vmap(lambda key: algorithm.init(world.problem, samples, key))(keys)
+
+
+def check(algorithm: Algorithm, world: World, samples: int) -> None:
+    """Raise what the first iteration would raise, without running it: shapes, types and settings."""
+    if samples < 1:
+        raise ValueError(f"rollouts={samples}: an iteration needs at least one rollout.")
+    eqx.filter_eval_shape(_first_turn, algorithm, world, samples)
+
+
+def _first_turn(algorithm: Algorithm, world: World, samples: int):
+    key = jax.random.key(0)
+    return iteration(algorithm, world, samples, key, 0, algorithm.init(world.problem, samples, key))
 
 
 @eqx.filter_jit
 def scan(
-    algorithm: Algorithm, world: World, samples: int, root_keys: Array, first: Any, count: int, states: Any
+    algorithm: Algorithm, world: World, samples: int, keys: Array, first: Array | int, count: int, states: Any
 ) -> tuple[Any, Report]:
-    """`count` iterations from `first` on of all seeds (leading axis) in one compiled program.
+    """`count` iterations, from number `first` on, in one compiled program. Reports have axes (seed, iteration).
 
-    Reports have axes (seed, iteration). Seeds run one after the other: on a CPU that is faster than side by side.
+    Seeds run one after the other: on a CPU that is faster than side by side.
     """
 
     def one_seed(key_and_state):
@@ -79,4 +107,27 @@ def scan(
 
         return jax.lax.scan(turn, state, first + jnp.arange(count))
 
-    return jax.lax.map(one_seed, (root_keys, states))
+    return jax.lax.map(one_seed, (keys, states))
+
+
+@eqx.filter_jit
+def _turn(algorithm: Algorithm, world: World, samples: int, keys: Array, i: Array, states: Any):
+    return jax.lax.map(
+        lambda key_and_state: iteration(algorithm, world, samples, key_and_state[0], i, key_and_state[1]),
+        (keys, states),
+    )
+
+
+def turns(
+    algorithm: Algorithm, world: World, samples: int, keys: Array, first: int, last: int, states: Any
+) -> Iterator[Turn]:
+    """Iterations `first` to `last - 1` on the host, one at a time, for observers and checkpoints."""
+    for i in range(first, last):
+        states, rollouts, report = _turn(algorithm, world, samples, keys, jnp.asarray(i), states)
+        yield Turn(i, states, rollouts, jax.device_get(report))
+
+
+@eqx.filter_jit
+def evaluate(algorithm: Algorithm, world: World, samples: int, key: Key, states: Any) -> Rollouts:
+    """Rollouts of what we would deploy now; leading axis: the seed. All seeds face the same initial states."""
+    return jax.lax.map(lambda state: world.rollout(algorithm.exploit(state), samples, key), states)

@@ -1,0 +1,65 @@
+"""How each algorithm is set up for each task, and how a stored specification becomes objects again."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from pilotfish import algorithms, tasks
+from pilotfish.algorithms import Algorithm
+from pilotfish.algorithms.moto import MOTO
+from pilotfish.runs.store import Spec
+from pilotfish.tasks import Task
+from pilotfish.worlds import World
+from pilotfish.worlds.jax import JaxWorld
+
+
+class Setup(NamedTuple):
+    """An algorithm as it is set up for a task."""
+
+    algorithm: Algorithm
+    rollouts: int
+    iterations: int
+
+
+def setup(task: str, algorithm: str) -> Setup:
+    """The setup that `pilotfish train` starts from; measured in docs/results."""
+    if algorithm == "moto" and task in MOTO_SETUPS:
+        return MOTO_SETUPS[task]
+    return Setup(algorithms.registry()[algorithm].make(), rollouts=200, iterations=60)
+
+
+MOTO_SETUPS = {
+    "cartpole": Setup(MOTO(entropy_drop=0.1), rollouts=100, iterations=40),
+    "double-link": Setup(MOTO(entropy_drop=0.05), rollouts=200, iterations=60),
+    "double-link-25": Setup(MOTO(entropy_drop=0.05), rollouts=200, iterations=60),
+    "quad-link": Setup(MOTO(entropy_drop=0.05), rollouts=400, iterations=100),
+    "quad-link-low": Setup(MOTO(entropy_drop=0.05), rollouts=400, iterations=100),
+    "quad-link-free": Setup(MOTO(entropy_drop=0.05), rollouts=400, iterations=100),
+    "lq": Setup(MOTO(entropy_drop=0.1), rollouts=100, iterations=40),
+}
+
+
+def assemble(spec: Spec) -> tuple[Task, Algorithm, World]:
+    """The task, algorithm and world of a specification."""
+    task = dataclasses.replace(named(tasks.registry(), spec.task["name"], "task").make(), **spec.task["options"])
+    entry = named(algorithms.registry(), spec.algorithm["name"], "algorithm")
+    algorithm = dataclasses.replace(entry.make(), **spec.algorithm["options"])
+    return task, algorithm, JaxWorld(task.problem())
+
+
+def options(module: Any) -> dict[str, Any]:
+    """The fields of a task or algorithm, as a specification stores them."""
+    return {field.name: getattr(module, field.name) for field in dataclasses.fields(module)}
+
+
+def named(registry: dict[str, Any], name: str, kind: str) -> Any:
+    """The entry of that name; ValueError with the nearest names if there is none."""
+    if name in registry:
+        return registry[name]
+    raise ValueError(f"unknown {kind} {name!r}: {_suggest(name, registry)}")
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(sorted(known))}."

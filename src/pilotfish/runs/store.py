@@ -1,0 +1,253 @@
+"""A run's folder, and how it survives being killed at any moment.
+
+    spec.json                       everything the run is made of, fully resolved
+    metrics.csv                     one line an iteration and seed
+    checkpoint-000040.safetensors   the state before iteration 40, of all seeds
+    evaluation.safetensors          rollouts of the final policies
+
+A file appears under its name only when it is whole: it is written beside it, flushed to the disk, and renamed.
+`metrics.csv` grows line by line; a resumed run first cuts it back to its checkpoint. Nothing is pickled:
+loading a run never runs code from it.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+import pilotfish
+from pilotfish.runs.loop import Report
+
+FORMAT = 1
+CHECKPOINTS_KEPT = 2
+
+
+class RunError(Exception):
+    """A run's folder cannot be used as asked; the message says why, and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """Everything a run is made of, fully resolved."""
+
+    task: dict[str, Any]
+    """name and options"""
+    algorithm: dict[str, Any]
+    """name and options"""
+    rollouts: int
+    iterations: int
+    seeds: list[int]
+    checkpoint_every: int
+    version: str = pilotfish.__version__
+    x64: bool = dataclasses.field(default_factory=lambda: bool(jax.config.jax_enable_x64))
+    format: int = FORMAT
+
+    def digest(self) -> str:
+        """Names what a checkpoint belongs to. How long the run goes on does not matter to it."""
+        fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("iterations", "checkpoint_every")}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Run:
+    """The folder of one run."""
+
+    def __init__(self, path: Path, spec: Spec):
+        self.path, self.spec = path, spec
+
+    @classmethod
+    def create(cls, path: Path, spec: Spec) -> "Run":
+        """Start a new run in an empty or new folder."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            hint = (
+                f"continue it by `pilotfish resume {path}`, or choose another --out"
+                if (path / "spec.json").exists()
+                else "choose another --out"
+            )
+            raise RunError(f"{path} is in use: {hint}.")
+        path.mkdir(parents=True, exist_ok=True)
+        _write(path / "spec.json", json.dumps(dataclasses.asdict(spec), indent=2).encode())
+        return cls(path, spec)
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """Open a run that exists, of whatever version."""
+        if not (path / "spec.json").exists():
+            raise RunError(f"{path} holds no run: it has no spec.json. Give the folder that `pilotfish train` made.")
+        try:
+            fields = json.loads((path / "spec.json").read_text())
+            if fields["format"] != FORMAT:
+                raise RunError(
+                    f"{path} was written in format {fields['format']} by pilotfish {fields['version']}; this is "
+                    f"pilotfish {pilotfish.__version__}, which reads format {FORMAT}. Install that version to use it."
+                )
+            return cls(path, Spec(**fields))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise RunError(f"{path / 'spec.json'} is damaged: {error}.") from error
+
+    def check_resumable(self) -> None:
+        """Refuse to continue what this installation would not continue exactly."""
+        if self.spec.version != pilotfish.__version__:
+            raise RunError(
+                f"{self.path} was made by pilotfish {self.spec.version}, and this is {pilotfish.__version__}: it would "
+                f"not continue exactly. Install pilotfish=={self.spec.version} to resume it, or train anew."
+            )
+        if self.spec.x64 != bool(jax.config.jax_enable_x64):
+            name = "float64" if self.spec.x64 else "float32"
+            raise RunError(
+                f"{self.path} was computed in {name}. Set JAX_ENABLE_X64={int(self.spec.x64)} to resume it."
+            )
+
+    def extend(self, iterations: int) -> None:
+        """Let the run go on until `iterations`."""
+        self.spec = dataclasses.replace(self.spec, iterations=iterations)
+        _write(self.path / "spec.json", json.dumps(dataclasses.asdict(self.spec), indent=2).encode())
+
+    # -- checkpoints
+
+    def save_checkpoint(self, i: int, states: Any) -> None:
+        """Keep the states before iteration `i`."""
+        meta = {"iteration": str(i), "digest": self.spec.digest()}
+        _write(self.path / f"checkpoint-{i:06d}.safetensors", save(_tensors(states), meta))
+        for old in self._checkpoints()[:-CHECKPOINTS_KEPT]:
+            old.unlink()
+
+    def has_checkpoint(self) -> bool:
+        """True if there is something to go on from."""
+        return bool(self._checkpoints())
+
+    def load_checkpoint(self, like: Any) -> tuple[int, Any]:
+        """The iteration to go on with, and the states before it. `like` has the states' structure and shapes.
+
+        A damaged checkpoint is passed over for the one before it; RunError if none can be used.
+        """
+        problems = []
+        for path in reversed(self._checkpoints()):
+            try:
+                return self._load(path, like)
+            except (SafetensorError, ValueError) as error:
+                problems.append(f"{path.name}: {error}")
+        if problems:
+            raise RunError(f"no checkpoint of {self.path} can be used ({'; '.join(problems)}). Train anew.")
+        raise RunError(f"{self.path} has no checkpoint yet: it was stopped before its first. Train anew.")
+
+    def _load(self, path: Path, like: Any) -> tuple[int, Any]:
+        with safe_open(path, framework="numpy") as file:
+            meta = file.metadata() or {}
+            if meta.get("digest") != self.spec.digest():
+                raise ValueError("it belongs to another run, or spec.json was changed")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return int(meta["iteration"]), _restore(like, tensors)
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.path.glob("checkpoint-??????.safetensors"))
+
+    # -- metrics
+
+    def append_metrics(self, i: int, report: Report) -> None:
+        """Add iteration `i`'s report, one line a seed."""
+        columns = flatten(report)
+        path = self.path / "metrics.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(["iteration", "seed", "rollouts", *columns])
+            for s, seed in enumerate(self.spec.seeds):
+                values = [repr(np.asarray(column)[s].item()) for column in columns.values()]
+                writer.writerow([i, seed, (i + 1) * self.spec.rollouts, *values])
+
+    def metrics(self) -> dict[str, np.ndarray]:
+        """All metrics: each column an array (seed, iteration)."""
+        header, rows = self._metric_rows()
+        if not rows:
+            return {name: np.zeros((len(self.spec.seeds), 0)) for name in header}
+        columns = zip(*[[_number(cell) for cell in row] for row in rows], strict=True)
+        shape = (-1, len(self.spec.seeds))
+        return {name: np.asarray(column).reshape(shape).T for name, column in zip(header, columns, strict=True)}
+
+    def cut_metrics(self, i: int) -> None:
+        """Forget all metrics from iteration `i` on."""
+        header, rows = self._metric_rows()
+        if header:
+            lines = [header, *(row for row in rows if int(row[0]) < i)]
+            _write(self.path / "metrics.csv", "".join(",".join(row) + "\r\n" for row in lines).encode())
+
+    def _metric_rows(self) -> tuple[list[str], list[list[str]]]:
+        """Header and whole rows, of whole iterations: a run may have been killed in the midst of a line."""
+        path = self.path / "metrics.csv"
+        if not path.exists():
+            return [], []
+        text = path.read_text()
+        rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
+        if not rows:
+            return [], []
+        whole = [row for row in rows[1:] if len(row) == len(rows[0])]
+        return rows[0], whole[: len(whole) - len(whole) % len(self.spec.seeds)]
+
+    # -- results
+
+    def save_tensors(self, name: str, tensors: dict[str, np.ndarray], meta: dict[str, str] | None = None) -> Path:
+        """Write arrays to `name`.safetensors."""
+        path = self.path / f"{name}.safetensors"
+        write_tensors(path, tensors, meta)
+        return path
+
+    def load_tensors(self, name: str) -> dict[str, np.ndarray]:
+        """Arrays of `name`.safetensors."""
+        path = self.path / f"{name}.safetensors"
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except FileNotFoundError:
+            raise RunError(f"{self.path} has no {path.name} yet: it has not finished training.") from None
+        except SafetensorError as error:
+            raise RunError(f"{path} is damaged: {error}.") from error
+
+
+def flatten(report: Report) -> dict[str, Any]:
+    """A report's fields by name: the columns of `metrics.csv`."""
+    return {**report.outcome._asdict(), **report.info._asdict()}
+
+
+def write_tensors(path: Path, tensors: dict[str, np.ndarray], meta: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all."""
+    _write(path, save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, meta))
+
+
+def _write(path: Path, content: bytes) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def _tensors(tree: Any) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _restore(like: Any, tensors: dict[str, np.ndarray]) -> Any:
+    def leaf(path, expected):
+        name = jax.tree_util.keystr(path)
+        found = tensors.get(name)
+        if found is None or found.shape != expected.shape or found.dtype != expected.dtype:
+            what = "nothing" if found is None else f"{found.dtype} {found.shape}"
+            raise ValueError(f"{name} should be {expected.dtype} {expected.shape}, and it holds {what}")
+        return jnp.asarray(found)
+
+    return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+def _number(cell: str) -> float:
+    return float(cell == "True") if cell in ("True", "False") else float(cell)

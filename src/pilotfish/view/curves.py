@@ -1,0 +1,96 @@
+"""Learning curves and diagnostics of one or several runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pilotfish.runs.statistics import bootstrap_interval
+from pilotfish.runs.store import Run
+
+mpl.use("agg")
+
+INK, BLUE, RED, GREY = "#1b2a38", "#1f6fb2", "#c8452f", "#8a97a3"
+COLOURS = (BLUE, RED, "#2f8f5b", "#8b5fb0", "#c98a1b", "#3aa6a6")
+SUCCESS_SHOWN = 0.9
+
+
+def learning(runs: Sequence[Run], path: Path) -> Path:
+    """Cost and success over rollouts: mean, 95% interval over seeds, and each seed's own line."""
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    cost, success = figure.subplots(1, 2)
+    for run, colour in zip(runs, COLOURS * len(runs), strict=False):
+        metrics = run.metrics()
+        _band(cost, metrics["rollouts"], metrics["cost"], colour, _label(run, runs))
+        _band(success, metrics["rollouts"], 100 * metrics["success"], colour, _label(run, runs))
+    positive = all((run.metrics()["cost"] > 0).all() for run in runs)
+    _axis(cost, "cost of an episode", "log" if positive else "linear")
+    _axis(success, "rollouts that succeed, %", "linear")
+    success.set_ylim(-3, 103)
+    if all(np.isnan(run.metrics()["success"]).all() for run in runs):
+        success.text(0.5, 0.5, "this task defines no success", ha="center", transform=success.transAxes, color=GREY)
+    if len(runs) > 1:
+        cost.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+    return path
+
+
+def diagnostics(run: Run, path: Path) -> Path:
+    """Whatever else the run's algorithm reports: KL against its bound, entropy, multipliers, effective samples."""
+    metrics = run.metrics()
+    bounds = run.spec.algorithm["options"]
+    panels = [
+        ("KL of a step, nats", ("kl", "kl_max"), bounds.get("kl_step"), "linear"),
+        ("entropy of a step's actions, nats", ("entropy",), None, "linear"),
+        ("change of entropy, nats", ("entropy_change",), _negative(bounds.get("entropy_drop")), "linear"),
+        ("effective samples of a step", ("ess", "ess_min"), None, "log"),
+        ("multipliers", ("eta", "omega"), None, "log"),
+        ("rollouts not broken off, %", ("valid",), None, "linear"),
+    ]
+    panels = [panel for panel in panels if all(name in metrics for name in panel[1])]
+    figure = Figure(figsize=(10, 2.9 * ((len(panels) + 2) // 3)), layout="constrained")
+    for axis, (title, names, bound, scale) in zip(figure.subplots(-(-len(panels) // 3), 3).flat, panels, strict=False):
+        for name, colour in zip(names, (BLUE, GREY), strict=False):
+            values = 100 * metrics[name] if name == "valid" else metrics[name]
+            if scale == "log":
+                values = np.where(values > 0, values, np.nan)
+            _band(axis, metrics["rollouts"], values, colour, name)
+        if bound is not None and np.isfinite(bound):
+            axis.axhline(bound, color=RED, lw=1, ls="--", label="bound")
+        _axis(axis, title, scale)
+        if len(names) > 1 or bound is not None:
+            axis.legend(frameon=False, fontsize=7)
+    figure.savefig(path, dpi=130)
+    return path
+
+
+def _band(axis: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
+    if values.size == 0 or np.isnan(values).all():
+        return
+    if len(values) > 1:
+        for line in values:
+            axis.plot(x[0], line, color=colour, lw=0.5, alpha=0.35)
+        axis.fill_between(x[0], *bootstrap_interval(values), color=colour, alpha=0.2, lw=0)
+    axis.plot(x[0], np.nanmean(values, 0), color=colour, lw=1.8, label=label)
+
+
+def _axis(axis: Axes, title: str, scale: str) -> None:
+    if axis.lines:
+        axis.set_yscale(scale)
+    axis.set_title(title, fontsize=10, color=INK, loc="left")
+    axis.set_xlabel("rollouts from each condition", fontsize=8, color=INK)
+    axis.tick_params(labelsize=8, colors=INK)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.2)
+
+
+def _label(run: Run, runs: Sequence[Run]) -> str:
+    names = [other.path.name for other in runs]
+    return run.path.name if names.count(run.path.name) == 1 else str(run.path)
+
+
+def _negative(bound: float | None) -> float | None:
+    return None if bound is None else -bound
