@@ -5,7 +5,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from rich.table import Table
 
 from pilotfish import algorithms, tasks
 from pilotfish.algorithms import Algorithm
+from pilotfish.cli import COMMANDS
 from pilotfish.experiments import setups
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs import loop
@@ -116,7 +117,7 @@ class _Resume:
 
 def resume(argv: list[str]) -> int:
     """Go on with a run exactly where it stopped."""
-    args = tyro.cli(_Resume, args=argv, prog="pilotfish resume", description=COMMAND_HELP["resume"])
+    args = tyro.cli(_Resume, args=argv, prog="pilotfish resume", description=COMMANDS["resume"])
     run = Run.open(args.run)
     run.check_resumable()
     if args.iterations is not None:
@@ -130,7 +131,7 @@ def _run(run: Run, film: bool, as_json: bool) -> int:
     """Train, evaluate, draw, and say what came of it."""
     task, algorithm, world = setups.assemble(run.spec)
     console = Console(file=sys.stderr if as_json else sys.stdout, highlight=False)
-    console.print(f"{run.spec.algorithm['name']} on {run.spec.task['name']}, {len(run.spec.seeds)} seed(s) -> {run.path}")
+    console.print(f"{run.spec.algorithm['name']} on {run.spec.task['name']}, {len(run.spec.seeds)} seed(s) -> {run.path}", soft_wrap=True)
     try:
         with _Watch(console, run.spec) as watch:
             result = turn_the_crank(
@@ -143,7 +144,7 @@ def _run(run: Run, film: bool, as_json: bool) -> int:
                 observe=watch,
             )
     except KeyboardInterrupt:
-        console.print(f"interrupted. Go on with: pilotfish resume {run.path}", style="bold")
+        console.print(f"interrupted. Go on with: pilotfish resume {run.path}", style="bold", soft_wrap=True)
         return 130
     summary = _evaluate(run, task, algorithm, world, result.states, EVALUATION_ROLLOUTS)
     _export(run, algorithm, result.states, summary["best_seed"], run.path / "policy.safetensors")
@@ -152,8 +153,9 @@ def _run(run: Run, film: bool, as_json: bool) -> int:
         print(json.dumps({"run": str(run.path), **summary}))
     else:
         for name, value in summary["summary"].items():
-            console.print(f"  {name}: {value}")
-        console.print(f"  all of it: {', '.join(sorted(p.name for p in run.path.iterdir() if p.name[0] != '.'))}")
+            console.print(f"  {name}: {value}", soft_wrap=True)
+        files = ", ".join(sorted(p.name for p in run.path.iterdir() if p.name[0] != "."))
+        console.print(f"  in {run.path}: {files}", soft_wrap=True)
     return 0
 
 
@@ -170,8 +172,8 @@ class _Watch:
         self.bar = self.progress.add_task("compiling", total=spec.iterations)
         self.rows: list[tuple[str, ...]] = []
         self.live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
-        self.started = time.monotonic()
-        self.first: int | None = None
+        self.began: tuple[int, float] | None = None
+        """Number and time of the first iteration that ended: it took the compilation with it."""
 
     def __enter__(self) -> "_Watch":
         if self.live is not None:
@@ -185,22 +187,28 @@ class _Watch:
             self.console.print(self._table())
 
     def __call__(self, turn: Turn) -> None:
-        self.first = turn.i if self.first is None else self.first
         columns = loop_columns(turn)
         refused = [s for s, ok in enumerate(np.atleast_1d(turn.report.info.ok)) if not ok]
         for s in refused:
-            self.console.print(f"seed {self.spec.seeds[s]}: update refused, {explain(turn, s)}", style="yellow")
+            self.console.print(f"seed {self.spec.seeds[s]}: update refused, {explain(turn, s)}", style="yellow", soft_wrap=True)
         row = (str(turn.i + 1), *columns)
         if self.live is not None:
             self.rows = [*self.rows[-14:], row]
             self.progress.update(self.bar, completed=turn.i + 1, description="learning")
             self.live.update(self._table(self.progress))
         else:
-            done = turn.i + 1 - self.first
-            left = (time.monotonic() - self.started) / done * (self.spec.iterations - turn.i - 1)
             names = ("cost", "success", f"kl (<= {self.bound:g})" if self.bound else "kl", "entropy", "samples")
             text = "  ".join(f"{name} {value}" for name, value in zip(names, columns, strict=True))
-            self.console.print(f"{turn.i + 1:4d}/{self.spec.iterations}  {text}  left {left:.0f} s", soft_wrap=True)
+            self.console.print(f"{turn.i + 1:4d}/{self.spec.iterations}  {text}{self._left(turn.i)}", soft_wrap=True)
+
+    def _left(self, i: int) -> str:
+        """Time left, once it can be told."""
+        if self.began is None:
+            self.began = (i, time.monotonic())
+            return ""
+        first, began = self.began
+        left = (time.monotonic() - began) / (i - first) * (self.spec.iterations - i - 1)
+        return f"  left {left:.0f} s"
 
     def _table(self, below: Any = None) -> Any:
         table = Table(box=None, header_style="dim", caption_justify="left")
@@ -246,7 +254,7 @@ class _Evaluate:
 
 def evaluate(argv: list[str]) -> None:
     """Cost and success of what a run learned."""
-    args = tyro.cli(_Evaluate, args=argv, prog="pilotfish evaluate", description=COMMAND_HELP["evaluate"])
+    args = tyro.cli(_Evaluate, args=argv, prog="pilotfish evaluate", description=COMMANDS["evaluate"])
     if args.rollouts < 1:
         raise ValueError(f"--rollouts {args.rollouts}: must be 1 or more.")
     run, task, algorithm, world, states = _trained(args.run)
@@ -262,7 +270,7 @@ def evaluate(argv: list[str]) -> None:
 class _Render:
     run: tyro.conf.Positional[Path]
     """The run's folder."""
-    output: tyro.conf.arg(Path | None, aliases=["-o"]) = None  # type: ignore[valid-type]
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """A .gif, .mp4 (needs pilotfish[video]) or .png (filmstrip); by default film.gif in the run's folder."""
     seed: int | None = None
     """Which seed's policy; by default the one of lowest cost."""
@@ -270,7 +278,7 @@ class _Render:
 
 def render(argv: list[str]) -> None:
     """Film what a run learned."""
-    args = tyro.cli(_Render, args=argv, prog="pilotfish render", description=COMMAND_HELP["render"])
+    args = tyro.cli(_Render, args=argv, prog="pilotfish render", description=COMMANDS["render"])
     run = Run.open(args.run)
     task, *_ = setups.assemble(run.spec)
     summary = json.loads(_result(run).read_text())
@@ -281,7 +289,7 @@ def render(argv: list[str]) -> None:
 class _Report:
     runs: tyro.conf.Positional[list[Path]]
     """The runs' folders."""
-    output: tyro.conf.arg(Path | None, aliases=["-o"]) = None  # type: ignore[valid-type]
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """The page; by default report.html in the first run's folder."""
 
 
@@ -289,7 +297,7 @@ def report(argv: list[str]) -> None:
     """Write one HTML page about runs."""
     from pilotfish.view import report as view
 
-    args = tyro.cli(_Report, args=argv, prog="pilotfish report", description=COMMAND_HELP["report"])
+    args = tyro.cli(_Report, args=argv, prog="pilotfish report", description=COMMANDS["report"])
     if not args.runs:
         raise ValueError("RUNS: name at least one run's folder.")
     runs = [Run.open(path) for path in args.runs]
@@ -300,7 +308,7 @@ def report(argv: list[str]) -> None:
 class _Export:
     run: tyro.conf.Positional[Path]
     """The run's folder."""
-    output: tyro.conf.arg(Path | None, aliases=["-o"]) = None  # type: ignore[valid-type]
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """The policy's file; by default policy.safetensors in the run's folder."""
     seed: int | None = None
     """Which seed's policy; by default the one of lowest cost."""
@@ -308,7 +316,7 @@ class _Export:
 
 def export(argv: list[str]) -> None:
     """Write a policy that acts without jax."""
-    args = tyro.cli(_Export, args=argv, prog="pilotfish export", description=COMMAND_HELP["export"])
+    args = tyro.cli(_Export, args=argv, prog="pilotfish export", description=COMMANDS["export"])
     run, task, algorithm, world, states = _trained(args.run)
     seed = args.seed
     if seed is None:
@@ -321,8 +329,6 @@ def export(argv: list[str]) -> None:
 
 
 # -- what several commands do
-
-from pilotfish.cli import COMMANDS as COMMAND_HELP  # noqa: E402
 
 
 def _names(argv: list[str]) -> tuple[str, str, list[str]]:

@@ -128,6 +128,23 @@ class Problem(eqx.Module):
             raise ValueError(f"dt={self.dt}: the time between two actions must be positive.")
         if (self.action_low is None) != (self.action_high is None):
             raise ValueError("action_low and action_high go together: give both or neither.")
+        x, u, t = jnp.zeros(self.dx), jnp.zeros(self.du), jnp.asarray(0)
+        xs, us = jnp.zeros((self.horizon + 1, self.dx)), jnp.zeros((self.horizon, self.du))
+        for name, f, args, shape in (
+            ("cost(x, u, t)", self.cost, (x, u, t), ()),
+            ("final_cost(x)", self.final_cost, (x,), ()),
+            ("dynamics(x, u)", self.dynamics, (x, u), (self.dx,)),
+            ("success(x, u)", self.success, (xs, us), ()),
+        ):
+            if f is not None and (found := jnp.shape(jax.eval_shape(f, *args))) != shape:
+                raise ValueError(f"{name} returns an array of shape {found}; it must have the shape {shape}.")
+        for name, array, size in (
+            ("noise_std", self.noise_std, self.dx),
+            ("action_low", self.action_low, self.du),
+            ("action_high", self.action_high, self.du),
+        ):
+            if array is not None and array.shape != (size,):
+                raise ValueError(f"{name} has the shape {array.shape}; it must have the shape ({size},).")
 
     @property
     def dx(self) -> int:
@@ -145,15 +162,15 @@ class Problem(eqx.Module):
 
 
 class Rollouts(eqx.Module):
-    """What happened: M rollouts from each of N conditions."""
+    """What happened: M rollouts from each of N conditions; `batch` is (N, M) and `T1` is T + 1."""
 
-    x: Float[Array, "N M T+1 dx"]
-    o: Float[Array, "N M T+1 do"]
-    u: Float[Array, "N M T du"]
+    x: Float[Array, "*batch T1 dx"]
+    o: Float[Array, "*batch T1 do"]
+    u: Float[Array, "*batch T du"]
     """Actions that the policy asked for, before they are clipped to the plant's bounds."""
-    cost: Float[Array, "N M T+1"]
+    cost: Float[Array, "*batch T1"]
     """Cost of each step; the last entry is the final cost."""
-    valid: Bool[Array, "N M"]
+    valid: Bool[Array, "*batch"]
     """False where a rollout broke off or is not finite. Fits take it as a weight."""
     episode: Any
     """What the policy drew at each rollout's start."""

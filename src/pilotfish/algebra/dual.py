@@ -74,10 +74,11 @@ def white_step(
     """
     lam, U = jnp.linalg.eigh(H)
     slopes = jnp.concatenate([U.T @ B, (U.T @ b)[:, None]], -1)
-    scale = jnp.maximum(jnp.abs(lam).max(), jnp.abs(slopes).max())
+    scale = jnp.maximum(jnp.abs(lam).max(), jnp.sqrt(slopes.shape[-1]) * jnp.abs(slopes).max())
     scale = jnp.where(scale > 0, scale, 1.0)
     lam, slopes = lam / scale, slopes / scale
-    x, eta_min, tight = _secular_root(lam, (slopes**2).sum(-1), kl_step, entropy_drop)
+    v = jnp.sqrt((slopes**2).sum(-1))
+    x, eta_min, tight = _secular_root(lam, v, kl_step, entropy_drop)
     a, c = _denominators(x, lam, eta_min, entropy_drop)
     move = -U @ (slopes / a[:, None])
     r = c / a
@@ -88,7 +89,7 @@ def white_step(
     multipliers = Multipliers(
         eta=scale * eta,
         omega=scale * jnp.maximum(c - (x + eta_min), 0.0),
-        kl=_kl(a, c, (slopes**2).sum(-1)),
+        kl=_kl(a, c, v),
         entropy_change=0.5 * jnp.log(r).sum(),
     )
     return WhiteStep(move[:, :-1], move[:, -1], chol), multipliers
@@ -135,18 +136,20 @@ def _denominators(
     return a, jnp.maximum(x + eta_min, jnp.exp(jnp.log(a).mean() - 2.0 * entropy_drop / a.shape[0]))
 
 
-def _kl(a: Float[Array, "du"], c: Float[Array, ""], w: Float[Array, "du"]) -> Float[Array, ""]:
+def _kl(a: Float[Array, "du"], c: Float[Array, ""], v: Float[Array, "du"]) -> Float[Array, ""]:
+    """E KL, with `w = v^2`: v / a is 0 where nothing pulls, also where `a^2` has underflowed."""
     excess = (c - a) / a
-    return 0.5 * (excess - jnp.log1p(excess) + w / a**2).sum()
+    log_r = jnp.where(excess < -0.5, jnp.log(c / a), jnp.log1p(excess))
+    return 0.5 * (excess - log_r + (v / a) ** 2).sum()
 
 
 def _secular_root(
-    lam: Float[Array, "du"], w: Float[Array, "du"], kl_step: Array | float, entropy_drop: Array | float
+    lam: Float[Array, "du"], v: Float[Array, "du"], kl_step: Array | float, entropy_drop: Array | float
 ) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
     """The x = eta - eta_min > 0 at which `E KL = kl_step`, eta_min, and whether such an x exists.
 
-    Newton on log KL against s = log x, bisecting where a step would leave the bracket [lo, hi]. At `hi`
-    the KL is below any bound (|lam|, sqrt(w) <= 1 by scaling); at `lo` the multiplier is zero to working precision.
+    Newton on log KL against s = log x, bisecting where a step would leave the bracket [lo, hi]. At `hi` the KL
+    is below any bound (|lam|, v = sqrt(w) <= 1 by scaling); at `lo` the multiplier is zero to working precision.
     """
     eta_min = jnp.maximum(-lam.min(), 0.0)
 
@@ -154,15 +157,15 @@ def _secular_root(
         """`log KL - log kl_step`, and its slope in s."""
         x = jnp.exp(s)
         a, c = _denominators(x, lam, eta_min, entropy_drop)
-        kl = _kl(a, c, w)
+        kl = _kl(a, c, v)
         dc = jnp.where(c > x + eta_min, c * (1.0 / a).mean(), 1.0)
-        slope = 0.5 * ((dc - c / a) / a - dc / c + 1.0 / a - 2.0 * w / a**3).sum()
+        slope = 0.5 * ((dc - c / a) / a - dc / c + (1.0 - 2.0 * (v / a) ** 2) / a).sum()
         return jnp.log(kl) - jnp.log(kl_step), slope * x / kl
 
     lo = jnp.asarray(jnp.log(jnp.finfo(lam.dtype).tiny) + 4.0, lam.dtype)
     hi = jnp.log(4.0 + 10.0 * jnp.sqrt(lam.shape[0] / jnp.asarray(kl_step, lam.dtype)))
     tight = residual(lo)[0] > 0
-    guess = 0.5 * jnp.log((lam**2 / 2.0 + w).sum() / (2.0 * jnp.asarray(kl_step, lam.dtype)))
+    guess = 0.5 * jnp.log((lam**2 / 2.0 + v**2).sum() / (2.0 * jnp.asarray(kl_step, lam.dtype)))
     tolerance = 1e4 * jnp.finfo(lam.dtype).eps
 
     def unsolved(carry):

@@ -64,7 +64,7 @@ def fit_quadratic(
     z: Float[Array, "n d"],
     y: Float[Array, "n"],
     weight: Float[Array, "n"] | None = None,
-    ridge: float = 1e-6,
+    ridge: Float[Array, ""] | float = 1e-6,
 ) -> Quadratic:
     """The quadratic function of `z`, in its own units, that fits `y` best."""
     n, d = z.shape

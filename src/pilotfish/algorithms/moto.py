@@ -39,10 +39,10 @@ Marginal = Literal["samples", "propagated"]
 class History(NamedTuple):
     """The rollouts of the last iterations, newest first, and where the controllers that made them went."""
 
-    x: Float[Array, "K M T+1 dx"]
-    u: Float[Array, "K M T du"]
-    cost: Float[Array, "K M T+1"]
-    valid: Float[Array, "K M"]
+    x: Float[Array, "*K M T1 dx"]
+    u: Float[Array, "*K M T du"]
+    cost: Float[Array, "*K M T1"]
+    valid: Float[Array, "*K M"]
     """1 where a rollout may be used, 0 where it broke off or has not been made yet."""
     occupancy: Occupancy
     """Leading axes K, T."""

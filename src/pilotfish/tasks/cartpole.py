@@ -55,7 +55,7 @@ class CartPole(Task):
         state = (jnp.asarray(WEIGHTS) * x**2).sum()
         return self.action_weight * (u**2).sum() + jnp.where(t >= HORIZON - COST_STEPS, state, 0.0)
 
-    def holds(self, x: Float[Array, "T+1 dx"], u: Float[Array, "T du"]) -> Bool[Array, ""]:
+    def holds(self, x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Bool[Array, ""]:
         """True if the pole stays within .25 rad of the upright over the last 10 states."""
         return jnp.abs(x[-HOLD_STEPS:, 1]).max() < HOLD_ANGLE
 

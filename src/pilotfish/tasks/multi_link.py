@@ -94,7 +94,7 @@ class MultiLink(Task):
         state = ANGLE_WEIGHT * (angle**2).sum() + SPEED_WEIGHT * (speed**2).sum()
         return self.action_weight * (paid**2).sum() + jnp.where(t >= HORIZON - COST_STEPS, state, 0.0)
 
-    def holds(self, x: Float[Array, "T+1 dx"], u: Float[Array, "T du"]) -> Bool[Array, ""]:
+    def holds(self, x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Bool[Array, ""]:
         """True if every joint stays within .25 rad of the upright over the last 10 states."""
         return jnp.abs(x[-HOLD_STEPS:, : self.links]).max() < HOLD_ANGLE
 

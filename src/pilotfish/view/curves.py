@@ -15,7 +15,6 @@ mpl.use("agg")
 
 INK, BLUE, RED, GREY = "#1b2a38", "#1f6fb2", "#c8452f", "#8a97a3"
 COLOURS = (BLUE, RED, "#2f8f5b", "#8b5fb0", "#c98a1b", "#3aa6a6")
-SUCCESS_SHOWN = 0.9
 
 
 def learning(runs: Sequence[Run], path: Path) -> Path:
@@ -78,13 +77,23 @@ def _band(axis: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str
 
 
 def _axis(axis: Axes, title: str, scale: str) -> None:
-    if axis.lines:
+    if axis.lines and _spread(axis) > 3.0:
         axis.set_yscale(scale)
+    elif axis.lines and _spread(axis) < 1.001:  # a constant: rounding is nothing to look at
+        middle = float(np.nanmean(axis.lines[-1].get_ydata()))
+        axis.set_ylim(middle - 0.1 * abs(middle) - 1e-3, middle + 0.1 * abs(middle) + 1e-3)
     axis.set_title(title, fontsize=10, color=INK, loc="left")
     axis.set_xlabel("rollouts from each condition", fontsize=8, color=INK)
     axis.tick_params(labelsize=8, colors=INK)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.2)
+
+
+def _spread(axis: Axes) -> float:
+    """Largest over smallest magnitude of all that is drawn; infinite if something is not positive."""
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axis.lines])
+    values = values[np.isfinite(values)]
+    return values.max() / values.min() if values.size and values.min() > 0 else np.inf
 
 
 def _label(run: Run, runs: Sequence[Run]) -> str:

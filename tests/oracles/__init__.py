@@ -1,0 +1,1 @@
+"""References for the tests: plain NumPy and SciPy, sharing no code with the library."""

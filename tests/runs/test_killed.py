@@ -1,0 +1,71 @@
+"""A run that is killed at any moment resumes bit-identically."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+from pilotfish.runs.store import Run
+
+SETTINGS = ["cartpole", "--rollouts", "24", "--iterations", "40", "--checkpoint-every", "3", "--no-film", "--seeds", "2"]
+KILLS = 3
+
+
+def pilotfish(*words):
+    return [sys.executable, "-m", "pilotfish", *map(str, words)]
+
+
+def quietly(command):
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+
+
+def lines(path):
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def test_killed_runs_resume_bit_identically(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = quietly(pilotfish("train", *SETTINGS, "--out", whole))
+    assert done.returncode == 0, done.stderr
+    chance = random.Random(0)
+    command = pilotfish("train", *SETTINGS, "--out", killed)
+    kills = 0
+    while kills < KILLS:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        target = max(lines(killed / "metrics.csv"), 8) + chance.randrange(12)
+        while process.poll() is None and lines(killed / "metrics.csv") < target:
+            time.sleep(0.002)
+        time.sleep(0.02 * chance.random())
+        if process.poll() is not None:
+            assert process.returncode == 0
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+        command = pilotfish("resume", killed, "--no-film")
+    assert kills >= 2
+    done = quietly(pilotfish("resume", killed, "--no-film"))
+    assert done.returncode == 0, done.stderr
+    mine, theirs = (Run.open(path).load_tensors("checkpoint-000040") for path in (killed, whole))
+    assert mine.keys() == theirs.keys()
+    for name, array in mine.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+    assert (killed / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+
+
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path):
+    folder = tmp_path / "interrupted"
+    command = pilotfish("train", *SETTINGS, "--iterations", "4000", "--out", folder)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and lines(folder / "metrics.csv") < 12:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert f"pilotfish resume {folder}" in out.replace("\n", " ")
+    assert "Traceback" not in err
+    run = Run.open(folder)
+    iterations = run.metrics()["cost"].shape[1]
+    assert (folder / f"checkpoint-{iterations:06d}.safetensors").exists()

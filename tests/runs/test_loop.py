@@ -1,0 +1,101 @@
+"""The loop: host and compiled, split and whole, alone and among other seeds, give the same numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pilotfish.algorithms.moto import MOTO
+from pilotfish.runs import loop
+from pilotfish.tasks.cartpole import CartPole
+from pilotfish.tasks.lq import LinearQuadratic
+from pilotfish.types import Rollouts
+from pilotfish.worlds.jax import JaxWorld
+
+SAMPLES = 40
+
+
+@pytest.fixture(scope="module")
+def world():
+    return JaxWorld(CartPole().problem())
+
+
+def equal(a, b):
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(np.asarray(x), np.asarray(y), equal_nan=True) for x, y in leaves)
+
+
+@pytest.fixture(scope="module")
+def scanned(world):
+    keys = loop.root_keys([3, 5])
+    algorithm = MOTO()
+    states = loop.initial(algorithm, world, SAMPLES, keys)
+    return loop.scan(algorithm, world, SAMPLES, keys, 0, 6, states)
+
+
+def test_host_loop_equals_compiled_scan(world, scanned):
+    keys = loop.root_keys([3, 5])
+    algorithm = MOTO()
+    turns = list(loop.turns(algorithm, world, SAMPLES, keys, 0, 6, loop.initial(algorithm, world, SAMPLES, keys)))
+    states, reports = scanned
+    assert equal(turns[-1].states, states)
+    for turn in turns:
+        assert equal(turn.report, jax.tree.map(lambda leaf, i=turn.i: leaf[:, i], reports))
+
+
+def test_a_split_scan_equals_the_whole(world, scanned):
+    keys = loop.root_keys([3, 5])
+    algorithm = MOTO()
+    states, _ = loop.scan(algorithm, world, SAMPLES, keys, 0, 2, loop.initial(algorithm, world, SAMPLES, keys))
+    states, _ = loop.scan(algorithm, world, SAMPLES, keys, 2, 4, states)
+    assert equal(states, scanned[0])
+
+
+def test_a_seed_alone_equals_the_seed_among_others(world, scanned):
+    keys = loop.root_keys([5])
+    algorithm = MOTO()
+    states, _ = loop.scan(algorithm, world, SAMPLES, keys, 0, 6, loop.initial(algorithm, world, SAMPLES, keys))
+    assert equal(jax.tree.map(lambda leaf: leaf[0], states), jax.tree.map(lambda leaf: leaf[1], scanned[0]))
+    assert not equal(jax.tree.map(lambda leaf: leaf[0], scanned[0]), jax.tree.map(lambda leaf: leaf[1], scanned[0]))
+
+
+def test_side_by_side_seeds_agree_with_one_after_the_other(world, scanned):
+    """vmap, which a GPU wants, gives the same learning; only the order of additions may differ."""
+    algorithm = MOTO()
+
+    def one(key):
+        state = algorithm.init(world.problem, SAMPLES, key)
+        for i in range(2):
+            state, _, report = loop.iteration(algorithm, world, SAMPLES, key, i, state)
+        return report.outcome.cost
+
+    costs = jax.jit(jax.vmap(one))(loop.root_keys([3, 5]))
+    np.testing.assert_allclose(costs, scanned[1].outcome.cost[:, 1], rtol=1e-6)
+
+
+def test_outcome_counts_what_broke_off():
+    problem = CartPole().problem()
+    T = problem.horizon
+    x = jnp.zeros((1, 4, T + 1, 4)).at[0, 1, T - 5, 1].set(0.3)
+    x = x.at[0, 3, 7:].set(jnp.nan)
+    cost = jnp.ones((1, 4, T + 1)).at[0, 3, 7:].set(jnp.nan).at[0, 0, 0].set(4.0)
+    valid = jnp.array([[True, True, True, False]])
+    rollouts = Rollouts(x, x, jnp.zeros((1, 4, T, 1)), cost, valid, None)
+    result = loop.outcome(problem, rollouts)
+    totals = np.array([T + 4.0, T + 1.0, T + 1.0])
+    assert result.cost == pytest.approx(totals.mean())
+    assert result.cost_std == pytest.approx(totals.std())
+    assert result.success == 0.5
+    assert result.valid == 0.75
+    assert result.broken_at == 7
+
+
+def test_a_task_without_success_reports_nan():
+    world = JaxWorld(LinearQuadratic().problem())
+    report = loop.iteration(MOTO(), world, SAMPLES, jax.random.key(0), 0, MOTO().init(world.problem, SAMPLES, jax.random.key(0)))[2]
+    assert np.isnan(report.outcome.success)
+    assert report.outcome.broken_at == -1
+
+
+def test_check_wants_a_rollout(world):
+    with pytest.raises(ValueError, match="rollouts=0"):
+        loop.check(MOTO(), world, 0)

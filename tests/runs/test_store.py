@@ -1,0 +1,217 @@
+"""The store: whole files or none, and clear words about what cannot be used."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pilotfish.algorithms.moto import MOTO
+from pilotfish.experiments import setups
+from pilotfish.runs import loop
+from pilotfish.runs.store import Run, RunError, Spec
+from pilotfish.runs.train import TrainingFailed, train
+from pilotfish.tasks.cartpole import CartPole
+from pilotfish.types import Problem
+from pilotfish.worlds.jax import JaxWorld
+
+SAMPLES = 24
+
+
+def make_spec(**changes):
+    fields = {
+        "task": {"name": "cartpole", "options": setups.options(CartPole())},
+        "algorithm": {"name": "moto", "options": setups.options(MOTO())},
+        "rollouts": SAMPLES,
+        "iterations": 4,
+        "seeds": [0, 1],
+        "checkpoint_every": 2,
+    }
+    return Spec(**(fields | changes))
+
+
+@pytest.fixture(scope="module")
+def world():
+    return JaxWorld(CartPole().problem())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, world):
+    run = Run.create(tmp_path_factory.mktemp("runs") / "whole", make_spec())
+    train(MOTO(), world, rollouts=SAMPLES, iterations=4, seeds=[0, 1], run=run)
+    return run
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of the trained run, to be damaged."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in trained.path.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    return Run.open(copy)
+
+
+@pytest.fixture(scope="module")
+def like(world):
+    return loop.initial(MOTO(), world, SAMPLES, loop.root_keys([0, 1]))
+
+
+def test_spec_survives_the_store(trained):
+    assert Run.open(trained.path).spec == trained.spec
+    task, algorithm, world = setups.assemble(trained.spec)
+    assert task == CartPole()
+    assert algorithm == MOTO()
+    assert world.problem.horizon == 60
+
+
+def test_state_survives_the_store(trained, like):
+    i, states = trained.load_checkpoint(like)
+    assert i == 4
+    assert np.isfinite(states.controller.K).all()
+    assert np.abs(states.controller.K).max() > 0
+
+
+def test_metrics_are_exact_and_shaped_seed_by_iteration(trained, world):
+    metrics = trained.metrics()
+    keys = loop.root_keys([0, 1])
+    _, report = loop.scan(MOTO(), world, SAMPLES, keys, 0, 4, loop.initial(MOTO(), world, SAMPLES, keys))
+    assert metrics["cost"].shape == (2, 4)
+    np.testing.assert_array_equal(metrics["cost"], report.outcome.cost)
+    np.testing.assert_array_equal(metrics["kl_max"], report.info.kl_max)
+    np.testing.assert_array_equal(metrics["rollouts"][0], SAMPLES * np.arange(1, 5))
+
+
+def test_a_half_written_line_of_metrics_is_passed_over(run):
+    path = run.path / "metrics.csv"
+    whole = run.metrics()["cost"]
+    path.write_bytes(path.read_bytes()[:-20])
+    np.testing.assert_array_equal(run.metrics()["cost"], whole[:, :3])
+    run.cut_metrics(2)
+    np.testing.assert_array_equal(run.metrics()["cost"], whole[:, :2])
+
+
+def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(run, like):
+    newest = run.path / "checkpoint-000004.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert run.load_checkpoint(like)[0] == 2
+
+
+def test_no_usable_checkpoint_is_said(run, like):
+    for path in run.path.glob("checkpoint-*"):
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(RunError, match="no checkpoint of .* can be used"):
+        run.load_checkpoint(like)
+
+
+def test_a_foreign_checkpoint_is_refused(run, like):
+    spec = json.loads((run.path / "spec.json").read_text())
+    spec["algorithm"]["options"]["kl_step"] = 0.2
+    (run.path / "spec.json").write_text(json.dumps(spec))
+    with pytest.raises(RunError, match="belongs to another run"):
+        Run.open(run.path).load_checkpoint(like)
+
+
+def test_a_checkpoint_of_another_shape_is_refused(run, world):
+    other = loop.initial(MOTO(), world, SAMPLES + 1, loop.root_keys([0, 1]))
+    with pytest.raises(RunError, match=r"should be float64 \(2, 1, 1, 25"):
+        run.load_checkpoint(other)
+
+
+def test_another_version_is_not_continued(run):
+    spec = json.loads((run.path / "spec.json").read_text()) | {"version": "0.0.7"}
+    (run.path / "spec.json").write_text(json.dumps(spec))
+    with pytest.raises(RunError, match=r"made by pilotfish 0.0.7.*Install pilotfish==0.0.7"):
+        Run.open(run.path).check_resumable()
+
+
+def test_another_precision_is_not_continued(run):
+    with pytest.raises(RunError, match="JAX_ENABLE_X64=0"):
+        Run(run.path, dataclasses.replace(run.spec, x64=False)).check_resumable()
+
+
+def test_another_format_is_not_read(run):
+    spec = json.loads((run.path / "spec.json").read_text()) | {"format": 99}
+    (run.path / "spec.json").write_text(json.dumps(spec))
+    with pytest.raises(RunError, match="format 99"):
+        Run.open(run.path)
+
+
+def test_a_damaged_spec_is_said(run):
+    (run.path / "spec.json").write_text('{"task": ')
+    with pytest.raises(RunError, match=r"spec.json is damaged"):
+        Run.open(run.path)
+
+
+def test_a_folder_in_use_is_not_overwritten(run, tmp_path):
+    with pytest.raises(RunError, match="pilotfish resume"):
+        Run.create(run.path, make_spec())
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="choose another --out"):
+        Run.create(tmp_path, make_spec())
+
+
+def test_a_folder_without_a_run_is_said(tmp_path):
+    with pytest.raises(RunError, match="holds no run"):
+        Run.open(tmp_path)
+
+
+def test_training_goes_on_after_an_interruption_as_if_there_had_been_none(trained, tmp_path, world):
+    run = Run.create(tmp_path / "interrupted", make_spec())
+
+    def interrupt(turn):
+        if turn.i == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(MOTO(), world, rollouts=SAMPLES, iterations=4, seeds=[0, 1], run=run, observe=interrupt)
+    assert (run.path / "checkpoint-000003.safetensors").exists()
+    train(MOTO(), world, rollouts=SAMPLES, iterations=4, seeds=[0, 1], run=run)
+    assert_same_files(run, trained)
+
+
+def assert_same_files(run, other):
+    assert (run.path / "metrics.csv").read_bytes() == (other.path / "metrics.csv").read_bytes()
+    mine, theirs = run.load_tensors("checkpoint-000004"), other.load_tensors("checkpoint-000004")
+    assert mine.keys() == theirs.keys()
+    for name, array in mine.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+def broken_problem(breaks_at, above=-jnp.inf):
+    """A cart-pole whose cost is nan at one step, where the pole's angle is above a value."""
+    problem = CartPole().problem()
+    good = problem.cost
+
+    def cost(x, u, t):
+        return jnp.where((t == breaks_at) & (x[1] > above), jnp.nan, good(x, u, t))
+
+    return Problem(
+        horizon=problem.horizon,
+        dt=problem.dt,
+        conditions=problem.conditions,
+        initial_std=problem.initial_std,
+        cost=cost,
+        dynamics=problem.dynamics,
+    )
+
+
+def test_a_cost_that_is_nan_stops_the_run_and_says_where(tmp_path):
+    run = Run.create(tmp_path / "nan", make_spec())
+    world = JaxWorld(broken_problem(17))
+    with pytest.raises(TrainingFailed, match=r"iteration 2: 100% of the rollouts are not finite, first at step 17"):
+        train(MOTO(), world, rollouts=SAMPLES, iterations=9, seeds=[0, 1], run=run)
+    metrics = run.metrics()
+    assert metrics["ok"].shape == (2, 3)
+    assert not metrics["ok"].any()
+    like = loop.initial(MOTO(), world, SAMPLES, loop.root_keys([0, 1]))
+    i, states = run.load_checkpoint(like)
+    assert i == 3
+    np.testing.assert_array_equal(states.controller.K, like.controller.K)
+
+
+def test_some_rollouts_that_are_nan_do_not_stop_learning():
+    result = train(MOTO(), JaxWorld(broken_problem(17, above=jnp.pi + 0.2)), rollouts=60, iterations=3)
+    assert (result.metrics["valid"] < 1).all()
+    assert result.metrics["ok"].all()
+    assert np.isfinite(result.policy.controller.K).all()

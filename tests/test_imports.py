@@ -1,0 +1,70 @@
+"""Imports point one way, names say what is inside, and nothing is pickled."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import pilotfish
+
+ROOT = Path(pilotfish.__file__).parent
+MODULES = {".".join(("pilotfish", *path.relative_to(ROOT).with_suffix("").parts)): path for path in ROOT.rglob("*.py")}
+LAYERS = [
+    {"types"},
+    {"algebra"},
+    {"policies"},
+    {"tasks", "worlds", "models", "updates"},
+    {"algorithms"},
+    {"runs"},
+    {"experiments", "view"},
+    {"commands"},
+    {"cli"},
+    {"__init__", "__main__"},
+]
+HEIGHT = {part: i for i, layer in enumerate(LAYERS) for part in layer}
+ONLY = {"runs": {"types", "policies", "algorithms", "worlds"}, "view": {"runs", "types", "tasks"}}
+"""What these may import: of `policies`, `algorithms`, `worlds` and `tasks` the protocol, never a member."""
+
+
+def imports(path):
+    """All modules that a file imports, wherever in it, but for those that only a type checker reads."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def package(name):
+    return name.split(".")[1]
+
+
+def part(name):
+    return name.split(".")[1]
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_point_down(name):
+    here = part(name)
+    assert here in HEIGHT, f"{name} has no place among the layers"
+    ours = [other for other in imports(MODULES[name]) if other.startswith("pilotfish.")]
+    for other in ours:
+        there = part(other)
+        if there in (here, "__version__"):
+            continue
+        assert HEIGHT[there] < HEIGHT[here], f"{name} imports {other}"
+        if here in ONLY:
+            assert there in ONLY[here], f"{name} imports {other}"
+            member = other.count(".") > 2 or other in MODULES
+            assert there in ("types", "runs") or not member, f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_names_and_formats(name):
+    assert not {"utils", "common", "core", "misc", "helpers"} & set(name.split("."))
+    assert not {"pickle", "dill", "cloudpickle"} & {other.split(".")[0] for other in imports(MODULES[name])}
