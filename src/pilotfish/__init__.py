@@ -55,11 +55,28 @@ _HOME = {
     "train": "runs.train",
 }
 
-__all__ = [  # noqa: F822, RUF022
-    *("Problem", "Rollouts", "Gaussian", "LinearGaussian", "Quadratic"),
-    *("Policy", "LinearGaussianPolicy", "Task", "World", "JaxWorld"),
-    *("Algorithm", "MOTO"),
-    *("train", "Result", "TrainingFailed", "iteration", "scan", "evaluate", "Run", "Spec", "RunError"),
+__all__ = [
+    "MOTO",
+    "Algorithm",
+    "Gaussian",
+    "JaxWorld",
+    "LinearGaussian",
+    "LinearGaussianPolicy",
+    "Policy",
+    "Problem",
+    "Quadratic",
+    "Result",
+    "Rollouts",
+    "Run",
+    "RunError",
+    "Spec",
+    "Task",
+    "TrainingFailed",
+    "World",
+    "evaluate",
+    "iteration",
+    "scan",
+    "train",
 ]
 
 

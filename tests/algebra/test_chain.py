@@ -50,7 +50,10 @@ def test_sum_of_steps_is_the_kl_of_the_trajectories(seed):
     initial, dynamics, p, q = problem(seed)
     q = tuple(0.2 * b + 0.8 * a for a, b in zip(p, q, strict=True))
     found = jax.jit(chain.kl)(
-        ours(Gaussian, initial), ours(LinearDynamics, dynamics), ours(LinearGaussian, p), ours(LinearGaussian, q)
+        ours(Gaussian, initial),
+        ours(LinearDynamics, dynamics),
+        ours(LinearGaussian, p),
+        ours(LinearGaussian, q),
     )
     expected = dense.kl(
         *dense.trajectory(*initial, dynamics, with_covariance(p)),

@@ -88,7 +88,10 @@ def test_expected_kl_is_exact_where_the_covariance_is_nearly_singular():
 def test_joint_marginal_and_conditional_are_those_of_the_dense_matrices():
     rng = np.random.default_rng(4)
     n, du, dx = 20, 2, 3
-    x, u = gaussians(rng.normal(size=(n, dx)), draw.covariance(rng, n, dx)), controllers(*draw.gains(rng, n, du, dx))
+    x, u = (
+        gaussians(rng.normal(size=(n, dx)), draw.covariance(rng, n, dx)),
+        controllers(*draw.gains(rng, n, du, dx)),
+    )
     z = gaussian.joint(x, u)
     back, given_x = gaussian.marginalise(z, dx), jax.jit(gaussian.condition, static_argnums=1)(z, dx)
     np.testing.assert_array_equal(back.mean, x.mean)

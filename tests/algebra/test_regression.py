@@ -58,7 +58,9 @@ def test_solution_is_least_squares_on_the_augmented_system():
     w /= w.sum()
     penalty = np.sqrt(ridge) * np.eye(p)[1:]  # the first feature is free
     expected, *_ = np.linalg.lstsq(
-        np.vstack([np.sqrt(w)[:, None] * phi, penalty]), np.append(np.sqrt(w) * y, np.zeros(p - 1)), rcond=None
+        np.vstack([np.sqrt(w)[:, None] * phi, penalty]),
+        np.append(np.sqrt(w) * y, np.zeros(p - 1)),
+        rcond=None,
     )
     chol = jax.jit(regression.factor)(phi, w, ridge)
     np.testing.assert_allclose(jax.jit(regression.solve)(chol, phi, w, y), expected, rtol=1e-8)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.runs import loop
 from pilotfish.tasks.lq import LinearQuadratic

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from pilotfish import algorithms
 from pilotfish.runs import loop
 from pilotfish.runs.store import Run, Spec
@@ -127,7 +128,11 @@ def test_rollouts_that_broke_off_are_not_used(algorithm):
     ruined = eqx.tree_at(
         lambda r: (r.x, r.u, r.cost),
         rollouts,
-        (rollouts.x.at[0, 3, 5:].set(jnp.nan), rollouts.u.at[0, 3].set(1e9), rollouts.cost.at[0, 3].set(jnp.inf)),
+        (
+            rollouts.x.at[0, 3, 5:].set(jnp.nan),
+            rollouts.u.at[0, 3].set(1e9),
+            rollouts.cost.at[0, 3].set(jnp.inf),
+        ),
     )
     for a, b in zip(
         jax.tree.leaves(update(algorithm, problem, state, rollouts, key)),

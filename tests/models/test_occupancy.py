@@ -143,7 +143,13 @@ class Chain:
             mean, cov = dense.trajectory(*start, dynamics, (K, k, chol @ np.swapaxes(chol, 1, 2)))
             states = [slice(t * (DX + DU), t * (DX + DU) + DX) for t in range(T)]
             chols = [np.linalg.cholesky(cov[s, s]) for s in states]
-            true.append(Occupancy(np.array([mean[s] for s in states]), np.array(chols), LinearGaussian(*map(jnp.asarray, (K, k, chol)))))
+            true.append(
+                Occupancy(
+                    np.array([mean[s] for s in states]),
+                    np.array(chols),
+                    LinearGaussian(*map(jnp.asarray, (K, k, chol))),
+                )
+            )
         # the last iteration is the current one and comes first, as in a history
         self.x, self.u = self.x[::-1], self.u[::-1]
         self.true = jax.tree.map(lambda *leaves: jnp.stack(leaves), *true[::-1])

@@ -29,7 +29,9 @@ class System:
         self.chol = np.linalg.cholesky(cov)
 
     def occupancy(self):
-        return Occupancy(jnp.asarray(self.mean), jnp.asarray(self.chol), LinearGaussian(*map(jnp.asarray, self.controller)))
+        return Occupancy(
+            jnp.asarray(self.mean), jnp.asarray(self.chol), LinearGaussian(*map(jnp.asarray, self.controller))
+        )
 
     def act(self, t, x, e):
         K, k, chol = self.controller

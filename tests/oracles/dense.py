@@ -38,7 +38,11 @@ def trajectory(mu, S, dynamics, controller):
     ends = np.cumsum(sizes)
     blocks = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
     # I y = from_before y + offset + noise, so y = (I - from_before)^-1 (offset + noise)
-    from_before, offset, noise = np.zeros((ends[-1], ends[-1])), np.zeros(ends[-1]), np.zeros((ends[-1], ends[-1]))
+    from_before, offset, noise = (
+        np.zeros((ends[-1], ends[-1])),
+        np.zeros(ends[-1]),
+        np.zeros((ends[-1], ends[-1])),
+    )
     offset[blocks[0]], noise[blocks[0], blocks[0]] = mu, S
     for t in range(T):
         x, u, after = blocks[2 * t], blocks[2 * t + 1], blocks[2 * t + 2]

@@ -140,7 +140,12 @@ def minimise_paper_dual(K, k, R, mu, S, Quu, Qux, qu, kl_step, entropy_drop):
     for points in problems:
         for y in sorted(points, key=along)[:2]:
             options = {"xatol": 1e-10, "fatol": 1e-14, "maxiter": 4000, "maxfev": 4000}
-            y = minimize(along, minimize(along, y, method="Nelder-Mead", options=options).x, method="Nelder-Mead", options=options).x
+            y = minimize(
+                along,
+                minimize(along, y, method="Nelder-Mead", options=options).x,
+                method="Nelder-Mead",
+                options=options,
+            ).x
             omega = np.exp(y[1]) if len(y) == 2 else 0.0
             best = min(best, (along(y), eta_min + np.exp(y[0]), omega))
     return best

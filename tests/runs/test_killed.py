@@ -7,9 +7,21 @@ import sys
 import time
 
 import numpy as np
+
 from pilotfish.runs.store import Run
 
-SETTINGS = ["cartpole", "--rollouts", "24", "--iterations", "40", "--checkpoint-every", "3", "--no-film", "--seeds", "2"]
+SETTINGS = [
+    "cartpole",
+    "--rollouts",
+    "24",
+    "--iterations",
+    "40",
+    "--checkpoint-every",
+    "3",
+    "--no-film",
+    "--seeds",
+    "2",
+]
 KILLS = 3
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.runs import loop
 from pilotfish.tasks.cartpole import CartPole
@@ -91,7 +92,9 @@ def test_outcome_counts_what_broke_off():
 
 def test_a_task_without_success_reports_nan():
     world = JaxWorld(LinearQuadratic().problem())
-    report = loop.iteration(MOTO(), world, SAMPLES, jax.random.key(0), 0, MOTO().init(world.problem, SAMPLES, jax.random.key(0)))[2]
+    report = loop.iteration(
+        MOTO(), world, SAMPLES, jax.random.key(0), 0, MOTO().init(world.problem, SAMPLES, jax.random.key(0))
+    )[2]
     assert np.isnan(report.outcome.success)
     assert report.outcome.broken_at == -1
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.stats
+
 from pilotfish.runs.statistics import bootstrap_interval, wilson_interval
 
 

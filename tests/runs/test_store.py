@@ -6,6 +6,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.experiments import setups
 from pilotfish.runs import loop
@@ -100,7 +101,7 @@ def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(run, like):
 def test_no_usable_checkpoint_is_said(run, like):
     for path in run.path.glob("checkpoint-*"):
         path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(RunError, match="no checkpoint of .* can be used"):
+    with pytest.raises(RunError, match=r"no checkpoint of .* can be used"):
         run.load_checkpoint(like)
 
 

@@ -15,9 +15,7 @@ from pilotfish.algebra import gaussian
 from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian
 
 
-def forward(
-    initial: Gaussian, dynamics: LinearDynamics, controller: LinearGaussian
-) -> tuple[Gaussian, Gaussian]:
+def forward(initial: Gaussian, dynamics: LinearDynamics, controller: LinearGaussian) -> tuple[Gaussian, Gaussian]:
     """Marginals of `z_t`, t = 0..T-1 (leading axis), and of the last state `x_T`."""
 
     def step(x: Gaussian, at_t: tuple[LinearDynamics, LinearGaussian]):
@@ -30,9 +28,7 @@ def forward(
     return z, last
 
 
-def kl(
-    initial: Gaussian, dynamics: LinearDynamics, p: LinearGaussian, q: LinearGaussian
-) -> Float[Array, "T"]:
+def kl(initial: Gaussian, dynamics: LinearDynamics, p: LinearGaussian, q: LinearGaussian) -> Float[Array, "T"]:
     """KL of chain p to chain q, as the contribution of each step: its sum is the trajectories' KL."""
     z, _ = forward(initial, dynamics, p)
     return gaussian.expected_kl(p, q, gaussian.marginalise(z, initial.mean.shape[-1]))

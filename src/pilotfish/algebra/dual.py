@@ -113,9 +113,7 @@ def improve(
         jnp.block([[L, jnp.zeros((dx, R.shape[0]))], [controller.K @ L, R]]),
         jnp.concatenate([state.mean, controller.mean(state.mean)]),
     )
-    step, multipliers = white_step(
-        white.H[dx:, dx:], white.H[dx:, :dx], white.h[dx:], kl_step, entropy_drop
-    )
+    step, multipliers = white_step(white.H[dx:, dx:], white.H[dx:, :dx], white.h[dx:], kl_step, entropy_drop)
     return unwhiten(step, controller, state.mean, L), multipliers
 
 
@@ -169,7 +167,7 @@ def _secular_root(
     tolerance = 1e4 * jnp.finfo(lam.dtype).eps
 
     def unsolved(carry):
-        lo, hi, s, f, n = carry
+        lo, hi, _, f, n = carry
         return (jnp.abs(f) > tolerance) & (hi - lo > tolerance * 1e-3) & (n < 200)
 
     def refine(carry):

@@ -83,11 +83,7 @@ def kl(p: Gaussian, q: Gaussian) -> Float[Array, "*batch"]:
     spread = solve_chol(q_chol, p_chol)
     shift = solve_chol(q_chol, (p.mean - q.mean)[..., None])
     return 0.5 * (
-        (spread**2).sum((-2, -1))
-        + (shift**2).sum((-2, -1))
-        - p.mean.shape[-1]
-        + log_det(q_chol)
-        - log_det(p_chol)
+        (spread**2).sum((-2, -1)) + (shift**2).sum((-2, -1)) - p.mean.shape[-1] + log_det(q_chol) - log_det(p_chol)
     )
 
 

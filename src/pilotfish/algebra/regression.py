@@ -27,9 +27,7 @@ def feature_count(d: int) -> int:
 def features(s: Float[Array, "*batch d"]) -> Float[Array, "*batch p"]:
     """Hermite features of whitened inputs, p = `feature_count(d)`."""
     i, j = np.triu_indices(s.shape[-1], 1)
-    return jnp.concatenate(
-        [jnp.ones_like(s[..., :1]), s, s[..., i] * s[..., j], (s**2 - 1.0) / np.sqrt(2.0)], -1
-    )
+    return jnp.concatenate([jnp.ones_like(s[..., :1]), s, s[..., i] * s[..., j], (s**2 - 1.0) / np.sqrt(2.0)], -1)
 
 
 def as_quadratic(coef: Float[Array, "*batch p"], d: int) -> Quadratic:
@@ -42,9 +40,7 @@ def as_quadratic(coef: Float[Array, "*batch p"], d: int) -> Quadratic:
     return Quadratic(H, linear, coef[..., 0] - square.sum(-1) / np.sqrt(2.0))
 
 
-def factor(
-    phi: Float[Array, "n p"], weight: Float[Array, "n"], ridge: Float[Array, ""] | float
-) -> Float[Array, "p p"]:
+def factor(phi: Float[Array, "n p"], weight: Float[Array, "n"], ridge: Float[Array, ""] | float) -> Float[Array, "p p"]:
     """Cholesky factor of the normal matrix `phi' W phi + ridge`, for weights that sum to 1.
 
     The first feature is the constant: it gets no more than the rounding error's worth of ridge.
@@ -77,9 +73,7 @@ def fit_quadratic(
     return quadratic.compose(white, inverse, -inverse @ mean)
 
 
-def moments(
-    z: Float[Array, "n d"], weight: Float[Array, "n"]
-) -> tuple[Float[Array, "d"], Float[Array, "d d"]]:
+def moments(z: Float[Array, "n d"], weight: Float[Array, "n"]) -> tuple[Float[Array, "d"], Float[Array, "d d"]]:
     """Weighted mean and (maximum-likelihood) covariance; the weights sum to 1."""
     mean = weight @ z
     centred = z - mean

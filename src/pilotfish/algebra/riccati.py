@@ -33,9 +33,7 @@ def lqr(
         factor = jnp.linalg.cholesky(Q.H[dx:, dx:])
         gains = -jsl.cho_solve((factor, True), jnp.concatenate([Q.H[dx:, :dx], Q.h[dx:, None]], -1))
         K, k = gains[:, :dx], gains[:, dx]
-        V = quadratic.compose(
-            Q, jnp.concatenate([jnp.eye(dx), K]), jnp.concatenate([jnp.zeros(dx), k])
-        )
+        V = quadratic.compose(Q, jnp.concatenate([jnp.eye(dx), K]), jnp.concatenate([jnp.zeros(dx), k]))
         return V, (K, k)
 
     V, (K, k) = jax.lax.scan(backward, final, (dynamics, cost), reverse=True)

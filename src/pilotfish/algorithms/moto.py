@@ -190,7 +190,12 @@ class MOTO(Algorithm):
     def _remember(self, state: State, x: Array, u: Array, cost: Array, valid: Array) -> History:
         """The history with this iteration's rollouts in front, and their occupancy."""
         mask = valid[:, None, None]
-        new = (jnp.where(mask, x, 0.0), jnp.where(mask, u, 0.0), jnp.where(mask[..., 0], cost, 0.0), valid.astype(x.dtype))
+        new = (
+            jnp.where(mask, x, 0.0),
+            jnp.where(mask, u, 0.0),
+            jnp.where(mask[..., 0], cost, 0.0),
+            valid.astype(x.dtype),
+        )
         old = state.history
         *kept, usable = (
             jnp.concatenate([n[None], o[:-1]]) for n, o in zip(new, (old.x, old.u, old.cost, old.valid), strict=True)

@@ -41,9 +41,7 @@ class Occupancy(NamedTuple):
         return -0.5 * ((white**2).sum(-1) + gaussian.log_det(self.chol) + gaussian.log_det(self.controller.chol))
 
 
-def from_samples(
-    x: Float[Array, "T n dx"], weight: Float[Array, "n"], controller: LinearGaussian
-) -> Occupancy:
+def from_samples(x: Float[Array, "T n dx"], weight: Float[Array, "n"], controller: LinearGaussian) -> Occupancy:
     """State marginals by weighted maximum likelihood from rollouts (MOTO, section 4.3.2)."""
     mean, cov = jax.vmap(regression.moments, (0, None))(x, weight / weight.sum())
     return Occupancy(mean, gaussian.robust_cholesky(cov), controller)
@@ -68,9 +66,10 @@ def propagated(
         mean, cov = regression.moments(x, weight)
         return mean, gaussian.robust_cholesky(cov)
 
-    def step(carry, at_t):
+    def step(carry: tuple[Array, Array], at_t: tuple):
         x, u, x_next, log_older, controller = at_t
-        log_z = Occupancy(*carry, controller).log_density(x, u)
+        mean, chol = carry
+        log_z = Occupancy(mean, chol, controller).log_density(x, u)
         log_mixture = jnp.logaddexp(log_older, log_z + jnp.log(share))
         following = marginal(x_next, normalised(log_z - log_mixture, valid))
         return following, carry

@@ -37,7 +37,8 @@ class Transitions(NamedTuple):
 
 def for_each_step(f: Callable, data: Transitions, *args):
     """`f(x, u, cost_t, weight_t, *args_t)` for all t: at once where steps have samples of their own, else one by
-    one, for then the samples are many and their features do not fit in memory T times."""
+    one, for then the samples are many and their features do not fit in memory T times.
+    """
     if data.x.shape[0] > 1 or data.cost.shape[0] == 1:
         return jax.vmap(f)(data.x, data.u, data.cost, data.weight, *args)
     return jax.lax.map(lambda a: f(data.x[0], data.u[0], *a), (data.cost, data.weight, *args))

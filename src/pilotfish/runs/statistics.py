@@ -6,15 +6,13 @@ Z95 = 1.959963984540054
 """Two-sided 95% quantile of the standard normal."""
 
 
-def bootstrap_interval(
-    values: np.ndarray, axis: int = 0, resamples: int = 2000
-) -> tuple[np.ndarray, np.ndarray]:
+def bootstrap_interval(values: np.ndarray, axis: int = 0, resamples: int = 2000) -> tuple[np.ndarray, np.ndarray]:
     """95% percentile bootstrap interval of the mean over `axis`; the same for the same values."""
     values = np.moveaxis(np.asarray(values, float), axis, 0)
     n = values.shape[0]
     draws = np.random.default_rng(0).integers(n, size=(resamples, n))
     low, high = np.percentile(values[draws].mean(1), [2.5, 97.5], axis=0)
-    return low, high
+    return np.asarray(low), np.asarray(high)
 
 
 def wilson_interval(successes: float, trials: int) -> tuple[float, float]:

@@ -31,6 +31,11 @@ FORMAT = 1
 CHECKPOINTS_KEPT = 2
 
 
+def computes_in_float64() -> bool:
+    """True if jax computes in float64 now."""
+    return jnp.result_type(float) == jnp.float64
+
+
 class RunError(Exception):
     """A run's folder cannot be used as asked; the message says why, and what to do."""
 
@@ -48,7 +53,7 @@ class Spec:
     seeds: list[int]
     checkpoint_every: int
     version: str = pilotfish.__version__
-    x64: bool = dataclasses.field(default_factory=lambda: bool(jax.config.jax_enable_x64))
+    x64: bool = dataclasses.field(default_factory=computes_in_float64)
     format: int = FORMAT
 
     def digest(self) -> str:
@@ -100,11 +105,9 @@ class Run:
                 f"{self.path} was made by pilotfish {self.spec.version}, and this is {pilotfish.__version__}: it would "
                 f"not continue exactly. Install pilotfish=={self.spec.version} to resume it, or train anew."
             )
-        if self.spec.x64 != bool(jax.config.jax_enable_x64):
+        if self.spec.x64 != computes_in_float64():
             name = "float64" if self.spec.x64 else "float32"
-            raise RunError(
-                f"{self.path} was computed in {name}. Set JAX_ENABLE_X64={int(self.spec.x64)} to resume it."
-            )
+            raise RunError(f"{self.path} was computed in {name}. Set JAX_ENABLE_X64={int(self.spec.x64)} to resume it.")
 
     def extend(self, iterations: int) -> None:
         """Let the run go on until `iterations`."""

@@ -72,6 +72,10 @@ def registry() -> dict[str, Entry]:
             "four links without joint limits, 25 N m (MOTO, Fig. 5)",
             lambda: MultiLink(links=4, torque=25.0, initial_std=5.0),
         ),
-        Entry("lq", "a point mass with linear dynamics and quadratic cost: its optimum is known", LinearQuadratic),
+        Entry(
+            "lq",
+            "a point mass with linear dynamics and quadratic cost: its optimum is known",
+            LinearQuadratic,
+        ),
     )
     return {entry.name: entry for entry in entries}

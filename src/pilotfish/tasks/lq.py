@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from pilotfish.algebra import chain, quadratic, riccati
 from pilotfish.tasks import Stroke, Task
-from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Problem, Quadratic, Step
+from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Problem, Quadratic
 
 DT = 0.1  # s
 HORIZON = 20

@@ -38,8 +38,14 @@ COST_STEPS = 20  # the state is penalised during the last 20 steps (MOTO, sectio
 ANGLE_WEIGHT, SPEED_WEIGHT = 1e4, 1.0  # (hanyas/trajopt)
 START_STD = 1e-2  # of angles and speeds (hanyas/trajopt)
 NOISE_STD = 1e-4  # process noise a step (hanyas/trajopt)
-LIMIT_STIFFNESS, LIMIT_DAMPING = 100.0, 10.0  # N m/rad, N m s/rad; not in the paper, chosen so that limits hold
-HOLD_ANGLE, HOLD_STEPS = 0.25, 10  # not in the paper: a rollout holds if no joint leaves .25 rad in its last .5 s
+LIMIT_STIFFNESS, LIMIT_DAMPING = (
+    100.0,
+    10.0,
+)  # N m/rad, N m s/rad; not in the paper, chosen so that limits hold
+HOLD_ANGLE, HOLD_STEPS = (
+    0.25,
+    10,
+)  # not in the paper: a rollout holds if no joint leaves .25 rad in its last .5 s
 
 
 class MultiLink(Task):

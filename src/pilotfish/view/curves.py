@@ -80,7 +80,7 @@ def _axis(axis: Axes, title: str, scale: str) -> None:
     if axis.lines and _spread(axis) > 3.0:
         axis.set_yscale(scale)
     elif axis.lines and _spread(axis) < 1.001:  # a constant: rounding is nothing to look at
-        middle = float(np.nanmean(axis.lines[-1].get_ydata()))
+        middle = float(np.nanmean(np.asarray(axis.lines[-1].get_ydata(), float)))
         axis.set_ylim(middle - 0.1 * abs(middle) - 1e-3, middle + 0.1 * abs(middle) + 1e-3)
     axis.set_title(title, fontsize=10, color=INK, loc="left")
     axis.set_xlabel("rollouts from each condition", fontsize=8, color=INK)

@@ -42,9 +42,7 @@ def film(path: Path, x: np.ndarray, dt: float, draw: Draw, extent: Extent, capti
     return path
 
 
-def filmstrip(
-    path: Path, x: np.ndarray, dt: float, draw: Draw, extent: Extent, caption: str, count: int = 8
-) -> Path:
+def filmstrip(path: Path, x: np.ndarray, dt: float, draw: Draw, extent: Extent, caption: str, count: int = 8) -> Path:
     """Pictures of `count` moments of the states x (T+1, dx), side by side."""
     moments = np.linspace(0, len(x) - 1, count).round().astype(int)
     width, height = extent[1] - extent[0], extent[3] - extent[2]
@@ -75,7 +73,11 @@ def _scene(axis: Axes, state: np.ndarray, draw: Draw, extent: Extent, scale: flo
         style = (
             {"marker": "o", "ms": stroke.width * scale}
             if len(points) == 1
-            else {"lw": stroke.width * scale, "ls": "--" if stroke.role == "goal" else "-", "solid_capstyle": "round"}
+            else {
+                "lw": stroke.width * scale,
+                "ls": "--" if stroke.role == "goal" else "-",
+                "solid_capstyle": "round",
+            }
         )
         axis.plot(points[:, 0], points[:, 1], color=colour, **style)
     axis.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[], aspect="equal")

@@ -15,8 +15,8 @@ STYLE = """
 :root { color-scheme: light }
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b2a38; background: #fff; max-width: 1060px;
        margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-top: 1px solid #dde3e8;
-       padding-top: 1rem }
+h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin-top: 2.2rem;
+       border-top: 1px solid #dde3e8; padding-top: 1rem }
 img, video { max-width: 100%; height: auto; display: block }
 table { border-collapse: collapse; margin: .6rem 0 } td, th { padding: .15rem .9rem .15rem 0; text-align: left;
        vertical-align: top } th { color: #5b6b79; font-weight: 500 } td { font-variant-numeric: tabular-nums }
@@ -66,7 +66,9 @@ def _section(run: Run, scratch: Path, number: int) -> list[str]:
         parts.append(_picture(run.path / "filmstrip.png", "moments of one episode"))
     if done:
         parts.append("<h3>Learning</h3>" + _picture(curves.learning([run], scratch / f"{number}.png"), "learning"))
-        parts.append("<h3>Diagnostics</h3>" + _picture(curves.diagnostics(run, scratch / f"{number}d.png"), "diagnostics"))
+        parts.append(
+            "<h3>Diagnostics</h3>" + _picture(curves.diagnostics(run, scratch / f"{number}d.png"), "diagnostics")
+        )
     return parts
 
 

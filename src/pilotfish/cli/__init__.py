@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 # jaxlib's LAPACK uses SciPy's OpenBLAS, whose threads fight those of XLA: the same program may take 20 or
 # 800 ms an iteration. Only an entry point can say so in time, before numpy and jax are imported.
@@ -17,6 +18,9 @@ COMMANDS = {
     "report": "one self-contained HTML page about one or several runs",
     "export": "a policy file that acts without jax",
 }
+
+MODULES = {name: "learn" if name in ("list", "train", "resume") else "results" for name in COMMANDS}
+"""Where each command lives."""
 
 HELP = """usage: pilotfish COMMAND [OPTIONS]
 
@@ -55,10 +59,10 @@ def run(argv: list[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}."
         return complain(f"unknown command {name!r}: {hint}", 2)
-    from pilotfish import commands
+    module = import_module(f"pilotfish.cli.{MODULES[name]}")
+    command: Callable[[list[str]], int | None] = getattr(module, "list_" if name == "list" else name)
     from pilotfish.runs.store import RunError
 
-    command: Callable[[list[str]], int | None] = getattr(commands, "list_" if name == "list" else name)
     try:
         return command(rest) or 0
     except RunError as error:

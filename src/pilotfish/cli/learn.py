@@ -1,0 +1,177 @@
+"""The commands that start or continue learning: list, train, resume."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from pilotfish import algorithms, tasks
+from pilotfish.algorithms import Algorithm
+from pilotfish.cli import COMMANDS
+from pilotfish.cli.results import EVALUATION_ROLLOUTS, draw, evaluate_states, export_policy
+from pilotfish.cli.watch import Watch
+from pilotfish.experiments import setups
+from pilotfish.runs import loop
+from pilotfish.runs.store import Run, Spec
+from pilotfish.runs.train import train as turn_the_crank
+from pilotfish.tasks import Task
+
+
+def list_(argv: list[str]) -> None:
+    """Print all tasks and algorithms."""
+    args = tyro.cli(_List, args=argv, prog="pilotfish list", description="Tasks and algorithms.")
+    registries = {"tasks": tasks.registry(), "algorithms": algorithms.registry()}
+    if args.json:
+        print(json.dumps({kind: {e.name: e.summary for e in r.values()} for kind, r in registries.items()}, indent=2))
+        return
+    for kind, registry in registries.items():
+        print(f"{kind}:")
+        for entry in registry.values():
+            print(f"  {entry.name:16s} {entry.summary}")
+
+
+@dataclasses.dataclass
+class _List:
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclasses.dataclass
+class _Train:
+    algorithm: Algorithm
+    task: Task
+    rollouts: int
+    """Rollouts from each condition in an iteration."""
+    iterations: int
+    """Number of iterations."""
+    seed: int = 0
+    """The seed, or the first of several."""
+    seeds: int = 1
+    """Number of seeds to run: curves then show their mean and 95% interval."""
+    out: Path | None = None
+    """The run's folder; by default runs/TASK-ALGORITHM-NUMBER."""
+    checkpoint_every: int = 10
+    """Iterations between checkpoints."""
+    film: bool = True
+    """Film what was learned."""
+    json: bool = False
+    """Print the results as JSON; everything else goes to the error stream."""
+
+
+def train(argv: list[str]) -> int:
+    """Learn a controller for a task."""
+    task_name, algorithm_name, rest = _names(argv)
+    task = setups.named(tasks.registry(), task_name, "task").make()
+    setups.named(algorithms.registry(), algorithm_name, "algorithm")
+    default = setups.setup(task_name, algorithm_name)
+    args = tyro.cli(
+        _Train,
+        args=rest,
+        prog=f"pilotfish train {task_name}",
+        default=_Train(default.algorithm, task, default.rollouts, default.iterations),
+        description=f"Learn {task_name} with {algorithm_name}. --algorithm NAME chooses another algorithm.",
+    )
+    for name, least in (("iterations", 1), ("seeds", 1), ("checkpoint_every", 1), ("seed", 0)):
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be {least} or more.")
+    spec = Spec(
+        task={"name": task_name, "options": setups.options(args.task)},
+        algorithm={"name": algorithm_name, "options": setups.options(args.algorithm)},
+        rollouts=args.rollouts,
+        iterations=args.iterations,
+        seeds=list(range(args.seed, args.seed + args.seeds)),
+        checkpoint_every=args.checkpoint_every,
+    )
+    _, algorithm, world = setups.assemble(spec)
+    loop.check(algorithm, world, args.rollouts)  # before the folder exists
+    return _run(Run.create(args.out or _free_folder(task_name, algorithm_name), spec), args.film, args.json)
+
+
+@dataclasses.dataclass
+class _Resume:
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+    iterations: int | None = None
+    """Go on until this many iterations, instead of those the run was started with."""
+    film: bool = True
+    """Film what was learned."""
+    json: bool = False
+    """Print the results as JSON."""
+
+
+def resume(argv: list[str]) -> int:
+    """Go on with a run exactly where it stopped."""
+    args = tyro.cli(_Resume, args=argv, prog="pilotfish resume", description=COMMANDS["resume"])
+    run = Run.open(args.run)
+    run.check_resumable()
+    if args.iterations is not None:
+        if args.iterations < 1:
+            raise ValueError(f"--iterations {args.iterations}: must be 1 or more.")
+        run.extend(args.iterations)
+    return _run(run, args.film, args.json)
+
+
+def _run(run: Run, film: bool, as_json: bool) -> int:
+    """Train, evaluate, draw, and say what came of it."""
+    task, algorithm, world = setups.assemble(run.spec)
+    console = Console(file=sys.stderr if as_json else sys.stdout, highlight=False)
+    console.print(
+        f"{run.spec.algorithm['name']} on {run.spec.task['name']}, {len(run.spec.seeds)} seed(s) -> {run.path}",
+        soft_wrap=True,
+    )
+    try:
+        with Watch(console, run.spec) as watch:
+            result = turn_the_crank(
+                algorithm,
+                world,
+                rollouts=run.spec.rollouts,
+                iterations=run.spec.iterations,
+                seeds=run.spec.seeds,
+                run=run,
+                observe=watch,
+            )
+    except KeyboardInterrupt:
+        console.print(f"interrupted. Go on with: pilotfish resume {run.path}", style="bold", soft_wrap=True)
+        return 130
+    summary = evaluate_states(run, task, algorithm, world, result.states, EVALUATION_ROLLOUTS)
+    export_policy(run, algorithm, result.states, summary["best_seed"], run.path / "policy.safetensors")
+    draw(run, task, summary, film)
+    if as_json:
+        print(json.dumps({"run": str(run.path), **summary}))
+    else:
+        for name, value in summary["summary"].items():
+            console.print(f"  {name}: {value}", soft_wrap=True)
+        files = ", ".join(sorted(p.name for p in run.path.iterdir() if p.name[0] != "."))
+        console.print(f"  in {run.path}: {files}", soft_wrap=True)
+    return 0
+
+
+def _names(argv: list[str]) -> tuple[str, str, list[str]]:
+    """The task and the algorithm, which decide what other options there are and their defaults; and the rest."""
+    rest = list(argv)
+    algorithm = "moto"
+    for i, word in enumerate(rest):
+        if word == "--algorithm":
+            if i + 1 == len(rest):
+                raise ValueError(f"--algorithm: name one of {', '.join(algorithms.registry())}.")
+            algorithm = rest[i + 1]
+            del rest[i : i + 2]
+            break
+        if word.startswith("--algorithm="):
+            algorithm = word.split("=", 1)[1]
+            del rest[i]
+            break
+    if not rest or rest[0].startswith("-"):
+        known = ", ".join(tasks.registry())
+        raise ValueError(f"usage: pilotfish train TASK [OPTIONS], where TASK is one of {known}.")
+    return rest[0], algorithm, rest[1:]
+
+
+def _free_folder(task: str, algorithm: str) -> Path:
+    number = 1
+    while (path := Path("runs") / f"{task}-{algorithm}-{number}").exists():
+        number += 1
+    return path

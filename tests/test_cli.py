@@ -1,0 +1,248 @@
+"""The command line, as a user meets it."""
+
+import json
+import subprocess
+import sys
+import time
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from pilotfish.cli import COMMANDS, run
+from pilotfish.runs.store import Run
+
+SMALL = ["--rollouts", "24", "--iterations", "3", "--seeds", "2"]
+
+
+def call(capsys, *words):
+    """Exit code, standard output and error stream of one command."""
+    capsys.readouterr()
+    code = run([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small run, trained by the command line."""
+    path = tmp_path_factory.mktemp("runs") / "small"
+    assert run(["train", "cartpole", *SMALL, "--out", str(path)]) == 0
+    return path
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_and_version_import_nothing_heavy(flag):
+    code = (
+        "import sys\nfrom pilotfish.cli import run\n"
+        f"assert run([{flag!r}]) == 0\n"
+        "heavy = {'jax', 'numpy', 'matplotlib', 'tyro', 'rich'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "pilotfish" in done.stdout
+
+
+def test_module_and_script_are_the_same_program():
+    done = subprocess.run([sys.executable, "-m", "pilotfish", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("pilotfish ")
+
+
+def test_help_names_every_command(capsys):
+    code, out, _ = call(capsys, "--help")
+    assert code == 0
+    assert all(name in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
+def test_every_command_has_help(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        call(capsys, command, "--help")
+    assert stop.value.code == 0
+    assert f"pilotfish {command}" in capsys.readouterr().out
+
+
+def test_train_help_shows_the_tasks_own_settings(capsys):
+    with pytest.raises(SystemExit):
+        call(capsys, "train", "double-link", "--help")
+    out = capsys.readouterr().out
+    for flag in ("--algorithm.kl-step", "--task.torque", "--rollouts", "--seeds", "--out"):
+        assert flag in out
+
+
+def test_list(capsys):
+    code, out, _ = call(capsys, "list")
+    assert code == 0
+    assert "double-link" in out
+    assert "moto" in out
+    assert "quad-link-low" in json.loads(call(capsys, "list", "--json")[1])["tasks"]
+
+
+def test_train_leaves_everything(folder):
+    assert {path.name for path in folder.iterdir()} == {
+        "spec.json",
+        "metrics.csv",
+        "checkpoint-000003.safetensors",
+        "policy.safetensors",
+        "evaluation.json",
+        "evaluation.safetensors",
+        "curves.png",
+        "diagnostics.png",
+        "film.gif",
+        "filmstrip.png",
+    }
+    film = iio.imread(folder / "film.gif")
+    assert film.shape[0] > 50  # equal frames are merged
+    assert film.std() > 5
+    assert np.abs(np.diff(film.astype(float), axis=0)).max() > 50
+    assert iio.imread(folder / "filmstrip.png").std() > 5
+    assert iio.imread(folder / "curves.png").std() > 5
+    assert Run.open(folder).metrics()["cost"].shape == (2, 3)
+
+
+def test_train_prints_lines_when_piped_and_json_on_request(capsys, tmp_path):
+    code, out, err = call(capsys, "train", "cartpole", *SMALL, "--no-film", "--json", "--out", tmp_path / "run")
+    assert code == 0
+    result = json.loads(out)
+    assert result["run"] == str(tmp_path / "run")
+    assert len(result["cost"]) == 2
+    assert "1/3  cost" in err
+    assert "kl (<= 0.1)" in err
+    assert not (tmp_path / "run" / "film.gif").exists()
+
+
+def test_settings_reach_the_algorithm_and_the_task(capsys, tmp_path):
+    words = ["train", "cartpole", *SMALL, "--no-film", "--algorithm", "moto", "--algorithm.kl-step", "0.02"]
+    code, _, _ = call(capsys, *words, "--task.force", "15", "--seed", "5", "--out", tmp_path / "run")
+    assert code == 0
+    spec = Run.open(tmp_path / "run").spec
+    assert spec.algorithm["options"]["kl_step"] == 0.02
+    assert spec.task["options"]["force"] == 15.0
+    assert spec.seeds == [5, 6]
+    assert Run.open(tmp_path / "run").metrics()["kl_max"].max() == pytest.approx(0.02, rel=1e-6)
+
+
+def test_resume_goes_on_to_more_iterations(capsys, tmp_path):
+    short, long = tmp_path / "short", tmp_path / "long"
+    assert call(capsys, "train", "cartpole", *SMALL, "--no-film", "--out", short)[0] == 0
+    assert call(capsys, "resume", short, "--iterations", "5", "--no-film")[0] == 0
+    words = ["train", "cartpole", "--rollouts", "24", "--seeds", "2", "--iterations", "5", "--no-film"]
+    assert call(capsys, *words, "--out", long)[0] == 0
+    assert (short / "metrics.csv").read_bytes() == (long / "metrics.csv").read_bytes()
+
+
+def test_evaluate(capsys, folder):
+    code, out, _ = call(capsys, "evaluate", folder, "--rollouts", "7", "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert len(result["cost"]) == 2
+    assert result["best_seed"] == int(np.argmin(result["cost"]))
+    assert "7 of each of 2 seed(s)" in result["summary"]["noise-free episodes"]
+    assert "95% interval" in call(capsys, "evaluate", folder)[1]
+
+
+def test_render(capsys, folder, tmp_path):
+    pytest.importorskip("imageio_ffmpeg")
+    code, out, _ = call(capsys, "render", folder, "-o", tmp_path / "film.mp4", "--seed", "1")
+    assert code == 0
+    assert out.strip() == str(tmp_path / "film.mp4")
+    assert iio.imread(tmp_path / "film.mp4", plugin="FFMPEG").shape[0] >= 60
+    assert call(capsys, "render", folder, "-o", tmp_path / "strip.png")[0] == 0
+    assert iio.imread(tmp_path / "strip.png").ndim == 3
+
+
+def test_report_is_one_self_contained_page(capsys, folder, tmp_path):
+    code, _, _ = call(capsys, "report", folder, "-o", tmp_path / "page.html")
+    assert code == 0
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<img src='data:image/") == 4
+    assert "http" not in page.split("</style>")[1]
+    assert "kl_step" in page
+    assert "mean cost of an episode" in page
+    assert call(capsys, "report", folder, folder, "-o", tmp_path / "both.html")[0] == 0
+    assert (tmp_path / "both.html").read_text().count("<img src='data:image/") == 9
+
+
+def test_export_acts_as_the_policy(capsys, folder, tmp_path):
+    code, _, _ = call(capsys, "export", folder, "-o", tmp_path / "policy.safetensors", "--seed", "1")
+    assert code == 0
+    policy = load_file(tmp_path / "policy.safetensors")
+    assert policy["K"].shape == (1, 60, 1, 4)
+    states = Run.open(folder).load_tensors("checkpoint-000003")
+    np.testing.assert_array_equal(policy["k"], states[".controller.k"][1])
+    np.testing.assert_array_equal(policy["action_high"], [20.0])
+    saved = Run.open(folder).load_tensors("evaluation")
+    x, u = saved["x"][1, 0, 0], saved["u"][1, 0, 0]
+    acted = np.einsum("tij,tj->ti", policy["K"][0], x[:-1]) + policy["k"][0]
+    np.testing.assert_allclose(acted, u, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["trian", "double-link"], 2, "unknown command 'trian': did you mean train?"),
+        (["train"], 2, "usage: pilotfish train TASK"),
+        (["train", "duoble-link"], 2, "unknown task 'duoble-link': did you mean double-link"),
+        (["train", "helicopter"], 2, "unknown task 'helicopter': choose one of cartpole"),
+        (["train", "lq", "--algorithm", "mto"], 2, "unknown algorithm 'mto': did you mean moto?"),
+        (["train", "lq", "--iterations", "0"], 2, "--iterations 0: must be 1 or more"),
+        (["train", "lq", "--seeds", "0"], 2, "--seeds 0: must be 1 or more"),
+        (["train", "lq", "--rollouts", "0"], 2, "rollouts=0"),
+        (
+            ["train", "double-link", "--rollouts", "20"],
+            2,
+            "Raise rollouts to 28 or more, or set reuse='both'",
+        ),
+        (["resume", "nowhere"], 1, "nowhere holds no run"),
+        (["evaluate", "nowhere"], 1, "nowhere holds no run"),
+        (["render", "nowhere"], 1, "nowhere holds no run"),
+        (["report", "nowhere"], 1, "nowhere holds no run"),
+        (["export", "nowhere"], 1, "nowhere holds no run"),
+    ],
+)
+def test_mistakes_are_told_in_the_users_words(capsys, monkeypatch, tmp_path, words, code, message):
+    monkeypatch.chdir(tmp_path)
+    found, _, err = call(capsys, *words)
+    assert found == code
+    assert message in err
+    assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        (["--algorithm.kl-step", "0"], "kl_step=0.0: the bound on the KL must be positive"),
+        (["--algorithm.reuse", "all"], "all"),
+        (["--task.torque", "-3"], "torque=-3.0"),
+        (["--algorithm.klstep", "0.2"], "klstep"),
+    ],
+)
+def test_bad_settings_exit_with_2_and_name_the_setting(flag, message, tmp_path):
+    words = [sys.executable, "-m", "pilotfish", "train", "double-link", *flag, "--out", str(tmp_path / "run")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_in_use_is_said_before_anything_is_computed(capsys, folder):
+    began = (folder / "spec.json").stat().st_mtime
+    time.sleep(0.01)
+    code, _, err = call(capsys, "train", "cartpole", *SMALL, "--out", folder)
+    assert code == 1
+    assert f"{folder} is in use: continue it by `pilotfish resume {folder}`" in err
+    assert (folder / "spec.json").stat().st_mtime == began
+
+
+def test_a_film_of_an_unknown_kind_is_refused(capsys, folder, tmp_path):
+    code, _, err = call(capsys, "render", folder, "-o", tmp_path / "film.avi")
+    assert code == 1
+    assert "ends in .gif, .mp4 or .png" in err
+
+
+def test_a_seed_that_was_not_run_is_refused(capsys, folder):
+    code, _, err = call(capsys, "export", folder, "--seed", "9")
+    assert code == 2
+    assert "this run has the seeds 0, 1" in err

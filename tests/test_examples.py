@@ -1,0 +1,60 @@
+"""Examples run, stay short, and are what the README shows."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from pilotfish.cli import run
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def execute(path, *words):
+    done = subprocess.run([sys.executable, path, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_example_is_short_and_tested():
+    assert {path.stem for path in EXAMPLES} == {"learn", "own_task", "act_without_jax"}
+    for path in EXAMPLES:
+        assert len(path.read_text().splitlines()) < 40, path
+
+
+def test_learn():
+    out = execute(ROOT / "examples" / "learn.py")
+    share = [int(word) for word in re.findall(r"(\d+)% swing up", out)]
+    assert share[0] == 0
+    assert share[-1] > 90
+
+
+def test_own_task():
+    out = execute(ROOT / "examples" / "own_task.py")
+    assert int(re.search(r"(\d+)% of the boats land", out).group(1)) > 90
+
+
+def test_act_without_jax(tmp_path):
+    folder = tmp_path / "run"
+    small = ["--rollouts", "24", "--iterations", "2", "--no-film", "--out", str(folder)]
+    assert run(["train", "cartpole", *small]) == 0
+    source = (ROOT / "examples" / "act_without_jax.py").read_text()
+    assert "import jax" not in source
+    out = execute(ROOT / "examples" / "act_without_jax.py", folder / "policy.safetensors")
+    policy = load_file(folder / "policy.safetensors")
+    expected = np.clip(policy["k"][0, 0], policy["action_low"], policy["action_high"])
+    assert float(out.strip(" []\n")) == pytest.approx(expected[0], rel=1e-6)
+
+
+def test_readme_shows_the_examples_as_they_are():
+    readme = (ROOT / "README.md").read_text()
+    sources = [path.read_text() for path in EXAMPLES]
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len(blocks) >= 2
+    for block in blocks:
+        assert any(block in source for source in sources), block
