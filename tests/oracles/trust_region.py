@@ -117,35 +117,28 @@ def paper_dual(eta, omega, K, k, C, mu, S, Quu, Qux, qu, eps, beta):
 
 
 def minimise_paper_dual(K, k, R, mu, S, Quu, Qux, qu, kl_step, entropy_drop):
-    """`(g, eta, omega)` at the dual's minimum: a grid over both multipliers, then simplex searches from its best points.
+    """`(g, eta, omega)` at the dual's minimum: a grid over both multipliers, then simplex searches from the best.
 
     The multipliers are searched as `eta = eta_min + exp(a)` and `omega = exp(b)`; omega = 0 apart.
     """
     C = R @ R.T
-    du = len(k)
-    beta = 0.5 * (du * (1 + np.log(2 * np.pi)) + np.linalg.slogdet(C)[1]) - entropy_drop
+    beta = 0.5 * (len(k) * (1 + np.log(2 * np.pi)) + np.linalg.slogdet(C)[1]) - entropy_drop
     eta_min = max(0.0, np.linalg.eigvalsh(R.T @ Quu @ R).max())
 
-    def value(eta, omega):
+    def multipliers(y):
+        return eta_min + np.exp(y[0]), np.exp(y[1]) if len(y) == 2 else 0.0
+
+    def value(y):
+        eta, omega = multipliers(y)
         return paper_dual(eta, omega, K, k, C, mu, S, Quu, Qux, qu, kl_step, beta if omega else 0.0)
 
-    def along(y):
-        return value(eta_min + np.exp(y[0]), np.exp(y[1]) if len(y) == 2 else 0.0)
+    def search(y):
+        options = {"xatol": 1e-10, "fatol": 1e-14, "maxiter": 4000, "maxfev": 4000}
+        return minimize(value, y, method="Nelder-Mead", options=options).x
 
     grid = np.linspace(-16, 8, 25)
-    problems = [[(a,) for a in grid]]
+    grids = [[(a,) for a in grid]]
     if np.isfinite(entropy_drop):
-        problems.append([(a, b) for a in grid for b in grid])
-    best = (np.inf, np.nan, np.nan)
-    for points in problems:
-        for y in sorted(points, key=along)[:2]:
-            options = {"xatol": 1e-10, "fatol": 1e-14, "maxiter": 4000, "maxfev": 4000}
-            y = minimize(
-                along,
-                minimize(along, y, method="Nelder-Mead", options=options).x,
-                method="Nelder-Mead",
-                options=options,
-            ).x
-            omega = np.exp(y[1]) if len(y) == 2 else 0.0
-            best = min(best, (along(y), eta_min + np.exp(y[0]), omega))
-    return best
+        grids.append([(a, b) for a in grid for b in grid])
+    best = min((search(search(y)) for points in grids for y in sorted(points, key=value)[:2]), key=value)
+    return value(best), *multipliers(best)

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import dual, gaussian, regression
+from pilotfish.algebra.batch import each
 from pilotfish.algorithms import Algorithm
 from pilotfish.models import occupancy, value
 from pilotfish.models.occupancy import Occupancy
@@ -224,8 +225,8 @@ class MOTO(Algorithm):
         x, u, x_next = arrange(history.x[:, :, :-1]), arrange(history.u), arrange(history.x[:, :, 1:])
         if pooled:
             usable = jnp.repeat(history.valid.ravel(), problem.horizon)
-            each = jax.vmap(problem.cost, (0, 0, None))
-            cost = jax.vmap(each, (None, None, 0))(x[0], u[0], jnp.arange(problem.horizon))
+            cost_of = jax.vmap(problem.cost, (0, 0, None))
+            cost = each(lambda t: cost_of(x[0], u[0], t), jnp.arange(problem.horizon))
             zero = jnp.zeros(x_next.shape[1])
             final = zero if problem.final_cost is None else jax.vmap(problem.final_cost)(x_next[0])
         else:
@@ -237,9 +238,10 @@ class MOTO(Algorithm):
         else:
             now = _newest(history.occupancy)
             share = history.valid.sum(-1) / history.valid.sum()
-            log_z = jax.vmap(Occupancy.log_density, (0, None, None) if pooled else 0)(
-                now, *((x[0], u[0]) if pooled else (x, u))
-            )
+            if pooled:
+                log_z = each(lambda c: c.log_density(x[0], u[0]), now)
+            else:
+                log_z = each(Occupancy.log_density, now, x, u)
             over = "iterations" if self.reuse == "iterations" else "both"
             log_weight = log_z - occupancy.log_mixture(history.occupancy, share, x, u, over)
         weight = jax.vmap(occupancy.normalised, (0, None))(log_weight, usable)

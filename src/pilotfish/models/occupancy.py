@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pilotfish.algebra import gaussian, regression
+from pilotfish.algebra.batch import each
 from pilotfish.types import LinearGaussian
 
 
@@ -103,10 +104,10 @@ def log_mixture(
 
     def of_iteration(component: Occupancy, share: Array) -> Array:
         if over == "iterations":
-            log_z = jax.vmap(Occupancy.log_density)(component, x, u)
+            log_z = each(Occupancy.log_density, component, x, u)
         else:
-            each = jax.vmap(Occupancy.log_density, (0, None, None))(component, x[0], u[0])
-            log_z = (jax.nn.logsumexp(each, 0) - jnp.log(each.shape[0]))[None]
+            by_step = each(lambda c: c.log_density(x[0], u[0]), component)
+            log_z = (jax.nn.logsumexp(by_step, 0) - jnp.log(by_step.shape[0]))[None]
         return jnp.where(share > 0, log_z + jnp.log(share), -jnp.inf)
 
     by_iteration = jax.lax.map(lambda c: of_iteration(*c), (components, share))

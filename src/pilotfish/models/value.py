@@ -4,11 +4,9 @@
     y_t = sum of the costs from t on                                  (Monte Carlo)
     Q_t, V_t = ridge regression of y_t on quadratic features of the white coordinates of (x, u), of x
 
-Only V's recursion is sequential, and only through its right-hand sides: all normal matrices are factored
-before it, all Q fitted after it.
+Only V's recursion is sequential; all Q are fitted after it.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -16,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pilotfish.algebra import regression
+from pilotfish.algebra.batch import each
 from pilotfish.models.occupancy import Occupancy
 from pilotfish.types import Quadratic
 
@@ -35,15 +34,6 @@ class Transitions(NamedTuple):
     """Sums to 1 over n."""
 
 
-def for_each_step(f: Callable, data: Transitions, *args):
-    """`f(x, u, cost_t, weight_t, *args_t)` for all t: at once where steps have samples of their own, else one by
-    one, for then the samples are many and their features do not fit in memory T times.
-    """
-    if data.x.shape[0] > 1 or data.cost.shape[0] == 1:
-        return jax.vmap(f)(data.x, data.u, data.cost, data.weight, *args)
-    return jax.lax.map(lambda a: f(data.x[0], data.u[0], *a), (data.cost, data.weight, *args))
-
-
 def dynamic_programming(
     data: Transitions,
     final: Float[Array, "n"],
@@ -51,24 +41,19 @@ def dynamic_programming(
     ridge: Float[Array, "T"],
 ) -> Float[Array, "T n"]:
     """Targets `cost_t + V_{t+1}(x')` of all steps. `final` is the final cost of the last step's `x_next`."""
-
-    def factor(x, u, cost, weight, occupancy, ridge):
-        return regression.factor(regression.features(occupancy.white_state(x)), weight, ridge)
+    shared = data.x.shape[0] == 1
 
     def backward(ahead, at_t):
-        x, arrived, cost, weight, occupancy, chol = at_t
-        x = data.x[0] if x is None else x
-        arrived = data.x_next[0] if arrived is None else arrived
+        x, arrived, cost, weight, occupancy, ridge = at_t
+        x, arrived = (data.x[0], data.x_next[0]) if shared else (x, arrived)
         y = cost + ahead
-        coef = regression.solve(chol, regression.features(occupancy.white_state(x)), weight, y)
-        # the value of this step, where the transitions of the step before arrive
+        phi = regression.features(occupancy.white_state(x))
+        coef = regression.solve(regression.factor(phi, weight, ridge), phi, weight, y)
+        # V_t, where the transitions of the step before arrive
         return regression.features(occupancy.white_state(arrived)) @ coef, y
 
-    shared = data.x.shape[0] == 1
-    chol = for_each_step(factor, data, occupancy, ridge)
-    arrived = None if shared else jnp.concatenate([data.x_next[:1], data.x_next[:-1]])
-    xs = (None if shared else data.x, arrived, data.cost, data.weight, occupancy, chol)
-    return jax.lax.scan(backward, final, xs, reverse=True)[1]
+    own = (None, None) if shared else (data.x, jnp.concatenate([data.x_next[:1], data.x_next[:-1]]))
+    return jax.lax.scan(backward, final, (*own, data.cost, data.weight, occupancy, ridge), reverse=True)[1]
 
 
 def monte_carlo(cost: Float[Array, "T n"], final: Float[Array, "n"]) -> Float[Array, "T n"]:
@@ -84,9 +69,13 @@ def q_function(
 ) -> Quadratic:
     """Q_t as a quadratic function of the white coordinates (s, e) of step t, for all t."""
 
-    def fit(x, u, cost, weight, target, occupancy, ridge):
+    shared = data.x.shape[0] == 1
+
+    def fit(x, u, weight, target, occupancy, ridge):
+        x, u = (data.x[0], data.u[0]) if shared else (x, u)
         phi = regression.features(occupancy.white(x, u))
         return regression.solve(regression.factor(phi, weight, ridge), phi, weight, target)
 
-    coef = for_each_step(fit, data, target, occupancy, ridge)
+    own = (None, None) if shared else (data.x, data.u)
+    coef = each(fit, *own, data.weight, target, occupancy, ridge)
     return regression.as_quadratic(coef, data.x.shape[-1] + data.u.shape[-1])

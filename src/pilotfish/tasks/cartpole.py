@@ -36,6 +36,10 @@ class CartPole(Task):
     initial_std: float = 5.0
     """Standard deviation of the first controller's forces, N."""
 
+    def __check_init__(self):
+        if not self.force > 0:
+            raise ValueError(f"force={self.force}: the largest force on the cart must be positive.")
+
     def problem(self) -> Problem:
         limit = jnp.full(1, float(self.force))
         return Problem(

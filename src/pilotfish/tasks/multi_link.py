@@ -72,6 +72,8 @@ class MultiLink(Task):
             raise ValueError(f"links={self.links}: a chain has at least one link.")
         if not self.torque > 0:
             raise ValueError(f"torque={self.torque}: the motors' largest torque must be positive.")
+        if self.joint_limit is not None and not self.joint_limit > 0:
+            raise ValueError(f"joint_limit={self.joint_limit}: give a positive angle, or None for no limit.")
         if self.inertia not in ("toolbox", "rod"):
             raise ValueError(f"inertia={self.inertia!r}: choose 'toolbox' or 'rod'.")
 
@@ -113,7 +115,7 @@ class MultiLink(Task):
         theta, speed = jnp.split(x, 2)
         c, gamma = self._constants()
         phi, omega = jnp.cumsum(theta), jnp.cumsum(speed)
-        sin, cos = jnp.sin(phi), jnp.cos(phi)
+        sin, cos = _sin_cos(phi)
         # cos and sin of phi_i - phi_j, by the addition theorem
         M = c * (cos[:, None] * cos + sin[:, None] * sin)
         centrifugal = (c * (sin[:, None] * cos - cos[:, None] * sin)) @ omega**2
@@ -162,6 +164,17 @@ class MultiLink(Task):
         divisor = 3.0 if self.inertia == "toolbox" else 12.0
         own = MASS * (LENGTH**2 + 1e-4) / divisor
         return MASS * d.T @ d + own * np.eye(n), MASS * d.sum(0)
+
+
+def _sin_cos(angle: Float[Array, "n"]) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
+    """Sine and cosine of the angles, computed once.
+
+    XLA's CPU compiler repeats a cheap-looking producer in every consumer (with four links, 16 sines an angle) but
+    never inside a matrix product: the one with the identity makes a rollout 3 to 6 times faster.
+    """
+    both = jnp.stack([jnp.sin(angle), jnp.cos(angle)], 1)
+    sin, cos = jnp.matmul(np.eye(len(angle)), both, precision="highest").T
+    return sin, cos
 
 
 def _solve_positive_definite(M: Float[Array, "n n"], b: Float[Array, "n"]) -> Float[Array, "n"]:
