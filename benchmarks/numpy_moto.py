@@ -1,10 +1,55 @@
-"""MOTO's update in NumPy, batched over time steps: what a careful author without JAX would write.
+"""MOTO in NumPy, batched over time steps or rollouts: what a careful author without JAX would write.
 
 It shares no code with pilotfish. `tests/algorithms/test_numpy.py` holds the two against each other on the same
 data, and `benchmarks/run.py` times them side by side.
 """
 
 import numpy as np
+
+
+def swing_up(links, torque, limit, K, k, chol, samples, seed):
+    """Rollouts (x, u, cost) of a chain of links, all samples advancing together; the equations of MOTO's tasks."""
+    rng, T = np.random.default_rng(seed), len(k)
+    d = np.tril(np.ones((links, links)), -1) + 0.5 * np.eye(links)
+    c, gamma = d.T @ d + (1 + 1e-4) / 3 * np.eye(links), d.sum(0)
+
+    def derivative(x, u):
+        theta, speed = x[:, :links], x[:, links:]
+        phi, omega = np.cumsum(theta, 1), np.cumsum(speed, 1)
+        sin, cos = np.sin(phi), np.cos(phi)
+        if limit is not None:
+            beyond = np.abs(theta) > limit
+            beyond[:, 0] = False
+            u = np.where(beyond, -100 * (theta - np.sign(theta) * limit) - 10 * speed, u)
+        joint = u - 0.025 * speed
+        tau = joint - np.concatenate([joint[:, 1:], np.zeros((len(x), 1))], 1)
+        same, across = np.einsum("mi,mj->mij", cos, cos), np.einsum("mi,mj->mij", sin, cos)
+        M = c * (same + np.einsum("mi,mj->mij", sin, sin))
+        force = np.einsum("ij,mij,mj->mi", c, across - across.transpose(0, 2, 1), omega**2)
+        acceleration = np.linalg.solve(M, (tau - force + 9.81 * gamma * sin)[..., None])[..., 0]
+        return np.concatenate([speed, np.diff(acceleration, axis=1, prepend=0)], 1)
+
+    x = rng.normal(size=(samples, 2 * links)) * 1e-2
+    x[:, 0] += np.pi
+    noise, xs, us = rng.normal(size=(T, samples, links)), [x], []
+    disturbance = 1e-4 * rng.normal(size=(T, samples, 2 * links))
+    for t in range(T):
+        u = x @ K[t].T + k[t] + noise[t] @ chol[t].T
+        clipped, h = np.clip(u, -torque, torque), 0.01
+        for _ in range(5):
+            k1 = derivative(x, clipped)
+            k2 = derivative(x + h / 2 * k1, clipped)
+            k3 = derivative(x + h / 2 * k2, clipped)
+            k4 = derivative(x + h * k3, clipped)
+            x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        x = x + disturbance[t]
+        xs.append(x)
+        us.append(u)
+    x, u = np.stack(xs, 1), np.stack(us, 1)
+    cost = np.zeros(x.shape[:2])
+    cost[:, :T] = (u**2).sum(-1)
+    cost[:, T - 20 : T] += 1e4 * (x[:, T - 20 : T, :links] ** 2).sum(-1) + (x[:, T - 20 : T, links:] ** 2).sum(-1)
+    return x, u, cost
 
 
 def features(s):
@@ -32,7 +77,7 @@ def regress(phi, weight, y, ridge):
 
 
 def value_targets(white, weight, cost, ridge):
-    """Targets `cost + V(next state)`; white (T, n, dx) are the states, which are also the arrivals of the step before."""
+    """Targets `cost + V(next state)`; white (T, n, dx): states, the arrivals of the step before."""
     T, _, _ = white.shape
     phi = features(white)
     weighted = phi * weight[..., None]
@@ -91,7 +136,7 @@ def trust_region(H, B, b, kl_step, entropy_drop, iterations=60):
 
 def update(x, u, cost, K, k, chol, kl_step=0.1, entropy_drop=0.05, ridge=1e-4):
     """One update without reuse: x (M, T+1, dx), u (M, T, du), cost (M, T+1); the controller over T."""
-    M, T, du = u.shape
+    M, T, _ = u.shape
     dx = x.shape[-1]
     states, actions, cost = x[:, :-1].transpose(1, 0, 2), u.transpose(1, 0, 2), cost.T
     mean = states.mean(1)

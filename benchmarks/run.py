@@ -84,33 +84,37 @@ def gemm_floor(samples: int, steps: int, d: int, dx: int) -> float:
 
 
 def against_numpy(rounds: int) -> None:
-    print(
-        "| update | pilotfish | NumPy | ratio | floor (GEMM) of pilotfish | rollouts / update |\n|---|---|---|---|---|---|"
-    )
+    print("| | update: pilotfish | NumPy | ratio | GEMM floor | iteration: pilotfish | NumPy | ratio |")
+    print("|---|---|---|---|---|---|---|---|")
     reuse = MOTO(reuse="both", entropy_drop=0.02)
     for name, samples, algorithm in (
         ("double-link", 200, MOTO()),
         ("quad-link", 400, MOTO()),
         ("double-link", 20, reuse),
     ):
-        world = JaxWorld(registry()[name].make().problem())
+        task = registry()[name].make()
+        world = JaxWorld(task.problem())
         problem = world.problem
         state, rollouts = ready(world, algorithm, samples)
+        p = jax.tree.map(lambda leaf: np.asarray(leaf[0]), state.controller)
+        chain = (task.links, task.torque, task.joint_limit, p.K, p.k, p.chol, samples, 0)
         times = alternate(
             {
-                "pilotfish": lambda a=algorithm, p=problem, s=state, r=rollouts: update(a, p, s, r),
-                "NumPy": numpy_arguments(state, rollouts, algorithm),
+                "update": lambda a=algorithm, p=problem, s=state, r=rollouts: update(a, p, s, r),
+                "NumPy update": numpy_arguments(state, rollouts, algorithm),
                 "rollouts": lambda a=algorithm, w=world, m=samples, s=state: roll(a, w, m, s),
+                "NumPy rollouts": lambda c=chain: numpy_moto.swing_up(*c),
             },
             rounds,
         )
         used = samples if algorithm.reuse == "none" else samples * algorithm.memory * problem.horizon
         floor = gemm_floor(used, problem.horizon, problem.dx + problem.du, problem.dx)
+        whole, whole_numpy = times["update"] + times["rollouts"], times["NumPy update"] + times["NumPy rollouts"]
         label = f"{name}, M={samples}" + ("" if algorithm.reuse == "none" else ", reuse of 5 iterations and all steps")
         print(
-            f"| {label} | {1e3 * times['pilotfish']:.1f} ms | {1e3 * times['NumPy']:.1f} ms | "
-            f"{times['NumPy'] / times['pilotfish']:.1f} | {floor / times['pilotfish']:.0%} | "
-            f"{times['rollouts'] / times['pilotfish']:.1f} |"
+            f"| {label} | {1e3 * times['update']:.1f} ms | {1e3 * times['NumPy update']:.1f} ms | "
+            f"{times['NumPy update'] / times['update']:.1f} | {floor / times['update']:.0%} | "
+            f"{1e3 * whole:.1f} ms | {1e3 * whole_numpy:.1f} ms | {whole_numpy / whole:.1f} |"
         )
 
 
@@ -123,9 +127,8 @@ def study(seeds: int, iterations: int) -> None:
     began = time.perf_counter()
     jax.block_until_ready(compiled(algorithm, world, 200, keys, 0, iterations, states))
     running = time.perf_counter() - began
-    print(
-        f"\n{seeds}-seed double-link study, {iterations} iterations, M=200: compiles in {compiling:.1f} s, runs in {running:.1f} s"
-    )
+    what = f"{seeds}-seed double-link study, {iterations} iterations, M=200"
+    print(f"\n{what}: compiles in {compiling:.1f} s, runs in {running:.1f} s")
 
 
 def seeds(rounds: int) -> None:

@@ -1,10 +1,11 @@
-"""One update on the same data, against a NumPy version that shares no code: learning curves are chaotic, updates not."""
+"""One update on the same data against a NumPy version that shares no code: curves are chaotic, updates not."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy_moto
 import pytest
+
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.runs import loop
 from pilotfish.tasks.multi_link import MultiLink

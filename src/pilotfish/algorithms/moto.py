@@ -238,10 +238,8 @@ class MOTO(Algorithm):
         else:
             now = _newest(history.occupancy)
             share = history.valid.sum(-1) / history.valid.sum()
-            if pooled:
-                log_z = each(lambda c: c.log_density(x[0], u[0]), now)
-            else:
-                log_z = each(Occupancy.log_density, now, x, u)
+            own = (None, None) if pooled else (x, u)
+            log_z = each(lambda c, x_t, u_t: c.log_density(*((x[0], u[0]) if pooled else (x_t, u_t))), now, *own)
             over = "iterations" if self.reuse == "iterations" else "both"
             log_weight = log_z - occupancy.log_mixture(history.occupancy, share, x, u, over)
         weight = jax.vmap(occupancy.normalised, (0, None))(log_weight, usable)

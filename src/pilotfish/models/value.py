@@ -68,7 +68,6 @@ def q_function(
     ridge: Float[Array, "T"],
 ) -> Quadratic:
     """Q_t as a quadratic function of the white coordinates (s, e) of step t, for all t."""
-
     shared = data.x.shape[0] == 1
 
     def fit(x, u, weight, target, occupancy, ridge):

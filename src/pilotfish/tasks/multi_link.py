@@ -117,8 +117,8 @@ class MultiLink(Task):
         phi, omega = jnp.cumsum(theta), jnp.cumsum(speed)
         sin, cos = _sin_cos(phi)
         # cos and sin of phi_i - phi_j, by the addition theorem
-        M = c * (cos[:, None] * cos + sin[:, None] * sin)
-        centrifugal = (c * (sin[:, None] * cos - cos[:, None] * sin)) @ omega**2
+        M = (cos[:, None] * cos + sin[:, None] * sin) * c
+        centrifugal = ((sin[:, None] * cos - cos[:, None] * sin) * c) @ omega**2
         joint = self._motor(theta, speed, u) - FRICTION * speed
         tau = joint - jnp.append(joint[1:], 0.0)
         acceleration = _solve_positive_definite(M, tau - centrifugal + GRAVITY * gamma * sin)

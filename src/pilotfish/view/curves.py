@@ -73,7 +73,7 @@ def _band(axis: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str
         for line in values:
             axis.plot(x[0], line, color=colour, lw=0.5, alpha=0.35)
         axis.fill_between(x[0], *bootstrap_interval(values), color=colour, alpha=0.2, lw=0)
-    axis.plot(x[0], np.nanmean(values, 0), color=colour, lw=1.8, label=label)
+    axis.plot(x[0], np.ma.masked_invalid(values).mean(0), color=colour, lw=1.8, label=label)
 
 
 def _axis(axis: Axes, title: str, scale: str) -> None:
