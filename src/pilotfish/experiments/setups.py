@@ -34,8 +34,8 @@ MOTO_SETUPS = {
     "double-link": Setup(MOTO(entropy_drop=0.05), rollouts=200, iterations=60),
     "double-link-25": Setup(MOTO(entropy_drop=0.05), rollouts=200, iterations=60),
     "quad-link": Setup(MOTO(entropy_drop=0.05), rollouts=400, iterations=100),
-    "quad-link-low": Setup(MOTO(entropy_drop=0.05), rollouts=400, iterations=100),
-    "quad-link-free": Setup(MOTO(entropy_drop=0.05), rollouts=400, iterations=100),
+    "quad-link-low": Setup(MOTO(entropy_drop=0.05), rollouts=400, iterations=150),
+    "quad-link-free": Setup(MOTO(entropy_drop=0.05), rollouts=400, iterations=150),
     "lq": Setup(MOTO(entropy_drop=0.1), rollouts=100, iterations=40),
 }
 
