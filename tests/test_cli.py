@@ -1,17 +1,20 @@
 """The command line, as a user meets it."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 
 import imageio.v3 as iio
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from pilotfish.cli import COMMANDS, run
 from pilotfish.runs.store import Run
+from pilotfish.tasks.cartpole import CartPole
 
 SMALL = ["--rollouts", "24", "--iterations", "3", "--seeds", "2"]
 
@@ -246,3 +249,39 @@ def test_a_seed_that_was_not_run_is_refused(capsys, folder):
     code, _, err = call(capsys, "export", folder, "--seed", "9")
     assert code == 2
     assert "this run has the seeds 0, 1" in err
+
+
+def test_a_cost_that_is_nan_ends_with_1_and_keeps_the_run(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(CartPole, "cost", lambda self, x, u, t: jnp.where(t == 9, jnp.nan, (u**2).sum()))
+    code, out, err = call(capsys, "train", "cartpole", *SMALL, "--iterations", "9", "--out", tmp_path / "run")
+    assert code == 1
+    assert "update refused, iteration 0: 100% of the rollouts are not finite, first at step 9" in out
+    assert f"What was learned before is in {tmp_path / 'run'}" in err
+    assert Run.open(tmp_path / "run").metrics()["ok"].shape == (2, 3)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign"])
+def test_a_checkpoint_that_cannot_be_used_ends_with_1(capsys, folder, tmp_path, damage):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    if damage == "truncated":
+        for path in copy.glob("checkpoint-*"):
+            path.write_bytes(path.read_bytes()[:500])
+    else:
+        spec = json.loads((copy / "spec.json").read_text())
+        spec["task"]["options"]["force"] = 21.0
+        (copy / "spec.json").write_text(json.dumps(spec))
+    for command in ("resume", "evaluate", "export"):
+        code, _, err = call(capsys, command, copy)
+        assert code == 1
+        assert f"no checkpoint of {copy} can be used" in err
+
+
+def test_a_run_of_another_version_is_not_resumed(capsys, folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    spec = json.loads((copy / "spec.json").read_text()) | {"version": "0.0.7"}
+    (copy / "spec.json").write_text(json.dumps(spec))
+    code, _, err = call(capsys, "resume", copy)
+    assert code == 1
+    assert "Install pilotfish==0.0.7" in err

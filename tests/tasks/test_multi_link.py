@@ -231,6 +231,25 @@ def test_joint_1_and_joints_within_their_limits_are_free():
 # ---- arguments ----
 
 
+NAMED = [
+    ("double-link", 2, 10.0, None),
+    ("double-link-25", 2, 25.0, None),
+    ("quad-link", 4, 25.0, LIMIT),
+    ("quad-link-low", 4, 15.0, LIMIT),
+    ("quad-link-free", 4, 25.0, None),
+]
+
+
+@pytest.mark.parametrize(("name", "links", "torque", "limit"), NAMED)
+def test_named_tasks_are_those_of_the_paper(name, links, torque, limit):
+    task = tasks.registry()[name].make()
+    problem = task.problem()
+    assert (problem.horizon, problem.dt, problem.dx, problem.du) == (100, 0.05, 2 * links, links)
+    np.testing.assert_array_equal(problem.action_high, np.full(links, torque))
+    np.testing.assert_array_equal(problem.action_low, np.full(links, -torque))
+    assert task.joint_limit == limit
+
+
 @pytest.mark.parametrize(
     "wrong", [{"links": 0}, {"torque": 0.0}, {"torque": -1.0}, {"joint_limit": 0.0}, {"inertia": "sphere"}]
 )

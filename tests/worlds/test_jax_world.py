@@ -101,6 +101,7 @@ def rollout(problem, samples, **kind):
 
 BREAKS = {
     "state": {"dynamics": lambda x, u: jnp.where(x > 0, jnp.nan, x)},
+    "last state": {"horizon": 1, "dynamics": lambda x, u: jnp.where(x > 0, jnp.nan, x)},
     "endless": {"dynamics": lambda x, u: jnp.where(x > 0, jnp.inf, x)},
     "cost": {"cost": lambda x, u, t: jnp.where((x[0] > 0) & (t == 2), jnp.nan, 0.0)},
     "final cost": {"final_cost": lambda x: jnp.where(x[0] > 0, jnp.nan, 0.0)},

@@ -30,14 +30,15 @@ def log_det(chol: Float[Array, "*batch d d"]) -> Float[Array, "*batch"]:
 def robust_cholesky(cov: Float[Array, "*batch d d"]) -> Float[Array, "*batch d d"]:
     """Cholesky factor of a covariance that may be singular.
 
-    The correlations get 1e-9 added to their diagonal, so the factor exists and is finite for any positive
-    semi-definite input, in whatever units its coordinates are. A coordinate that varies less than that gets
-    the standard deviation 1e-6.
+    The correlations get 1e-9 (in float32: 1e-6) added to their diagonal, so the factor exists and is finite for
+    any positive semi-definite input, in whatever units its coordinates are. A coordinate that varies less than
+    that gets the standard deviation 1e-6.
     """
     std = jnp.sqrt(jnp.maximum(jnp.diagonal(cov, axis1=-2, axis2=-1), 1e-12))
     correlation = cov / (std[..., :, None] * std[..., None, :])
     diagonal = jnp.eye(cov.shape[-1], dtype=bool)
-    return std[..., :, None] * jnp.linalg.cholesky(jnp.where(diagonal, 1.0 + 1e-9, correlation))
+    jitter = 1e-9 if cov.dtype == jnp.float64 else 1e-6
+    return std[..., :, None] * jnp.linalg.cholesky(jnp.where(diagonal, 1.0 + jitter, correlation))
 
 
 def log_density(

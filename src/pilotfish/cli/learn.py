@@ -15,7 +15,8 @@ from pilotfish.cli.results import EVALUATION_ROLLOUTS, draw, evaluate_states, ex
 from pilotfish.cli.watch import Watch
 from pilotfish.experiments import setups
 from pilotfish.runs import loop
-from pilotfish.runs.store import Run, Spec
+from pilotfish.runs.store import Run, RunError, Spec
+from pilotfish.runs.train import TrainingFailed
 from pilotfish.runs.train import train as turn_the_crank
 from pilotfish.tasks import Task
 
@@ -136,6 +137,8 @@ def _run(run: Run, film: bool, as_json: bool) -> int:
     except KeyboardInterrupt:
         console.print(f"interrupted. Go on with: pilotfish resume {run.path}", style="bold", soft_wrap=True)
         return 130
+    except TrainingFailed as error:
+        raise RunError(f"{error} What was learned before is in {run.path}.") from error
     summary = evaluate_states(run, task, algorithm, world, result.states, EVALUATION_ROLLOUTS)
     export_policy(run, algorithm, result.states, summary["best_seed"], run.path / "policy.safetensors")
     draw(run, task, summary, film)

@@ -38,14 +38,10 @@ COST_STEPS = 20  # the state is penalised during the last 20 steps (MOTO, sectio
 ANGLE_WEIGHT, SPEED_WEIGHT = 1e4, 1.0  # (hanyas/trajopt)
 START_STD = 1e-2  # of angles and speeds (hanyas/trajopt)
 NOISE_STD = 1e-4  # process noise a step (hanyas/trajopt)
-LIMIT_STIFFNESS, LIMIT_DAMPING = (
-    100.0,
-    10.0,
-)  # N m/rad, N m s/rad; not in the paper, chosen so that limits hold
-HOLD_ANGLE, HOLD_STEPS = (
-    0.25,
-    10,
-)  # not in the paper: a rollout holds if no joint leaves .25 rad in its last .5 s
+# not in the paper, chosen so that limits hold; N m/rad, N m s/rad
+LIMIT_STIFFNESS, LIMIT_DAMPING = 100.0, 10.0
+# not in the paper: a rollout holds if no joint leaves .25 rad in its last .5 s
+HOLD_ANGLE, HOLD_STEPS = 0.25, 10
 
 
 class MultiLink(Task):
@@ -173,6 +169,7 @@ def _sin_cos(angle: Float[Array, "n"]) -> tuple[Float[Array, "n"], Float[Array, 
     never inside a matrix product: the one with the identity makes a rollout 3 to 6 times faster.
     """
     both = jnp.stack([jnp.sin(angle), jnp.cos(angle)], 1)
+    # "highest": a GPU would round float32 to 10 bits
     sin, cos = jnp.matmul(np.eye(len(angle)), both, precision="highest").T
     return sin, cos
 
