@@ -116,7 +116,8 @@ def trust_region(H, B, b, kl_step, entropy_drop, iterations=60):
         grad = 0.5 * ((dc[:, None] - r) / a - dc[:, None] / c[:, None] + 1 / a - 2 * w / a**3).sum(-1)
         return kl, grad, a, c
 
-    tight = kl_and_derivative(np.exp(lo))[0] > kl_step
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tight = kl_and_derivative(np.exp(lo))[0] > kl_step
     s = np.clip(0.5 * np.log((lam**2 / 2 + w).sum(-1) / (2 * kl_step)), lo + 1, hi - 1e-3)
     for _ in range(iterations):
         x = np.exp(s)

@@ -23,6 +23,11 @@ def update(algorithm, problem, state, rollouts):
     return algorithm.update(problem, state, rollouts, jax.random.key(0))
 
 
+@eqx.filter_jit
+def roll(algorithm, world, state, samples, seed):
+    return world.rollout(algorithm.explore(state), samples, jax.random.key(seed))
+
+
 def learn(algorithm, samples, iterations, task=TASK):
     world, keys = JaxWorld(task.problem()), loop.root_keys(SEEDS)
     states = loop.initial(algorithm, world, samples, keys)
@@ -69,7 +74,7 @@ def test_a_small_kl_step_hardly_moves():
     world, key = JaxWorld(problem), jax.random.key(0)
     algorithm = MOTO(kl_step=1e-10)
     state = algorithm.init(problem, 60, key)
-    new, info = update(algorithm, problem, state, world.rollout(algorithm.explore(state), 60, key))
+    new, info = update(algorithm, problem, state, roll(algorithm, world, state, 60, 0))
     assert info.kl_max == pytest.approx(1e-10, rel=1e-6)
     np.testing.assert_allclose(new.controller.k, state.controller.k, atol=1e-4)
 
@@ -80,7 +85,7 @@ def test_no_controller_moves_where_there_is_no_evidence():
     world, key = JaxWorld(problem), jax.random.key(0)
     algorithm = MOTO(reuse="iterations")
     state = algorithm.init(problem, 20, key)
-    rollouts = world.rollout(algorithm.explore(state), 20, key)
+    rollouts = roll(algorithm, world, state, 20, 0)
     _, info = update(algorithm, problem, state, rollouts)
     features = 28
     assert info.ess == pytest.approx(20)
@@ -93,7 +98,7 @@ def test_reused_samples_are_the_newest_first_and_at_most_memory():
     state = algorithm.init(problem, 8, jax.random.key(0))
     seen = []
     for i in range(5):
-        rollouts = world.rollout(algorithm.explore(state), 8, jax.random.key(i))
+        rollouts = roll(algorithm, world, state, 8, i)
         state, _ = update(algorithm, problem, state, rollouts)
         seen.append(rollouts.x[0])
     np.testing.assert_array_equal(state.history.x[0], jnp.stack(seen[:1:-1]))

@@ -1,5 +1,6 @@
 """One update on the same data against a NumPy version that shares no code: curves are chaotic, updates not."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,13 +13,18 @@ from pilotfish.tasks.multi_link import MultiLink
 from pilotfish.worlds.jax import JaxWorld
 
 
+@eqx.filter_jit
+def update(algorithm, problem, state, rollouts):
+    return algorithm.update(problem, state, rollouts, jax.random.key(0))
+
+
 def learned(algorithm, world, samples, iterations):
     """A state after some iterations, and rollouts of its controller, of one condition."""
     keys = loop.root_keys([0])
     states = loop.initial(algorithm, world, samples, keys)
     states, _ = loop.scan(algorithm, world, samples, keys, 0, iterations, states)
     state = jax.tree.map(lambda leaf: leaf[0], states)
-    rollouts = world.rollout(algorithm.explore(state), samples, jax.random.key(9))
+    rollouts = eqx.filter_jit(world.rollout)(algorithm.explore(state), samples, jax.random.key(9))
     return state, rollouts
 
 
@@ -35,7 +41,7 @@ def in_policy_deviations(new, old, x):
 def test_an_update_without_reuse(iterations):
     world, algorithm = JaxWorld(MultiLink().problem()), MOTO()
     state, rollouts = learned(algorithm, world, 60, iterations)
-    new, info = algorithm.update(world.problem, state, rollouts, jax.random.key(0))
+    new, info = update(algorithm, world.problem, state, rollouts)
     old = jax.tree.map(lambda leaf: np.asarray(leaf[0]), state.controller)
     x, u, cost = (np.asarray(leaf[0]) for leaf in (rollouts.x, rollouts.u, rollouts.cost))
     K, k, chol, kl = numpy_moto.update(x, u, cost, old.K, old.k, old.chol)
@@ -49,7 +55,7 @@ def test_an_update_that_reuses_time_steps_and_iterations():
     task = MultiLink()
     world, algorithm = JaxWorld(task.problem()), MOTO(reuse="both", memory=3, entropy_drop=0.02)
     state, rollouts = learned(algorithm, world, 20, 4)
-    new, info = algorithm.update(world.problem, state, rollouts, jax.random.key(0))
+    new, info = update(algorithm, world.problem, state, rollouts)
     old = jax.tree.map(lambda leaf: np.asarray(leaf[0]), state.controller)
     past = jax.tree.map(lambda leaf: np.asarray(leaf[0]), state.history)
     history = [(np.asarray(rollouts.x[0]), np.asarray(rollouts.u[0]), old.K, old.k, old.chol, None, None)]

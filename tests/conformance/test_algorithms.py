@@ -23,6 +23,11 @@ def update(algorithm, problem, state, rollouts, key):
     return algorithm.update(problem, state, rollouts, key)
 
 
+@eqx.filter_jit
+def roll(algorithm, world, state, key):
+    return world.rollout(algorithm.explore(state), SAMPLES, key)
+
+
 @pytest.fixture(scope="module", params=NAMES)
 def algorithm(request):
     return algorithms.registry()[request.param].make()
@@ -78,7 +83,7 @@ def test_copies_of_a_condition_get_equal_answers(algorithm):
     problem = TASK.problem()
     world, key = JaxWorld(problem), jax.random.key(0)
     state = algorithm.init(problem, SAMPLES, key)
-    rollouts = world.rollout(algorithm.explore(state), SAMPLES, key)
+    rollouts = roll(algorithm, world, state, key)
     single, _ = update(algorithm, problem, state, rollouts, key)
     mean, cov = problem.conditions.mean, problem.conditions.cov
     twice = eqx.tree_at(
@@ -123,7 +128,7 @@ def test_rollouts_that_broke_off_are_not_used(algorithm):
     problem = TASK.problem()
     world, key = JaxWorld(problem), jax.random.key(0)
     state = algorithm.init(problem, SAMPLES, key)
-    rollouts = world.rollout(algorithm.explore(state), SAMPLES, key)
+    rollouts = roll(algorithm, world, state, key)
     rollouts = eqx.tree_at(lambda r: r.valid, rollouts, rollouts.valid.at[0, 3].set(False))
     ruined = eqx.tree_at(
         lambda r: (r.x, r.u, r.cost),

@@ -69,7 +69,10 @@ def test_killed_runs_resume_bit_identically(tmp_path):
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path):
     folder = tmp_path / "interrupted"
-    command = pilotfish("train", *SETTINGS, "--iterations", "4000", "--out", folder)
+    words = ["train", *SETTINGS, "--iterations", "4000", "--out", str(folder)]
+    # a shell that runs the tests in the background has its children ignore SIGINT
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{heed}; from pilotfish.cli import main; main({words})"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and lines(folder / "metrics.csv") < 12:
         time.sleep(0.01)

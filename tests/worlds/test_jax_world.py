@@ -59,13 +59,19 @@ def test_a_key_fixes_the_rollouts_of_a_call_which_differ_among_themselves(trial)
 def test_the_recorded_steps_are_those_of_the_problem(trial):
     problem = trial.problem
     r = trial.run(policy(problem, std=problem.initial_std), jax.random.key(0))
-    x, u = r.x[0], r.u[0]
-    cost = jax.vmap(jax.vmap(problem.cost), (0, 0, None))(x[:, :-1], u, jnp.arange(problem.horizon))
-    final = jnp.zeros(M) if problem.final_cost is None else jax.vmap(problem.final_cost)(x[:, -1])
-    np.testing.assert_allclose(r.cost[0], jnp.append(cost, final[:, None], 1), rtol=1e-9)
-    moved = jax.jit(jax.vmap(jax.vmap(problem.dynamics)))(x[:, :-1], problem.admissible(u))
+    x, last = r.x[0, :, :-1], r.x[0, :, -1]
+
+    @jax.jit
+    @jax.vmap
+    def repeat(x, u, last):
+        final = 0.0 if problem.final_cost is None else problem.final_cost(last)
+        cost = jax.vmap(problem.cost)(x, u, jnp.arange(problem.horizon))
+        return jnp.append(cost, final), jax.vmap(problem.dynamics)(x, problem.admissible(u))
+
+    cost, moved = repeat(x, r.u[0], last)
+    np.testing.assert_allclose(r.cost[0], cost, rtol=1e-9)
     noise = 0.0 if problem.noise_std is None else problem.noise_std
-    assert (jnp.abs(x[:, 1:] - moved) <= 6 * noise + 1e-9 * (1 + jnp.abs(moved))).all()
+    assert (jnp.abs(r.x[0, :, 1:] - moved) <= 6 * noise + 1e-9 * (1 + jnp.abs(moved))).all()
 
 
 def test_a_plant_is_moved_by_the_action_within_its_bounds_but_the_one_asked_for_is_recorded(trial):

@@ -31,7 +31,7 @@ MASS = 1.0  # kg (hanyas/trajopt)
 LENGTH = 1.0  # m (hanyas/trajopt)
 FRICTION = 0.025  # N m s/rad, viscous, every joint (hanyas/trajopt)
 GRAVITY = 9.81  # m/s^2
-DT = 0.05  # s between actions (hanyas/trajopt)
+DT = 0.05  # s between actions (the examples of hanyas/trajopt)
 SUBSTEPS = 5  # RK4 steps of .01 s an action: one of .05 s errs by up to 11 rad/s on four links
 HORIZON = 100  # 5 s (hanyas/trajopt)
 COST_STEPS = 20  # the state is penalised during the last 20 steps (MOTO, section 7.1)
@@ -56,12 +56,14 @@ class MultiLink(Task):
     inertia: Literal["toolbox", "rod"] = eqx.field(static=True, default="toolbox")
     """"toolbox": as in the public code of the paper's authors; "rod": physical."""
     action_weight: float = 1.0
-    """Cost of an action is this times its squared norm. Below about .1, learning first succeeds and later
-    oscillates, as most actions lie beyond the torque limit, where they change nothing but their cost."""
+    """Cost of an action is this times its squared norm. The paper does not say it; the public code has 1e-5. Below
+    about .1, learning first succeeds and later oscillates, as most actions lie beyond the torque limit, where
+    they change nothing but their cost."""
     cost_on_clipped: bool = False
     """True: the cost counts the torque executed; False: the torque asked for (as the public code)."""
     initial_std: float = 3.0
-    """Standard deviation of the first controller's torques, N m."""
+    """Standard deviation of the first controller's torques, N m. The paper does not say it; the public code has
+    sqrt(10) for two links. Four links learn well from 5."""
 
     def __check_init__(self):
         if self.links < 1:
