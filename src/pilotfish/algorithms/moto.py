@@ -236,10 +236,8 @@ class MOTO(Algorithm):
         if self.reuse == "none":
             log_weight = jnp.zeros_like(cost)
         else:
-            now = _newest(history.occupancy)
             share = history.valid.sum(-1) / history.valid.sum()
-            own = (None, None) if pooled else (x, u)
-            log_z = each(lambda c, x_t, u_t: c.log_density(*((x[0], u[0]) if pooled else (x_t, u_t))), now, *own)
+            log_z = occupancy.log_densities(_newest(history.occupancy), x, u)
             over = "iterations" if self.reuse == "iterations" else "both"
             log_weight = log_z - occupancy.log_mixture(history.occupancy, share, x, u, over)
         weight = jax.vmap(occupancy.normalised, (0, None))(log_weight, usable)

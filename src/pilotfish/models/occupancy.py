@@ -88,6 +88,13 @@ def normalised(log_weight: Float[Array, "n"], valid: Float[Array, "n"]) -> Float
     return weight / weight.sum()
 
 
+def log_densities(steps: Occupancy, x: Float[Array, "#T n dx"], u: Float[Array, "#T n du"]) -> Float[Array, "T n"]:
+    """Log density of each step's occupancy at the step's own samples, or at those that all steps share."""
+    if x.shape[0] == 1:
+        return each(lambda step: step.log_density(x[0], u[0]), steps)
+    return each(Occupancy.log_density, steps, x, u)
+
+
 def log_mixture(
     components: Occupancy,
     share: Float[Array, "K"],
@@ -103,11 +110,9 @@ def log_mixture(
     """
 
     def of_iteration(component: Occupancy, share: Array) -> Array:
-        if over == "iterations":
-            log_z = each(Occupancy.log_density, component, x, u)
-        else:
-            by_step = each(lambda c: c.log_density(x[0], u[0]), component)
-            log_z = (jax.nn.logsumexp(by_step, 0) - jnp.log(by_step.shape[0]))[None]
+        log_z = log_densities(component, x, u)
+        if over != "iterations":
+            log_z = jax.nn.logsumexp(log_z, 0, keepdims=True) - jnp.log(log_z.shape[0])
         return jnp.where(share > 0, log_z + jnp.log(share), -jnp.inf)
 
     by_iteration = jax.lax.map(lambda c: of_iteration(*c), (components, share))
