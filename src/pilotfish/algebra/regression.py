@@ -70,10 +70,9 @@ def fit_quadratic(
     n, d = z.shape
     w = jnp.ones(n, z.dtype) / n if weight is None else weight / weight.sum()
     mean, cov = moments(z, w)
-    L = gaussian.robust_cholesky(cov)
-    phi = features((z - mean) @ gaussian.solve_chol(L, jnp.eye(d)).T)
+    inverse = gaussian.solve_chol(gaussian.robust_cholesky(cov), jnp.eye(d))
+    phi = features((z - mean) @ inverse.T)
     white = as_quadratic(solve(factor(phi, w, ridge), phi, w, y), d)
-    inverse = gaussian.solve_chol(L, jnp.eye(d))
     return quadratic.compose(white, inverse, -inverse @ mean)
 
 

@@ -139,7 +139,7 @@ def _run(run: Run, film: bool, as_json: bool) -> int:
         return 130
     except TrainingFailed as error:
         raise RunError(f"{error} What was learned before is in {run.path}.") from error
-    summary = evaluate_states(run, task, algorithm, world, result.states, EVALUATION_ROLLOUTS)
+    summary = evaluate_states(run, algorithm, world, result.states, EVALUATION_ROLLOUTS)
     export_policy(run, algorithm, result.states, summary["best_seed"], run.path / "policy.safetensors")
     draw(run, task, summary, film)
     if as_json:

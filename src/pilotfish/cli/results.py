@@ -39,8 +39,8 @@ def evaluate(argv: list[str]) -> None:
     args = tyro.cli(_Evaluate, args=argv, prog="pilotfish evaluate", description=COMMANDS["evaluate"])
     if args.rollouts < 1:
         raise ValueError(f"--rollouts {args.rollouts}: must be 1 or more.")
-    run, task, algorithm, world, states = trained(args.run)
-    summary = evaluate_states(run, task, algorithm, world, states, args.rollouts)
+    run, algorithm, world, states = trained(args.run)
+    summary = evaluate_states(run, algorithm, world, states, args.rollouts)
     if args.json:
         print(json.dumps(summary))
     else:
@@ -99,10 +99,10 @@ class _Export:
 def export(argv: list[str]) -> None:
     """Write a policy that acts without jax."""
     args = tyro.cli(_Export, args=argv, prog="pilotfish export", description=COMMANDS["export"])
-    run, task, algorithm, world, states = trained(args.run)
+    run, algorithm, world, states = trained(args.run)
     seed = args.seed
     if seed is None:
-        seed = evaluate_states(run, task, algorithm, world, states, EVALUATION_ROLLOUTS)["best_seed"]
+        seed = evaluate_states(run, algorithm, world, states, EVALUATION_ROLLOUTS)["best_seed"]
     path = args.output or run.path / "policy.safetensors"
     if path.suffix != ".safetensors":
         raise ValueError(f"-o {path}: a policy is exported as .safetensors.")
@@ -113,17 +113,15 @@ def export(argv: list[str]) -> None:
 # -- what several commands do
 
 
-def trained(path: Path) -> tuple[Run, Task, Algorithm, World, Any]:
+def trained(path: Path) -> tuple[Run, Algorithm, World, Any]:
     """A run and its newest states."""
     run = Run.open(path)
-    task, algorithm, world = setups.assemble(run.spec)
+    _, algorithm, world = setups.assemble(run.spec)
     like = loop.initial(algorithm, world, run.spec.rollouts, loop.root_keys(run.spec.seeds))
-    return run, task, algorithm, world, run.load_checkpoint(like)[1]
+    return run, algorithm, world, run.load_checkpoint(like)[1]
 
 
-def evaluate_states(
-    run: Run, task: Task, algorithm: Algorithm, world: World, states: Any, samples: int
-) -> dict[str, Any]:
+def evaluate_states(run: Run, algorithm: Algorithm, world: World, states: Any, samples: int) -> dict[str, Any]:
     """Roll out each seed's policy without noise; keep the rollouts and what they amount to."""
     rollouts = jax.device_get(loop.evaluate(algorithm, world, samples, jax.random.key(EVALUATION_SEED), states))
     cost = rollouts.cost.sum(-1)
@@ -153,7 +151,7 @@ def evaluate_states(
         "success": None if success is None else success.tolist(),
         "best_seed": seeds[best],
     }
-    (run.path / "evaluation.json").write_text(json.dumps(result, indent=2))
+    run.save_json("evaluation", result)
     return result
 
 

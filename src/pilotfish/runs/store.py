@@ -79,8 +79,9 @@ class Run:
             )
             raise RunError(f"{path} is in use: {hint}.")
         path.mkdir(parents=True, exist_ok=True)
-        _write(path / "spec.json", json.dumps(dataclasses.asdict(spec), indent=2).encode())
-        return cls(path, spec)
+        run = cls(path, spec)
+        run.save_json("spec", dataclasses.asdict(spec))
+        return run
 
     @classmethod
     def open(cls, path: Path) -> "Run":
@@ -112,7 +113,7 @@ class Run:
     def extend(self, iterations: int) -> None:
         """Let the run go on until `iterations`."""
         self.spec = dataclasses.replace(self.spec, iterations=iterations)
-        _write(self.path / "spec.json", json.dumps(dataclasses.asdict(self.spec), indent=2).encode())
+        self.save_json("spec", dataclasses.asdict(self.spec))
 
     # -- checkpoints
 
@@ -203,6 +204,10 @@ class Run:
         path = self.path / f"{name}.safetensors"
         write_tensors(path, tensors, meta)
         return path
+
+    def save_json(self, name: str, value: Any) -> None:
+        """Write `value` to `name`.json."""
+        _write(self.path / f"{name}.json", json.dumps(value, indent=2).encode())
 
     def load_tensors(self, name: str) -> dict[str, np.ndarray]:
         """Arrays of `name`.safetensors."""

@@ -62,7 +62,7 @@ def train(
             reports.append(turn.report)
             if run is not None:
                 run.append_metrics(turn.i, turn.report)
-                if (turn.i + 1) % run.spec.checkpoint_every == 0:
+                if (turn.i + 1) % run.spec.checkpoint_every == 0 or turn.i + 1 == iterations:
                     run.save_checkpoint(turn.i + 1, turn.states)
             observe(turn)
             refused = 0 if np.any(turn.report.info.ok) else refused + 1
@@ -74,8 +74,6 @@ def train(
         raise
     if latest is not None:
         states = latest.states
-        if run is not None:
-            run.save_checkpoint(iterations, states)
     metrics = run.metrics() if run is not None else _stack(reports)
     return Result(states, metrics, algorithm.exploit(jax.tree.map(lambda leaf: leaf[0], states)))
 
