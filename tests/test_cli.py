@@ -12,7 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from pilotfish.algorithms.moto import MOTO
 from pilotfish.cli import COMMANDS, run
+from pilotfish.experiments import figures
+from pilotfish.experiments.figures import Arm, Claim, PaperFigure, Variation
+from pilotfish.experiments.setups import Setup
 from pilotfish.runs.store import Run
 from pilotfish.tasks.cartpole import CartPole
 
@@ -79,7 +83,10 @@ def test_list(capsys):
     assert code == 0
     assert "double-link" in out
     assert "moto" in out
-    assert "quad-link-low" in json.loads(call(capsys, "list", "--json")[1])["tasks"]
+    assert "moto/1c" in out
+    known = json.loads(call(capsys, "list", "--json")[1])
+    assert "quad-link-low" in known["tasks"]
+    assert known["figures"].keys() == figures.registry().keys()
 
 
 def test_train_leaves_everything(folder):
@@ -202,6 +209,8 @@ def test_export_acts_as_the_policy(capsys, folder, tmp_path):
         (["render", "nowhere"], 1, "nowhere holds no run"),
         (["report", "nowhere"], 1, "nowhere holds no run"),
         (["export", "nowhere"], 1, "nowhere holds no run"),
+        (["figure", "moto/1x"], 2, "unknown figure 'moto/1x': did you mean moto/1"),
+        (["figure", "moto/1c", "--seeds", "0"], 2, "--seeds 0: must be 1 or more"),
     ],
 )
 def test_mistakes_are_told_in_the_users_words(capsys, monkeypatch, tmp_path, words, code, message):
@@ -285,3 +294,55 @@ def test_a_run_of_another_version_is_not_resumed(capsys, folder, tmp_path):
     code, _, err = call(capsys, "resume", copy)
     assert code == 1
     assert "Install pilotfish==0.0.7" in err
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """The only figure there is: one arm, which takes a second."""
+    arm = Arm("steps", "lq", "moto", Setup(MOTO(), rollouts=30, iterations=9))
+    claim = Claim(
+        "it learns",
+        "log10 cost: first minus last",
+        lambda study: -np.diff(np.log10(study["steps"]["cost"][:, [0, -1]]))[:, 0],
+    )
+    variation = Variation("larger steps", lambda arm: arm.but(kl_step=0.2))
+    figure = PaperFigure("toy/1a", "a toy", "It learns.", (arm,), (claim,), {}, variations=(variation,))
+    monkeypatch.setattr(figures, "registry", lambda: {figure.id: figure})
+    return figure
+
+
+def test_figure_is_run_drawn_and_judged(capsys, monkeypatch, tmp_path, toy):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call(capsys, "figure", "toy/1a", "--quick", "--sensitivity")
+    assert code == 0
+    folder = tmp_path / "figures" / "toy-1a-quick"
+    assert {path.name for path in folder.iterdir()} == {"steps", "larger-steps", "verdict.json", "figure.png"}
+    assert iio.imread(folder / "figure.png").std() > 5
+    assert iio.imread(folder / "larger-steps" / "figure.png").std() > 5
+    assert "1/2  steps: 5 iterations of 30 rollouts, 2 seed(s)" in out
+    assert "2/2  steps (larger steps)" in out
+    assert '1. holds: "it learns"' in out
+    assert "log10 cost: first minus last: " in out
+    assert "sensitivity" in out
+    assert "A quick run is a smoke test: its verdicts are no evidence." in out
+    spec = Run.open(folder / "steps").spec
+    code, out, err = call(capsys, "figure", "toy/1a", "--quick", "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads((folder / "verdict.json").read_text())
+    assert "5 iterations done" in err
+    assert "no evidence" in err
+    assert Run.open(folder / "steps").spec == spec
+    code, _, err = call(capsys, "figure", "toy/1a", "--out", folder)
+    assert code == 1
+    assert "was made with other settings: iterations is 5 there, and 9 is asked for. Choose another --out." in err
+
+
+def test_ctrl_c_in_a_figure_says_how_to_go_on(capsys, monkeypatch, tmp_path, toy):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figures, "train", interrupt)
+    code, out, _ = call(capsys, "figure", "toy/1a", "--seeds", "3", "--out", tmp_path / "stopped")
+    assert code == 130
+    assert f"The same command goes on: pilotfish figure toy/1a --seeds 3 --out {tmp_path / 'stopped'}" in out
+    assert not (tmp_path / "stopped" / "verdict.json").exists()

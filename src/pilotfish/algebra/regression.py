@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from pilotfish.algebra import gaussian, quadratic
-from pilotfish.types import Quadratic
+from pilotfish.types import Gaussian, Quadratic
 
 
 def feature_count(d: int) -> int:
@@ -81,3 +81,15 @@ def moments(z: Float[Array, "n d"], weight: Float[Array, "n"]) -> tuple[Float[Ar
     mean = weight @ z
     centred = z - mean
     return mean, (centred * weight[:, None]).T @ centred
+
+
+def normal_inverse_wishart(
+    mean: Float[Array, "d"], cov: Float[Array, "d d"], n: Float[Array, ""] | float, prior: Gaussian
+) -> Float[Array, "d d"]:
+    """Covariance of `n` samples drawn towards a prior that counts as one sample.
+
+    The posterior mode of a normal-inverse-Wishart prior with scale matrix `prior.cov` and n0 = 1, whose mean carries
+    the weight of one observation.
+    """
+    shift = mean - prior.mean
+    return (n * cov + prior.cov + n / (n + 1.0) * jnp.outer(shift, shift)) / (n + 1.0)

@@ -34,6 +34,13 @@ class Algorithm(eqx.Module):
         """The next state, and what this iteration reports."""
 
 
+def check_number(algorithm: Algorithm, name: str, holds: Callable[[float], bool], remedy: str) -> None:
+    """Refuse a plain number outside its range; an array (in a sweep, traced) is the sweeper's to check."""
+    number = getattr(algorithm, name)
+    if isinstance(number, int | float) and not holds(number):
+        raise ValueError(f"{name}={number}: {remedy}.")
+
+
 class Entry(NamedTuple):
     """An algorithm's name in the registry, what it is, and its class."""
 
@@ -44,7 +51,13 @@ class Entry(NamedTuple):
 
 def registry() -> dict[str, Entry]:
     """All algorithms by name."""
+    from pilotfish.algorithms.lqr_gps import LQRGPS
     from pilotfish.algorithms.moto import MOTO
 
-    entries = (Entry("moto", "model-free trajectory optimisation (Akrour et al., JMLR 2018)", MOTO),)
+    entries = (
+        Entry("moto", "model-free trajectory optimisation (Akrour et al., JMLR 2018)", MOTO),
+        Entry(
+            "lqr-gps", "KL-constrained LQR on fitted dynamics, the local half of GPS (Levine & Abbeel, 2014)", LQRGPS
+        ),
+    )
     return {entry.name: entry for entry in entries}

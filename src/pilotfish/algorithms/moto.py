@@ -15,7 +15,6 @@ Each iteration, from rollouts of the current time-varying linear-Gaussian contro
 | lambda  | (6)              | ridge         |
 """
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import equinox as eqx
@@ -25,7 +24,7 @@ from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import dual, gaussian, regression
 from pilotfish.algebra.batch import each
-from pilotfish.algorithms import Algorithm
+from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.models import occupancy, value
 from pilotfish.models.occupancy import Occupancy
 from pilotfish.models.value import Transitions
@@ -105,10 +104,10 @@ class MOTO(Algorithm):
         for name, allowed in (("reuse", Reuse), ("marginal", Marginal), ("targets", Targets)):
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(get_args(allowed))}.")
-        _check_number(self, "kl_step", lambda v: v > 0, "the bound on the KL must be positive")
-        _check_number(self, "entropy_drop", lambda v: v >= 0, "0 keeps the entropy, inf leaves it unbounded")
-        _check_number(self, "state_decay", lambda v: 0 <= v <= 1, "a weight from 0 to 1")
-        _check_number(self, "ridge", lambda v: v > 0, "the regression needs a positive penalty")
+        check_number(self, "kl_step", lambda v: v > 0, "the bound on the KL must be positive")
+        check_number(self, "entropy_drop", lambda v: v >= 0, "0 keeps the entropy, inf leaves it unbounded")
+        check_number(self, "state_decay", lambda v: 0 <= v <= 1, "a weight from 0 to 1")
+        check_number(self, "ridge", lambda v: v > 0, "the regression needs a positive penalty")
         if self.memory < 1:
             raise ValueError(f"memory={self.memory}: at least this iteration's samples are kept, so 1 or more.")
         if self.targets == "monte-carlo" and self.reuse != "none":
@@ -271,10 +270,3 @@ def _push(new: Any, old: Any) -> Any:
 def _over(n: int, tree: Any) -> Any:
     """The same leaves `n` times."""
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *leaf.shape)), tree)
-
-
-def _check_number(algorithm: MOTO, name: str, holds: Callable[[float], bool], remedy: str) -> None:
-    """Refuse a plain number outside its range; an array (in a sweep, traced) is the sweeper's to check."""
-    number = getattr(algorithm, name)
-    if isinstance(number, int | float) and not holds(number):
-        raise ValueError(f"{name}={number}: {remedy}.")

@@ -10,16 +10,18 @@ from importlib import import_module
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 COMMANDS = {
-    "list": "tasks and algorithms, with a line each",
+    "list": "tasks, algorithms and figures, with a line each",
     "train": "learn a controller for a task",
     "resume": "go on with a run exactly where it stopped",
     "evaluate": "cost and success of what a run learned, with 95% intervals",
     "render": "a film (.gif, .mp4) or filmstrip (.png) of what a run learned",
     "report": "one self-contained HTML page about one or several runs",
     "export": "a policy file that acts without jax",
+    "figure": "a paper's figure: run it, draw it, and judge each claim of the paper about it",
 }
 
 MODULES = {name: "learn" if name in ("list", "train", "resume") else "results" for name in COMMANDS}
+MODULES["figure"] = "figure"
 """Where each command lives."""
 
 HELP = """usage: pilotfish COMMAND [OPTIONS]

@@ -13,7 +13,7 @@ from pilotfish.algorithms import Algorithm
 from pilotfish.cli import COMMANDS
 from pilotfish.cli.results import EVALUATION_ROLLOUTS, draw, evaluate_states, export_policy
 from pilotfish.cli.watch import Watch
-from pilotfish.experiments import setups
+from pilotfish.experiments import figures, setups
 from pilotfish.runs import loop
 from pilotfish.runs.store import Run, RunError, Spec
 from pilotfish.runs.train import TrainingFailed
@@ -22,16 +22,20 @@ from pilotfish.tasks import Task
 
 
 def list_(argv: list[str]) -> None:
-    """Print all tasks and algorithms."""
-    args = tyro.cli(_List, args=argv, prog="pilotfish list", description="Tasks and algorithms.")
-    registries = {"tasks": tasks.registry(), "algorithms": algorithms.registry()}
+    """Print all tasks, algorithms and figures."""
+    args = tyro.cli(_List, args=argv, prog="pilotfish list", description="Tasks, algorithms and figures.")
+    known = {
+        "tasks": {entry.name: entry.summary for entry in tasks.registry().values()},
+        "algorithms": {entry.name: entry.summary for entry in algorithms.registry().values()},
+        "figures": {figure.id: figure.title for figure in figures.registry().values()},
+    }
     if args.json:
-        print(json.dumps({kind: {e.name: e.summary for e in r.values()} for kind, r in registries.items()}, indent=2))
+        print(json.dumps(known, indent=2))
         return
-    for kind, registry in registries.items():
+    for kind, summaries in known.items():
         print(f"{kind}:")
-        for entry in registry.values():
-            print(f"  {entry.name:16s} {entry.summary}")
+        for name, summary in summaries.items():
+            print(f"  {name:16s} {summary}")
 
 
 @dataclasses.dataclass

@@ -1,5 +1,6 @@
 """The time-varying linear-Gaussian policy."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +14,12 @@ class LinearGaussianPolicy(Policy):
     """`u_t = K_t x_t + k_t + chol_t e_t`: an episode is its noise e, standard normal, (T, du)."""
 
     controller: LinearGaussian
+    smoothing: float = eqx.field(static=True, default=0.0)
+    """Standard deviation, in time steps, of the Gaussian filter over time that e has passed; 0: none."""
 
     def begin(self, key: Key) -> Float[Array, "T du"]:
-        return jax.random.normal(key, self.controller.k.shape, self.controller.k.dtype)
+        e = jax.random.normal(key, self.controller.k.shape, self.controller.k.dtype)
+        return e if self.smoothing == 0 else _gaussian_filter(len(e), self.smoothing) @ e
 
     def act(
         self, episode: Float[Array, "T du"], t: Step, x: Float[Array, "dx"], o: Float[Array, "do"]
@@ -32,3 +36,13 @@ class LinearGaussianPolicy(Policy):
         """Everything needed to act, for a file: K (N, T, du, dx), k (N, T, du), chol (N, T, du, du)."""
         p = self.controller
         return {"K": np.asarray(p.K), "k": np.asarray(p.k), "chol": np.asarray(p.chol)}
+
+
+def _gaussian_filter(T: int, std: float) -> Float[Array, "T T"]:
+    """A filter over time that leaves each step's variance at 1.
+
+    The GPS code of Finn et al. divides by each rollout's own standard deviation, which is 1 on average only.
+    """
+    t = jnp.arange(T)
+    kernel = jnp.exp(-0.5 * ((t[:, None] - t) / std) ** 2)
+    return kernel / jnp.sqrt((kernel**2).sum(-1, keepdims=True))

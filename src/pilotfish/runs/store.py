@@ -207,7 +207,7 @@ class Run:
 
     def save_json(self, name: str, value: Any) -> None:
         """Write `value` to `name`.json."""
-        _write(self.path / f"{name}.json", json.dumps(value, indent=2).encode())
+        write_json(self.path / f"{name}.json", value)
 
     def load_tensors(self, name: str) -> dict[str, np.ndarray]:
         """Arrays of `name`.safetensors."""
@@ -224,6 +224,11 @@ class Run:
 def flatten(report: Report) -> dict[str, Any]:
     """A report's fields by name: the columns of `metrics.csv`."""
     return {**report.outcome._asdict(), **report.info._asdict()}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    _write(path, json.dumps(value, indent=2).encode())
 
 
 def write_tensors(path: Path, tensors: dict[str, np.ndarray], meta: dict[str, str] | None = None) -> None:

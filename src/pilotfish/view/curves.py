@@ -1,12 +1,15 @@
 """Learning curves and diagnostics of one or several runs."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from pilotfish.runs.statistics import bootstrap_interval
 from pilotfish.runs.store import Run
@@ -14,6 +17,8 @@ from pilotfish.runs.store import Run
 mpl.use("agg")
 
 INK, BLUE, RED, GREY = "#1b2a38", "#1f6fb2", "#c8452f", "#8a97a3"
+ROLLOUTS = "rollouts from each condition"
+STYLES = ("-", "--", ":")
 COLOURS = (BLUE, RED, "#2f8f5b", "#8b5fb0", "#c98a1b", "#3aa6a6")
 
 
@@ -66,6 +71,65 @@ def diagnostics(run: Run, path: Path) -> Path:
     return path
 
 
+def comparison(
+    arms: Mapping[str, Mapping[str, np.ndarray]],
+    path: Path,
+    title: str,
+    x: Literal["iterations", "rollouts"] = "iterations",
+) -> Path:
+    """Several arms' metrics: the return as papers draw it, and the cost on a log scale, which shows the end.
+
+    Where a seed has no finite cost there is no mean; for the median it counts as infinite.
+    """
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    means = {}
+    for i, (label, metrics) in enumerate(arms.items()):
+        style = {"color": COLOURS[i % len(COLOURS)], "ls": STYLES[i // len(COLOURS) % len(STYLES)], "label": label}
+        at = metrics["rollouts"][0] if x == "rollouts" else metrics["iteration"][0] + 1
+        cost = metrics["cost"]
+        quartiles = np.quantile(np.where(np.isnan(cost), np.inf, cost), [0.25, 0.5, 0.75], 0, method="nearest")
+        means[label] = -cost.mean(0)
+        for axis, middle, band in (
+            (left, means[label], bootstrap_interval(-cost)),
+            (right, quartiles[1], quartiles[::2]),
+        ):
+            axis.plot(at, middle, lw=1.8, **style)
+            axis.fill_between(at, *band, color=style["color"], alpha=0.12, lw=0)
+    seeds = max(len(metrics["cost"]) for metrics in arms.values())
+    right.set_yscale("linear" if any((metrics["cost"] <= 0).any() for metrics in arms.values()) else "log")
+    for axis, name in (
+        (left, f"average return (minus cost): mean of {seeds} seeds, its 95% interval"),
+        (right, f"cost of an episode: median of {seeds} seeds, quartiles"),
+    ):
+        _frame(axis, name, "iterations" if x == "iterations" else ROLLOUTS)
+        axis.margins(x=0.01)
+    left.yaxis.set_major_formatter(EngFormatter())
+    _clip(left, means)
+    figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(arms), 4), frameon=False, fontsize=9)
+    figure.savefig(path, dpi=130)
+    return path
+
+
+def _clip(axis: Axes, returns: Mapping[str, np.ndarray]) -> None:
+    """Keep the arms that fall far below where learning begins from hiding the others; say which do."""
+    finite = {label: values[np.isfinite(values)] for label, values in returns.items()}
+    finite = {label: values for label, values in finite.items() if values.size}
+    if not finite:
+        return
+    begin, best = min(values[0] for values in finite.values()), max(values.max() for values in finite.values())
+    floor = begin - 0.5 * max(best - begin, abs(begin))
+    below = [
+        f"{label} to {EngFormatter(places=0)(values.min())}" for label, values in finite.items() if values.min() < floor
+    ]
+    if below:
+        axis.set_ylim(floor, best + 0.05 * (best - floor))
+        note = textwrap.fill(f"off the axis: {', '.join(below)}", 80)
+        axis.set_xlabel(f"{axis.get_xlabel()}\n{note}", fontsize=8, color=INK)
+
+
 def _band(axis: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
     if values.size == 0 or np.isnan(values).all():
         return
@@ -82,9 +146,13 @@ def _axis(axis: Axes, title: str, scale: str) -> None:
     elif axis.lines and _spread(axis) < 1.001:  # a constant: rounding is nothing to look at
         middle = float(np.nanmean(np.asarray(axis.lines[-1].get_ydata(), float)))
         axis.set_ylim(middle - 0.1 * abs(middle) - 1e-3, middle + 0.1 * abs(middle) + 1e-3)
+    _frame(axis, title, ROLLOUTS)
+
+
+def _frame(axis: Axes, title: str, x: str) -> None:
     axis.set_title(title, fontsize=10, color=INK, loc="left")
-    axis.set_xlabel("rollouts from each condition", fontsize=8, color=INK)
-    axis.tick_params(labelsize=8, colors=INK)
+    axis.set_xlabel(x, fontsize=8, color=INK)
+    axis.tick_params(which="both", labelsize=8, colors=INK)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.2)
 

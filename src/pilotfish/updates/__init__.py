@@ -1,0 +1,1 @@
+"""HOW WE IMPROVE: what two algorithms share of their updates."""

@@ -1,0 +1,63 @@
+"""KL-constrained LQR as a plain nonlinear program over the controller's numbers, for SciPy."""
+
+import numpy as np
+from scipy.optimize import minimize
+
+from oracles import dense
+
+
+def pack(K, k, C):
+    """One vector of all numbers; covariances by their Cholesky factors with logarithmic diagonal."""
+    L = np.linalg.cholesky(C)
+    i, j = np.tril_indices(L.shape[-1])
+    logs = np.where(i == j, np.log(np.maximum(L[:, i, j], 1e-300)), L[:, i, j])
+    return np.concatenate([K.ravel(), k.ravel(), logs.ravel()])
+
+
+def unpack(numbers, T, du, dx):
+    K, k, logs = np.split(numbers, [T * du * dx, T * du * (dx + 1)])
+    i, j = np.tril_indices(du)
+    L = np.zeros((T, du, du))
+    L[:, i, j] = np.where(i == j, np.exp(logs.reshape(T, -1)), logs.reshape(T, -1))
+    return K.reshape(T, du, dx), k.reshape(T, du), L @ np.swapaxes(L, 1, 2)
+
+
+def measure(start, dynamics, cost, final, q, p):
+    """Expected cost of the controller p = (K, k, C), and the KL of each of its steps to q, under p's states."""
+    (mean, cov), (A, B, c, F), (H, h), (final_H, final_h) = start, dynamics, cost, final
+    (Kq, kq, Cq), (K, k, C) = q, p
+    total, kl = 0.0, []
+    for t in range(len(k)):
+        z, S = dense.state_action(mean, cov, K[t], k[t], C[t])
+        total += 0.5 * z @ H[t] @ z + h[t] @ z + 0.5 * np.trace(H[t] @ S)
+        D = K[t] - Kq[t]
+        inverse = np.linalg.inv(Cq[t])
+        shift = D @ mean + k[t] - kq[t]
+        log_ratio = np.linalg.slogdet(Cq[t])[1] - np.linalg.slogdet(C[t])[1]
+        moved = shift @ inverse @ shift + np.trace(D.T @ inverse @ D @ cov)
+        kl.append(0.5 * (np.trace(inverse @ C[t]) - len(shift) + log_ratio + moved))
+        AB = np.hstack([A[t], B[t]])
+        mean, cov = AB @ z + c[t], AB @ S @ AB.T + F[t]
+    total += 0.5 * mean @ final_H @ mean + final_h @ mean + 0.5 * np.trace(final_H @ cov)
+    return total, np.array(kl)
+
+
+def nonlinear_program(start, dynamics, cost, final, q, bounds, begin):
+    """The lowest cost that SLSQP finds from the controller `begin`, with `bounds` on the KL: of the whole trajectory
+    (a number) or of every step (an array). None where it ends outside them."""
+    T, du, dx = q[0].shape
+
+    def slack(numbers):
+        kl = measure(start, dynamics, cost, final, q, unpack(numbers, T, du, dx))[1]
+        return bounds - (kl if np.ndim(bounds) else kl.sum())
+
+    first = pack(*begin)
+    result = minimize(
+        lambda numbers: measure(start, dynamics, cost, final, q, unpack(numbers, T, du, dx))[0],
+        first,
+        method="SLSQP",
+        bounds=np.stack([first - 5.0, first + 5.0], 1),  # it would try exp(1000)
+        constraints={"type": "ineq", "fun": slack},
+        options={"maxiter": 500, "ftol": 1e-12},
+    )
+    return result.fun if np.min(slack(result.x)) > -1e-6 else None

@@ -1,0 +1,196 @@
+"""The C-step against a generic constrained optimiser, plain LQR, dense joint Gaussians, and 2,000 random systems."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import constrained_lqr, dense, draw
+
+from pilotfish.algebra import chain, quadratic, riccati
+from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Quadratic
+from pilotfish.updates.c_step import MOST_PASSES, c_step
+
+TRUSTS = ("trajectory", "step")
+
+
+def systems(seed, n, T, dx, du, growth=1.0, convex=True, spread=0.5):
+    """n random problems in NumPy: start, dynamics, cost, final cost, and reference (K, k, C)."""
+    rng = np.random.default_rng(seed)
+    A = growth * draw.orthogonal(rng, n * T, dx).reshape(n, T, dx, dx) + 0.1 * rng.normal(size=(n, T, dx, dx))
+    B, c = rng.normal(size=(n, T, dx, du)), 0.3 * rng.normal(size=(n, T, dx))
+    F = 0.05 * draw.covariance(rng, n, T, dx, spread=spread)
+    if convex:
+        H, final_H = draw.covariance(rng, n, T, dx + du, spread=spread), draw.covariance(rng, n, dx, spread=spread)
+    else:
+        H, final_H = draw.symmetric(rng, n, T, dx + du), draw.symmetric(rng, n, dx)
+    K, k, chol = draw.gains(rng, n, T, du, dx)
+    q = 0.2 * K, k, chol @ np.swapaxes(chol, -1, -2)
+    start = rng.normal(size=(n, dx)), 0.3 * draw.covariance(rng, n, dx, spread=spread)
+    return start, (A, B, c, F), (H, rng.normal(size=(n, T, dx + du))), (final_H, rng.normal(size=(n, dx))), q
+
+
+def single(problem, i):
+    return tuple(tuple(a[i] for a in part) for part in problem)
+
+
+def ours(problem):
+    start, dynamics, (H, h), (final_H, final_h), (K, k, C) = jax.tree.map(jnp.asarray, problem)
+    return (
+        Gaussian(*start),
+        LinearDynamics(*dynamics),
+        Quadratic(H, h, jnp.zeros(h.shape[:-1])),
+        Quadratic(final_H, final_h, jnp.zeros(final_h.shape[:-1])),
+        LinearGaussian(K, k, jnp.linalg.cholesky(C)),
+    )
+
+
+@eqx.filter_jit
+def solve(problem, kl_step, trust, guess=jnp.nan):
+    """One kl_step for all problems, or one each."""
+    guess, kl_step = (jnp.broadcast_to(a, problem[1].A.shape[0]) for a in (guess, kl_step))
+    return jax.vmap(lambda p, e, g: c_step(*p, e, trust, g))(problem, kl_step, guess)
+
+
+@eqx.filter_jit
+def in_the_model(problem, controller):
+    """Expected cost of controllers, and the KL of their steps to the reference, by the algebra's chain."""
+
+    def one(start, dynamics, cost, final, q, p):
+        z, last = chain.forward(start, dynamics, p)
+        total = quadratic.expectation(cost, z).sum() + quadratic.expectation(final, last)
+        return total, chain.kl(start, dynamics, p, q)
+
+    return jax.vmap(one)(*problem, controller)
+
+
+def numbers(controller, i):
+    p = jax.tree.map(lambda leaf: np.asarray(leaf[i]), controller)
+    return p.K, p.k, p.chol @ p.chol.T if p.chol.ndim == 2 else p.chol @ np.swapaxes(p.chol, -1, -2)
+
+
+@pytest.mark.parametrize("trust", TRUSTS)
+@pytest.mark.parametrize("convex", [True, False])
+def test_no_constrained_optimiser_finds_better(trust, convex):
+    problems = systems(int(convex), n=3, T=3, dx=2, du=1, convex=convex)
+    for kl_step in (0.05, 0.5):
+        step = solve(ours(problems), kl_step, trust)
+        assert step.found.all()
+        for i in range(3):
+            problem, p = single(problems, i), numbers(step.controller, i)
+            cost, kl = constrained_lqr.measure(*problem, p)
+            np.testing.assert_allclose(kl, step.kl[i], rtol=1e-6, atol=1e-9)
+            bounds = kl.sum() if trust == "trajectory" else kl
+            q = problem[-1]
+            gain = constrained_lqr.measure(*problem, q)[0] - cost
+            begins = ((K + 0.02, k - 0.02, 0.95 * C) for K, k, C in (q, p))
+            found = [constrained_lqr.nonlinear_program(*problem, bounds, begin) for begin in begins]
+            best = min(value for value in found if value is not None)
+            # both ways: what SLSQP finds is no better, and not so much worse that it would be no test
+            assert abs(cost - best) < 1e-4 * gain
+
+
+@pytest.mark.parametrize("trust", TRUSTS)
+def test_kl_is_that_of_the_joint_gaussians(trust):
+    problems = systems(5, n=3, T=3, dx=2, du=1)
+    step = solve(ours(problems), 0.2, trust)
+    for i in range(3):
+        (mean, cov), dynamics, _, _, q = single(problems, i)
+        p = numbers(step.controller, i)
+        whole = dense.kl(*dense.trajectory(mean, cov, dynamics, p), *dense.trajectory(mean, cov, dynamics, q))
+        np.testing.assert_allclose(step.kl[i].sum(), whole, rtol=1e-6)
+
+
+@pytest.mark.parametrize("trust", TRUSTS)
+def test_wide_bound_is_plain_lqr(trust):
+    problems = systems(6, n=8, T=40, dx=3, du=2)
+    start, dynamics, cost, final, q = ours(problems)
+    step = solve((start, dynamics, cost, final, q), 1e4, trust)
+    K, k, _ = jax.vmap(riccati.lqr)(dynamics, cost, final)
+    assert step.found.all()
+    np.testing.assert_allclose(step.controller.K, K, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(step.controller.k, k, rtol=1e-6, atol=1e-7)
+    assert (step.kl.max(-1) < 1e4).all()
+    assert (step.eta > 0).all()
+
+
+@pytest.mark.parametrize("trust", TRUSTS)
+def test_narrow_bound_is_the_reference(trust):
+    problem = ours(systems(7, n=8, T=40, dx=3, du=2, convex=False))
+    step = solve(problem, 1e-12, trust)
+    for new, old in zip(jax.tree.leaves(step.controller), jax.tree.leaves(problem[-1]), strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-4)
+        assert not np.array_equal(new, old)
+
+
+def test_guess_saves_passes_and_changes_nothing_else():
+    problem = ours(systems(8, n=250, T=20, dx=4, du=2, convex=False))
+    cold = solve(problem, 1.0, "trajectory")
+    warm = solve(problem, 1.0, "trajectory", cold.eta[:, 0] * 1.1)
+    assert np.median(warm.passes) < np.median(cold.passes)
+    np.testing.assert_allclose(warm.eta, cold.eta, rtol=0.02)
+    far = solve(problem, 1.0, "trajectory", cold.eta[:, 0] * 1e-9)
+    assert far.found.all()
+    np.testing.assert_allclose(far.eta, cold.eta, rtol=0.02)
+
+
+@pytest.mark.parametrize("trust", TRUSTS)
+def test_random_systems_keep_every_promise(trust):
+    """2,000 systems: stable and not, convex and not, regular and nearly singular, bounds from 1e-3 to 10 nats."""
+    passes = []
+    for number, (growth, convex, spread) in enumerate(
+        (growth, convex, spread) for growth in (0.9, 1.0, 1.1, 1.6) for convex, spread in ((True, 3.0), (False, 0.5))
+    ):
+        problem = ours(systems(100 + number, 250, 20, 4, 2, growth, convex, spread))
+        bound = 10 ** np.random.default_rng(number).uniform(-3, 1 if convex else 0, 250)
+        step = solve(problem, jnp.asarray(bound), trust)
+        assert step.found.all()
+        for leaf in jax.tree.leaves(step):
+            assert np.isfinite(leaf).all()
+        assert (np.diagonal(step.controller.chol, axis1=-2, axis2=-1) > 0).all()
+        new, kl = in_the_model(problem, step.controller)
+        old, _ = in_the_model(problem, problem[-1])
+        assert (new <= old + 1e-9 * np.abs(old)).all()
+        measured = kl.mean(-1) if trust == "trajectory" else kl.max(-1)
+        # huge gains cost the independent formula some digits
+        assert (measured < bound * (1 + 1e-4)).all()
+        assert (measured > bound * 0.98).all()
+        assert (step.passes < MOST_PASSES).mean() > 0.99
+        passes.append(step.passes)
+    assert np.median(passes) <= 8
+
+
+def test_steps_that_can_be_meet_their_own_bound():
+    """Where no step's action is without effect, every step moves as far as it may."""
+    step = solve(ours(systems(9, n=250, T=20, dx=4, du=2)), 0.1, "step")
+    assert (step.kl > 0.098).all()
+    assert np.median(step.passes) <= 8
+
+
+@pytest.mark.parametrize("trust", TRUSTS)
+def test_without_a_step_the_reference_is_kept(trust):
+    start, dynamics, cost, final, q = ours(systems(10, n=8, T=40, dx=3, du=2))
+    hopeless = jnp.arange(8) == 1
+    A = jnp.where(hopeless[:, None, None, None], 1e8 * dynamics.A, dynamics.A)
+    H = cost.H.at[2, 3, 0, 0].set(jnp.nan)
+    h = cost.h.at[3, 0].set(jnp.inf)
+    F = dynamics.cov.at[4, 10].set(jnp.nan)
+    problem = start, eqx.tree_at(lambda d: (d.A, d.cov), dynamics, (A, F)), Quadratic(H, h, cost.c), final, q
+    step = solve(problem, 0.1, trust)
+    np.testing.assert_array_equal(step.found, [True, False, False, False, False, True, True, True])
+    for new, old in zip(jax.tree.leaves(step.controller), jax.tree.leaves(q), strict=True):
+        assert np.isfinite(new).all()
+        np.testing.assert_array_equal(new[1:5], old[1:5])
+        assert not np.array_equal(new[0], old[0])
+    np.testing.assert_array_equal(step.kl[1:5], 0.0)
+
+
+@pytest.mark.parametrize("trust", TRUSTS)
+def test_where_actions_change_nothing_the_controller_stays(trust):
+    start, dynamics, cost, final, q = ours(systems(11, n=8, T=40, dx=3, du=2))
+    dynamics = eqx.tree_at(lambda d: d.B, dynamics, jnp.zeros_like(dynamics.B))
+    cost = Quadratic(cost.H.at[:, :, 3:].set(0.0).at[:, :, :, 3:].set(0.0), cost.h.at[:, :, 3:].set(0.0), cost.c)
+    step = solve((start, dynamics, cost, final, q), 0.1, trust)
+    for new, old in zip(jax.tree.leaves(step.controller), jax.tree.leaves(q), strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-12)
+    np.testing.assert_allclose(step.kl, 0.0, atol=1e-9)
