@@ -2,4 +2,12 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests compile much and compute little: XLA need not optimise, unless the slow ones are asked for."""
+    if "not slow" in config.getoption("markexpr"):
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")

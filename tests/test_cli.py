@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.cli import COMMANDS, run
-from pilotfish.experiments import figures
+from pilotfish.experiments import figures, study
 from pilotfish.experiments.figures import Arm, Claim, PaperFigure, Variation
 from pilotfish.experiments.setups import Setup
 from pilotfish.runs.store import Run
@@ -341,7 +341,7 @@ def test_ctrl_c_in_a_figure_says_how_to_go_on(capsys, monkeypatch, tmp_path, toy
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(figures, "train", interrupt)
+    monkeypatch.setattr(study, "train", interrupt)
     code, out, _ = call(capsys, "figure", "toy/1a", "--seeds", "3", "--out", tmp_path / "stopped")
     assert code == 130
     assert f"The same command goes on: pilotfish figure toy/1a --seeds 3 --out {tmp_path / 'stopped'}" in out

@@ -20,6 +20,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pilotfish.algorithms import Algorithm
+    from pilotfish.algorithms.ilqg import ILQG
+    from pilotfish.algorithms.lqr_gps import LQRGPS
     from pilotfish.algorithms.moto import MOTO
     from pilotfish.policies import Policy
     from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
 _HOME = {
     "Algorithm": "algorithms",
     "Gaussian": "types",
+    "ILQG": "algorithms.ilqg",
     "JaxWorld": "worlds.jax",
+    "LQRGPS": "algorithms.lqr_gps",
     "LinearGaussian": "types",
     "LinearGaussianPolicy": "policies.linear_gaussian",
     "MOTO": "algorithms.moto",
@@ -56,6 +60,8 @@ _HOME = {
 }
 
 __all__ = [
+    "ILQG",
+    "LQRGPS",
     "MOTO",
     "Algorithm",
     "Gaussian",

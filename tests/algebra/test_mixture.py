@@ -100,9 +100,7 @@ def test_likelihood_never_falls(seed, apart, weighted):
     rng = np.random.default_rng(seed)
     z, weight = arrays(places(rng, apart)[0], rng.uniform(0.2, 2, N) if weighted else np.ones(N))
     ll, smallest = likelihoods(z, weight, begin(z, weight, seed))
-    alive = smallest[1:] > 1.1 / N
-    assert (np.diff(ll)[alive] > -1e-5).all()
-    assert alive.sum() > 5
+    assert (np.diff(ll) > -np.where(smallest[1:] > 1.5 / N, 1e-6, 1.5 / N)).all()
     assert ll[-1] > ll[0]
 
 
@@ -123,11 +121,12 @@ def test_well_separated_clusters_are_found():
 @pytest.mark.parametrize("seed", range(5))
 def test_a_start_spreads_over_the_data(seed):
     z, label = places(np.random.default_rng(seed), 15.0)
-    start = begin(*arrays(z, np.ones(N)), seed)
+    exists = np.isin(np.arange(N), np.argsort(label)[::10])
+    start = begin(*arrays(z, 2.0 * exists), seed)
     np.testing.assert_allclose(np.exp(start.log_weight), 1 / K, rtol=1e-9)
-    within = sum(np.cov(z[label == k].T, ddof=0) / K for k in range(K))
+    within = sum(np.cov(z[exists & (label == k)].T, ddof=0) / K for k in range(K))
     for S in cov(start):
-        np.testing.assert_allclose(S, within + floor(z), rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(S, within + floor(z[exists]), rtol=1e-7, atol=1e-9)
 
 
 def test_a_start_obeys_its_key():
@@ -235,6 +234,8 @@ def test_degenerate_data_give_a_regular_mixture(name):
     assert np.isfinite(log_likelihood(found, *data))
     near = moments_near(found, *data)
     assert_regular(Mixture(jnp.zeros(1), near.mean[None], jnp.linalg.cholesky(near.cov)[None]))
+    if name == "one point":
+        np.testing.assert_allclose(found.mean, np.broadcast_to(data[0][3], (K, D)), rtol=1e-12)
     for other in degenerate(7).values():  # a warm start on any other data
         assert_regular(fit(*arrays(*other), found, 12))
 
@@ -266,6 +267,16 @@ def test_clusters_that_start_anew_together_do_so_apart():
     np.testing.assert_allclose(np.exp(anew.log_weight[1:]), 1 / (N + 1) / 3, rtol=1e-9)
     distance = np.einsum("ni,ij,nj->n", z - mean, np.linalg.inv(S), z - mean)
     np.testing.assert_allclose(anew.mean[1:], z[np.argsort(-distance)[:3]], rtol=1e-9)
+
+
+def test_clusters_that_outnumber_the_points_start_anew_among_them():
+    z = 5.0 + np.random.default_rng(14).normal(size=(N, D))
+    both = z[:2].mean(0)
+    far = np.concatenate([both[None], np.full((3, D), 1e4)])
+    start = Mixture(*arrays(np.full(K, -np.log(K)), far, np.broadcast_to(np.eye(D), (K, D, D))))
+    mean = fit(*arrays(z, 1.0 * (np.arange(N) < 2)), start, 1).mean
+    order = [0, 1] if np.allclose(mean[1], z[0]) else [1, 0]
+    np.testing.assert_allclose(mean, [both, *z[order], both], rtol=1e-9)
 
 
 def test_a_start_thinner_than_the_floor_is_raised_to_it():

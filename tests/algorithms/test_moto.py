@@ -79,6 +79,16 @@ def test_a_small_kl_step_hardly_moves():
     np.testing.assert_allclose(new.controller.k, state.controller.k, atol=1e-4)
 
 
+def test_a_small_step_gains_what_it_predicts_and_more_than_it_guarantees():
+    problem = TASK.problem()
+    world, algorithm = JaxWorld(problem), MOTO(kl_step=1e-4)
+    state = algorithm.init(problem, 500, jax.random.key(0))
+    new, info = update(algorithm, problem, state, roll(algorithm, world, state, 500, 1))
+    before, after = (TASK.expected_cost(jax.tree.map(lambda leaf: leaf[0], s.controller)) for s in (state, new))
+    assert info.predicted == pytest.approx(float(before - after), rel=0.1)
+    assert 0 < info.guaranteed < before - after
+
+
 def test_no_controller_moves_where_there_is_no_evidence():
     """With few effective samples the bounds shrink in proportion: one usable rollout of 20 moves next to nothing."""
     problem = TASK.problem()
@@ -152,3 +162,28 @@ def test_fewer_rollouts_than_features_are_refused_without_reuse():
     with pytest.raises(ValueError, match=r"rollouts=20: .* at least 28 .* reuse='both'"):
         MOTO().init(problem, 20, jax.random.key(0))
     MOTO(reuse="both").init(problem, 20, jax.random.key(0))
+    MOTO(underdetermined=True).init(problem, 20, jax.random.key(0))
+
+
+def test_few_rollouts_an_iteration_are_collected_until_they_suffice():
+    """Three rollouts do not make a distribution over four states; six do."""
+    algorithm, problem = MOTO(reuse="both", memory=4), TASK.problem()
+    state = algorithm.init(problem, 3, jax.random.key(0))
+    first, info = update(algorithm, problem, state, roll(algorithm, JaxWorld(problem), state, 3, 0))
+    assert info.ok
+    assert info.kl_max == 0.0
+    assert first.history.valid.sum() == 3
+    for old, new in zip(jax.tree.leaves(state.controller), jax.tree.leaves(first.controller), strict=True):
+        np.testing.assert_array_equal(old, new)
+    second, info = update(algorithm, problem, first, roll(algorithm, JaxWorld(problem), first, 3, 1))
+    assert info.ok
+    assert info.kl_max > 0.0
+    assert not np.array_equal(second.controller.K, first.controller.K)
+
+
+def test_a_rollout_that_broke_off_is_not_collected():
+    algorithm, problem = MOTO(reuse="both", memory=4), TASK.problem()
+    state = algorithm.init(problem, 3, jax.random.key(0))
+    rollouts = roll(algorithm, JaxWorld(problem), state, 3, 0)
+    none = eqx.tree_at(lambda r: r.valid, rollouts, jnp.zeros_like(rollouts.valid))
+    assert not update(algorithm, problem, state, none)[1].ok

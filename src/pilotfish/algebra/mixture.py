@@ -6,7 +6,7 @@ A Gaussian is an exponential family in the features `phi(z) = (1, z_i, z_i z_j (
 matrix products over the data, with the inverse of each cluster's covariance between them:
 
     E:  log w_k N(z; mu_k, S_k) = theta_k' phi(z),     r_k(z) = softmax over k,     P = S_k^-1,
-        theta_k = ( log w_k - 1/2 (d log 2 pi + log|S_k| + mu_k'P mu_k),  P mu_k,  -1/2 P )
+        theta_k = ( log w_k - 1/2 (log|S_k| + mu_k'P mu_k),  P mu_k,  -1/2 P ),     up to d/2 log 2 pi
     M:  w_k (1, mu_k, S_k + mu_k mu_k') = sum_i share_i r_k(z_i) phi(z_i)
 
 By symmetry that is half the work of distances and scatter matrices, and phi is made once.
@@ -140,6 +140,7 @@ def _existing(z: Float[Array, "n d"], weight: Float[Array, "n"]) -> tuple[Float[
 def _standardise(z: Float[Array, "n d"], weight: Float[Array, "n"]) -> Standardised:
     z, share = _existing(z, weight)
     centre = share @ z
+    # points that do not exist stand at the centre, where a cluster that finds no other point starts anew
     deviation = jnp.where(share[:, None] > 0, z - centre, 0.0)
     std, magnitude = jnp.sqrt(share @ deviation**2), jnp.sqrt(share @ z**2)
     constant = std <= 100 * jnp.finfo(z.dtype).eps * magnitude
@@ -191,7 +192,7 @@ def _natural(mixture: Mixture) -> Float[Array, "K p"]:
     inverse = gaussian.solve_chol(mixture.chol, jnp.broadcast_to(jnp.eye(d), mixture.chol.shape))
     P = inverse.mT @ inverse
     linear = jnp.einsum("kij,kj->ki", P, mixture.mean)
-    log_scale = d * gaussian.LOG_2PI + gaussian.log_det(mixture.chol) + (linear * mixture.mean).sum(-1)
+    log_scale = gaussian.log_det(mixture.chol) + (linear * mixture.mean).sum(-1)
     i, j = np.triu_indices(d)
     return jnp.concatenate(
         [(mixture.log_weight - 0.5 * log_scale)[:, None], linear, P[:, i, j] * np.where(i == j, -0.5, -1.0)], 1

@@ -51,13 +51,13 @@ class Entry(NamedTuple):
 
 def registry() -> dict[str, Entry]:
     """All algorithms by name."""
+    from pilotfish.algorithms.ilqg import ILQG
     from pilotfish.algorithms.lqr_gps import LQRGPS
     from pilotfish.algorithms.moto import MOTO
 
     entries = (
         Entry("moto", "model-free trajectory optimisation (Akrour et al., JMLR 2018)", MOTO),
-        Entry(
-            "lqr-gps", "KL-constrained LQR on fitted dynamics, the local half of GPS (Levine & Abbeel, 2014)", LQRGPS
-        ),
+        Entry("lqr-gps", "KL-constrained LQR on fitted dynamics, GPS's local half (Levine & Abbeel, 2014)", LQRGPS),
+        Entry("ilqg", "iterative LQG on known dynamics, within action limits (Tassa et al., 2012, 2014)", ILQG),
     )
     return {entry.name: entry for entry in entries}

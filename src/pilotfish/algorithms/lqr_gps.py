@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import chain, gaussian, mixture, quadratic, regression
+from pilotfish.algebra.batch import each
 from pilotfish.algebra.mixture import Mixture
 from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.models import cost as cost_model
@@ -142,11 +143,11 @@ class LQRGPS(Algorithm):
             raise ValueError(f"rollouts={samples}: the dynamics need at least 2 rollouts an iteration.")
         N, T, dx, du = problem.conditions.mean.shape[0], problem.horizon, problem.dx, problem.du
         std = jnp.broadcast_to(jnp.diag(problem.initial_std), (T, du, du))
-        unknown = jnp.asarray(jnp.nan)
+        unknown = jnp.nan * jnp.ones(())  # of strong type
         one = State(
             controller=LinearGaussian(jnp.zeros((T, du, dx)), jnp.zeros((T, du)), std),
             eta=unknown,
-            factor=jnp.asarray(1.0),
+            factor=jnp.ones(()),
             cost_before=unknown,
             cost_promised=unknown,
             history=self._empty(samples, T, 2 * dx + du) if self.prior == "gmm" else None,
@@ -161,8 +162,8 @@ class LQRGPS(Algorithm):
 
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
         keys = jax.random.split(key, state.eta.shape[0])
-        one = jax.vmap(lambda *condition: self._update(problem, *condition))
-        new, step = one(state, rollouts.x, rollouts.u, rollouts.valid, keys)
+        conditions = state, rollouts.x, rollouts.u, rollouts.valid, keys
+        new, step = each(lambda *condition: self._update(problem, *condition), *conditions)
         entropy = gaussian.entropy(new.controller.chol)
         bounded = step.kl.mean(-1) if self.trust == "trajectory" else step.kl
         return new, Info(
@@ -229,7 +230,7 @@ class LQRGPS(Algorithm):
             points=jnp.zeros((K, samples, T, d)),
             valid=jnp.zeros((K, samples)),
             mixture=Mixture(
-                jnp.full(clusters, -jnp.log(clusters)),
+                jnp.zeros(clusters),
                 jnp.zeros((clusters, d)),
                 jnp.broadcast_to(jnp.eye(d), (clusters, d, d)),
             ),

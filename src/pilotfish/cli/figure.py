@@ -20,8 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pilotfish.cli import COMMANDS
-from pilotfish.experiments import figures, setups
-from pilotfish.experiments.figures import Job, PaperFigure, Performed
+from pilotfish.experiments import figures, setups, study
+from pilotfish.experiments.figures import PaperFigure
+from pilotfish.experiments.study import Job, Performed
 
 COLOUR = {"holds": "green", "does not hold": "red", "undecided": "yellow"}
 
@@ -53,10 +54,10 @@ def figure(argv: list[str]) -> int:
     how = (chosen, folder, args.seeds, args.quick, args.sensitivity)
     console.print(f"{chosen.id}: {chosen.title} -> {folder}", style="bold", soft_wrap=True)
     try:
-        with _Watch(console, figures.plan(*how).jobs) as watch:
-            performed = figures.perform(*how, observe=watch)
+        with _Watch(console, study.plan(*how).jobs) as watch:
+            performed = study.perform(*how, observe=watch)
     except KeyboardInterrupt:
-        words = f"interrupted. The same command goes on: {figures.command(*how)}"
+        words = f"interrupted. The same command goes on: {study.command(*how)}"
         console.print(words, style="bold", soft_wrap=True)
         return 130
     _draw(chosen, folder, performed)

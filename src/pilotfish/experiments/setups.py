@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from pilotfish import algorithms, tasks
 from pilotfish.algorithms import Algorithm
+from pilotfish.algorithms.ilqg import ILQG
+from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.runs.store import Spec
 from pilotfish.tasks import Task
@@ -24,20 +26,32 @@ class Setup(NamedTuple):
 
 def setup(task: str, algorithm: str) -> Setup:
     """The setup that `pilotfish train` starts from; measured in docs/results."""
-    if algorithm == "moto" and task in MOTO_SETUPS:
-        return MOTO_SETUPS[task]
-    return Setup(algorithms.registry()[algorithm].make(), rollouts=200, iterations=60)
+    known = SETUPS.get(algorithm, {})
+    return known.get(task) or Setup(algorithms.registry()[algorithm].make(), rollouts=200, iterations=60)
 
 
-MOTO_SETUPS = {
-    "cartpole": Setup(MOTO(entropy_drop=0.1), rollouts=100, iterations=40),
-    "double-link": Setup(MOTO(entropy_drop=0.05), rollouts=200, iterations=60),
-    "double-link-25": Setup(MOTO(entropy_drop=0.05), rollouts=200, iterations=60),
-    "quad-link": Setup(MOTO(entropy_drop=0.05), rollouts=400, iterations=100),
-    "quad-link-low": Setup(MOTO(entropy_drop=0.05), rollouts=400, iterations=150),
-    "quad-link-free": Setup(MOTO(entropy_drop=0.05), rollouts=400, iterations=150),
-    "lq": Setup(MOTO(entropy_drop=0.1), rollouts=100, iterations=40),
+SETUPS = {
+    "moto": {
+        "cartpole": Setup(MOTO(entropy_drop=0.1), rollouts=100, iterations=40),
+        "double-link": Setup(MOTO(entropy_drop=0.05), rollouts=200, iterations=60),
+        "double-link-25": Setup(MOTO(entropy_drop=0.05), rollouts=200, iterations=60),
+        "quad-link": Setup(MOTO(entropy_drop=0.05), rollouts=400, iterations=100),
+        "quad-link-low": Setup(MOTO(entropy_drop=0.05), rollouts=400, iterations=150),
+        "quad-link-free": Setup(MOTO(entropy_drop=0.05), rollouts=400, iterations=150),
+        "lq": Setup(MOTO(entropy_drop=0.1), rollouts=100, iterations=40),
+    },
+    "lqr-gps": {
+        "cartpole": Setup(LQRGPS(), rollouts=20, iterations=40),
+        "double-link": Setup(LQRGPS(), rollouts=50, iterations=40),
+        "double-link-25": Setup(LQRGPS(), rollouts=50, iterations=40),
+        "quad-link": Setup(LQRGPS(), rollouts=400, iterations=100),
+        "quad-link-low": Setup(LQRGPS(), rollouts=400, iterations=150),
+        "quad-link-free": Setup(LQRGPS(), rollouts=400, iterations=150),
+        "lq": Setup(LQRGPS(), rollouts=30, iterations=30),
+    },
+    "ilqg": dict.fromkeys(tasks.registry(), Setup(ILQG(initial_noise=0.1), rollouts=10, iterations=100)),
 }
+"""By algorithm and task."""
 
 
 def assemble(spec: Spec) -> tuple[Task, Algorithm, World]:

@@ -19,6 +19,9 @@ from pilotfish.algebra import gaussian, regression
 from pilotfish.algebra.batch import each
 from pilotfish.types import LinearGaussian
 
+Over = Literal["time", "iterations", "both"]
+"""What a mixture of occupancies is taken over."""
+
 
 class Occupancy(NamedTuple):
     """State-action distribution of one step, or (leading axes) of many."""
@@ -95,12 +98,32 @@ def log_densities(steps: Occupancy, x: Float[Array, "#T n dx"], u: Float[Array, 
     return each(Occupancy.log_density, steps, x, u)
 
 
+def of_iteration(log_z: Float[Array, "T n"], over: Over) -> Float[Array, "#T n"]:
+    """Log density of all that one iteration's steps made, given that of every step: their mean over time, in one row,
+    but with "iterations" each step stays by itself.
+    """
+    return log_z if over == "iterations" else jax.nn.logsumexp(log_z, 0, keepdims=True) - jnp.log(log_z.shape[0])
+
+
+def of_iterations(
+    components: Occupancy, x: Float[Array, "#T n dx"], u: Float[Array, "#T n du"], over: Over
+) -> Float[Array, "K #T n"]:
+    """The same for K iterations, whose steps' occupancies have the axes (K, T)."""
+    return jax.lax.map(lambda component: of_iteration(log_densities(component, x, u), over), components)
+
+
+def mixed(log_density: Float[Array, "K #T n"], share: Float[Array, "K"]) -> Float[Array, "#T n"]:
+    """Log density of the mixture that made the samples (MOTO, section 4.2), of which each iteration made a share."""
+    weighted = log_density + jnp.log(share)[:, None, None]
+    return jax.nn.logsumexp(jnp.where(share[:, None, None] > 0, weighted, -jnp.inf), 0)
+
+
 def log_mixture(
     components: Occupancy,
     share: Float[Array, "K"],
     x: Float[Array, "#T n dx"],
     u: Float[Array, "#T n du"],
-    over: Literal["time", "iterations", "both"],
+    over: Over,
 ) -> Float[Array, "#T n"]:
     """Log density, at each sample, of the mixture that made it (MOTO, section 4.2).
 
@@ -108,15 +131,7 @@ def log_mixture(
     made. With "iterations" step t's mixture is over iterations only; else over time steps as well, x and u have
     one row, shared by all steps, and "time" is the case of one iteration.
     """
-
-    def of_iteration(component: Occupancy, share: Array) -> Array:
-        log_z = log_densities(component, x, u)
-        if over != "iterations":
-            log_z = jax.nn.logsumexp(log_z, 0, keepdims=True) - jnp.log(log_z.shape[0])
-        return jnp.where(share > 0, log_z + jnp.log(share), -jnp.inf)
-
-    by_iteration = jax.lax.map(lambda c: of_iteration(*c), (components, share))
-    return jax.nn.logsumexp(by_iteration, 0)
+    return mixed(of_iterations(components, x, u, over), share)
 
 
 def effective_samples(weight: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:

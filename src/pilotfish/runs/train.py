@@ -87,7 +87,7 @@ def explain(turn: Turn, seed: int) -> str:
             f"{where}: {100 * (1 - outcome.valid):.0f}% of the rollouts are not finite, first at step "
             f"{outcome.broken_at}. Check the task's cost and dynamics there."
         )
-    return f"{where}: the fitted update is not finite. Raise the rollouts of an iteration, or the ridge."
+    return f"{where}: what was fitted to the rollouts gives no finite update. Raise the rollouts of an iteration."
 
 
 def _keep(run: Run, turn: Turn) -> None:

@@ -9,18 +9,23 @@ with quadratic costs l, fitted dynamics `x' ~ N(Ax + Bu + c, F)` and a reference
 controller, or the linearised global policy. The expectations, of the cost and of the KL, are under p's own states.
 
 **Coordinates.** With `u = Kq x + kq + R e`, `Cq = R R'`, and `x = m_t + y`, m the mean trajectory of q, the reference
-is `e ~ N(0, I)`, its mean is y = 0, and KL(p to q) is that of `e ~ N(Gy + g, P)` to the standard normal:
+is `e ~ N(0, I)` and its mean is y = 0. Appending a 1 to the state, w = [y; 1], makes everything linear:
 
-    dynamics   y' = A~ y + B~ e + noise,   A~ = A + B Kq,   B~ = B R
-    KL_t       = 1/2 [ tr P - du - log|P| + E |Gy + g|^2 ]
+    dynamics   w' = A w + B e + noise,   A = [A + B Kq, 0; 0, 1],   B = [B R; 0]      (on the right, the model's)
+    costs      1/2 [w; e]' L [w; e]
+    p          e ~ N(G w, P)
+    KL_t       = 1/2 [ tr P - du - log|P| + tr(G'G E ww') ]
 
 **Backward, for given multipliers eta_t** (maximum-entropy LQR). The Lagrangian's cost-to-go is
 
-    Q_t = l_t + eta_t/2 |e|^2 + E V_{t+1}(A~ y + B~ e),      H_t = Q_ee
-    G = -H^-1 Q_ey,   g = -H^-1 q_e,   P = eta_t H^-1,      V_t = min_e Q_t
+    Q = L + eta_t diag(0, I) + [A B]' V_{t+1} [A B],        Q_ee^-1 = W W'
+    G = -Q_ee^-1 Q_ew,      P = eta_t Q_ee^-1,      V_t = Q_ww - Q_we Q_ee^-1 Q_ew
 
 This is method.md's surrogate `l / eta - log q` multiplied by eta, in units of the cost: so V needs no rescaling
 by eta_{t+1} / eta_t on its way back, which the divided form does where the multipliers differ.
+
+**Forward.** `E ww'` of the next step is `(A + BG) E ww' (A + BG)' + B P B' + F`. What does not depend on the
+neighbouring step is computed for all steps at once.
 
 **The multipliers.** With one eta the dual is concave, and KL(eta) falls monotonically from infinity, where some H_t
 ceases to be positive definite, to 0: a root in log eta, found by safeguarded secant steps on log KL. A pass that is
@@ -44,7 +49,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pilotfish.algebra import dual, gaussian, quadratic
+from pilotfish.algebra import dual, gaussian
 from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Quadratic
 
 TrustRegion = Literal["trajectory", "step"]
@@ -74,23 +79,22 @@ class CStep(NamedTuple):
 
 
 class White(NamedTuple):
-    """The problem in the coordinates (y, e); leading axis T, but for the first and last state's."""
+    """The problem in the coordinates w = [y; 1] and e; n = dx + 1, leading axis T but for the ends."""
 
-    A: Float[Array, "T dx dx"]
-    B: Float[Array, "T dx du"]
-    noise: Float[Array, "T dx dx"]
-    cost: Quadratic
-    final: Quadratic
-    start: Float[Array, "dx dx"]
-    """Covariance of the first state."""
+    A: Float[Array, "T n n"]
+    B: Float[Array, "T n du"]
+    noise: Float[Array, "T n n"]
+    cost: Float[Array, "T n+du n+du"]
+    final: Float[Array, "n n"]
+    start: Float[Array, "n n"]
+    """`E ww'` of the first state."""
 
 
 class WhiteController(NamedTuple):
-    """`e ~ N(Gy + g, chol chol')`, of one step or (leading axis) of all."""
+    """`e ~ N(G w, chol chol')` at all steps."""
 
-    G: Float[Array, "*T du dx"]
-    g: Float[Array, "*T du"]
-    chol: Float[Array, "*T du du"]
+    G: Float[Array, "T du n"]
+    chol: Float[Array, "T du du"]
 
 
 class Trial(NamedTuple):
@@ -119,13 +123,13 @@ def c_step(
     """
     mean = _mean_states(start, dynamics, q)
     white = _whiten(start, dynamics, cost, final, q, mean)
-    estimate, states = _first_order(white, kl_step)
+    estimate = _first_order(white, kl_step)
     log_eta = jnp.log(jnp.where(estimate > 0, estimate, 1.0))
     if trust == "trajectory":
         profile, swept, measure = jnp.zeros(q.k.shape[0]), 0, jnp.mean
         first = jnp.where(jnp.isfinite(guess), jnp.log(guess), log_eta)
     else:
-        profile, swept = _step_multipliers(white, states, kl_step, log_eta)
+        profile, swept = _step_multipliers(white, kl_step, log_eta)
         measure, first, log_eta = jnp.max, jnp.zeros(()), jnp.zeros(())
     trial, passes = _common_multiplier(white, profile, measure, kl_step, first, log_eta)
     controller = _unwhiten(trial.controller, q, mean)
@@ -164,89 +168,104 @@ def _whiten(
     mean: Float[Array, "T1 dx"],
 ) -> White:
     """The problem in terms of `x = mean + y`, `u = Kq x + kq + R e`."""
-    T, du, dx = q.K.shape
-    y_to_x = jnp.broadcast_to(jnp.eye(dx, dx + du), (T, dx, dx + du))
-    to_z = jnp.concatenate([y_to_x, jnp.concatenate([q.K, q.chol], -1)], -2)
+    dx, n = mean.shape[1], mean.shape[1] + 1
+    w, e = slice(None, n), slice(n, None)
+
+    def at_t(l: Quadratic, p: LinearGaussian, m: Float[Array, "dx"]) -> Float[Array, "d d"]:
+        over_w = _shifted(l, jnp.concatenate([m, jnp.zeros(len(p.k))]), dx)
+        K = jnp.concatenate([p.K, p.mean(m)[:, None]], -1)
+        # the products with [I, 0; K, R], in blocks
+        uw = over_w[e, w] + over_w[e, e] @ K
+        ww, ew = over_w[w, w] + K.T @ uw + over_w[w, e] @ K, p.chol.T @ uw
+        return jnp.block([[ww, ew.T], [ew, p.chol.T @ over_w[e, e] @ p.chol]])
+
+    one = jnp.zeros((n, n)).at[dx, dx].set(1.0)
     return White(
-        A=f.A + f.B @ q.K,
-        B=f.B @ q.chol,
-        noise=f.cov,
-        cost=quadratic.compose(cost, to_z, jnp.concatenate([mean[:-1], q.mean(mean[:-1])], -1)),
-        final=quadratic.compose(final, jnp.eye(dx), mean[-1]),
-        start=start.cov,
+        A=_padded(f.A + f.B @ q.K, n, n) + one,
+        B=_padded(f.B @ q.chol, n, q.chol.shape[-1]),
+        noise=_padded(f.cov, n, n),
+        cost=jax.vmap(at_t)(cost, q, mean[:-1]),
+        final=_shifted(final, mean[-1], dx),
+        start=_padded(start.cov, n, n) + one,
     )
 
 
+def _shifted(l: Quadratic, by: Float[Array, "d"], dx: int) -> Float[Array, "d+1 d+1"]:
+    """The matrix of the quadratic `z -> l(by + z)` over z with a 1 after its first `dx` entries; its constant is 0."""
+    h = l.H @ by + l.h
+    H = jnp.insert(l.H, dx, h, axis=0)
+    return jnp.insert(H, dx, jnp.insert(h, dx, 0.0), axis=1)
+
+
+def _padded(a: Float[Array, "*T i j"], rows: int, columns: int) -> Float[Array, "*T rows columns"]:
+    return jnp.pad(a, [(0, 0)] * (a.ndim - 2) + [(0, rows - a.shape[-2]), (0, columns - a.shape[-1])])
+
+
 def _unwhiten(p: WhiteController, q: LinearGaussian, mean: Float[Array, "T1 dx"]) -> LinearGaussian:
-    gain = q.chol @ p.G
-    offset = q.k + jnp.einsum("tij,tj->ti", q.chol, p.g) - jnp.einsum("tij,tj->ti", gain, mean[:-1])
-    return LinearGaussian(q.K + gain, offset, q.chol @ p.chol)
+    gain, offset = jnp.split(q.chol @ p.G, [mean.shape[1]], -1)
+    k = q.k + offset[..., 0] - jnp.einsum("tij,tj->ti", gain, mean[:-1])
+    return LinearGaussian(q.K + gain, k, q.chol @ p.chol)
 
 
-def _first_order(white: White, kl_step: Array | float) -> tuple[Float[Array, ""], Gaussian]:
-    """The eta that meets the bound if it is large, and the reference's own states.
+def _first_order(white: White, kl_step: Array | float) -> Float[Array, ""]:
+    """About the eta that meets the bound if it is large.
 
-    For large eta, `KL_t = [ tr(H_t^2) / 2 + E |Q_ey y + q_e|^2 ] / (2 eta^2)`, with Q that of the reference.
+    Then `KL_t = [ tr(Q_ee^2) / 2 + E |Q_ew w|^2 ] / (2 eta^2)`, with Q that of the reference. It is taken at y = 0.
     """
-    dx = white.A.shape[-1]
-    e, y = slice(dx, None), slice(None, dx)
+    n = white.A.shape[-1]
 
-    def forward(S, at_t):
-        A, B, F = at_t
-        return A @ S @ A.T + B @ B.T + F, S
+    def step(V, at_t):
+        A, B, L = at_t
+        Q = _cost_to_go(L, V, A, B)
+        return Q[:n, :n], 0.5 * (Q[n:, n:] ** 2).sum() + (Q[n:, n - 1] ** 2).sum()
 
-    def backward(V, at_t):
-        A, B, l, S = at_t
-        Q = _cost_to_go(l, V, A, B)
-        slope = jnp.einsum("ij,jk,ik->", Q.H[e, y], S, Q.H[e, y]) + (Q.h[e] ** 2).sum()
-        return Quadratic(Q.H[y, y], Q.h[y], V.c), 0.5 * (Q.H[e, e] ** 2).sum() + slope
-
-    _, S = jax.lax.scan(forward, white.start, (white.A, white.B, white.noise))
-    _, change = jax.lax.scan(backward, white.final, (white.A, white.B, white.cost, S), reverse=True)
-    return jnp.sqrt(change.mean() / (2.0 * kl_step)), Gaussian(jnp.zeros(S.shape[:2]), S)
+    _, change = jax.lax.scan(step, white.final, (white.A, white.B, white.cost), reverse=True)
+    return jnp.sqrt(change.mean() / (2.0 * kl_step))
 
 
-def _cost_to_go(l: Quadratic, V: Quadratic, A: Float[Array, "dx dx"], B: Float[Array, "dx du"]) -> Quadratic:
-    """`Q(y, e) = l(y, e) + V(Ay + Be)`; its constant does not matter here."""
+def _cost_to_go(
+    L: Float[Array, "d d"], V: Float[Array, "n n"], A: Float[Array, "n n"], B: Float[Array, "n du"]
+) -> Float[Array, "d d"]:
     AB = jnp.concatenate([A, B], -1)
-    return Quadratic(l.H + AB.T @ V.H @ AB, l.h + AB.T @ V.h, V.c)
+    return L + AB.T @ (V @ AB)
 
 
 def _backward(white: White, log_eta: Float[Array, "T"]) -> WhiteController:
     """The minimiser of the Lagrangian; nan from the first step, counted backwards, that is not positive definite."""
 
     def step(V, at_t):
-        A, B, l, eta = at_t
-        return _minimise(_cost_to_go(l, V, A, B), eta, A.shape[-1])
+        A, B, L, eta = at_t
+        return _minimise(_cost_to_go(L, V, A, B), eta, V.shape[-1])
 
     at_t = (white.A, white.B, white.cost, jnp.exp(log_eta))
-    return jax.lax.scan(step, white.final, at_t, reverse=True)[1]
+    _, factors = jax.lax.scan(step, white.final, at_t, reverse=True)
+    return _controller(*factors, log_eta)
 
 
-def _minimise(Q: Quadratic, eta: Float[Array, ""], dx: int) -> tuple[Quadratic, WhiteController]:
-    """V_t and the controller of one step, for its multiplier."""
-    e, y = slice(dx, None), slice(None, dx)
-    H = Q.H[e, e] + eta * jnp.eye(Q.h.shape[-1] - dx)
-    # H^-1 = W W', W lower triangular: the inverse transpose of H's factor, with rows and columns in reverse order
+def _minimise(Q: Float[Array, "d d"], eta: Float[Array, ""], n: int) -> tuple[Array, tuple[Array, Array]]:
+    """V_t, and (W, W'Q_ew) of one step, for its multiplier."""
+    H = Q[n:, n:] + eta * jnp.eye(Q.shape[-1] - n)
+    # W, lower triangular, is the inverse transpose of the factor of H with rows and columns in reverse order
     W = gaussian.solve_chol(jnp.linalg.cholesky(H[::-1, ::-1]), jnp.eye(H.shape[-1])).T[::-1, ::-1]
-    slope, offset = W.T @ Q.H[e, y], W.T @ Q.h[e]
-    V = Quadratic(Q.H[y, y] - slope.T @ slope, Q.h[y] - slope.T @ offset, Q.c)
-    return V, WhiteController(-W @ slope, -W @ offset, jnp.sqrt(eta) * W)
+    slope = W.T @ Q[n:, :n]
+    return Q[:n, :n] - slope.T @ slope, (W, slope)
 
 
-def _forward(white: White, p: WhiteController) -> tuple[Float[Array, "T"], Gaussian]:
-    """Each step's KL, and the states, under the controller `p`."""
+def _controller(W: Float[Array, "T du du"], slope: Float[Array, "T du n"], log_eta: Float[Array, "T"]):
+    return WhiteController(-W @ slope, jnp.exp(0.5 * log_eta)[:, None, None] * W)
 
-    def step(y: Gaussian, at_t):
-        A, B, F, p = at_t
-        shift = p.G @ y.mean + p.g
-        spread = p.G @ y.cov
-        kl = 0.5 * ((p.chol**2).sum() + shift @ shift + (spread * p.G).sum() - p.g.shape[-1] - gaussian.log_det(p.chol))
-        closed, noise = A + B @ p.G, B @ p.chol
-        return Gaussian(A @ y.mean + B @ shift, closed @ y.cov @ closed.T + noise @ noise.T + F), (kl, y)
 
-    first = Gaussian(jnp.zeros(white.A.shape[-1]), white.start)
-    return jax.lax.scan(step, first, (white.A, white.B, white.noise, p))[1]
+def _forward(white: White, p: WhiteController) -> tuple[Float[Array, "T"], Float[Array, "T n n"]]:
+    """Each step's KL, and `E ww'`, under the controller `p`."""
+    noise = white.B @ p.chol
+
+    def step(ww, at_t):
+        closed, noise = at_t
+        return closed @ ww @ closed.T + noise, ww
+
+    _, ww = jax.lax.scan(step, white.start, (white.A + white.B @ p.G, noise @ noise.mT + white.noise))
+    moved = ((p.G @ ww) * p.G).sum((-2, -1))
+    return 0.5 * ((p.chol**2).sum((-2, -1)) - p.chol.shape[-1] - gaussian.log_det(p.chol) + moved), ww
 
 
 def _try(white: White, log_eta: Float[Array, "T"]) -> Trial:
@@ -293,53 +312,49 @@ def _common_multiplier(
 
     first = jnp.clip(first, centre - RANGE, centre + RANGE)
     trial, f = evaluate(first)
-    start = (
-        first,
-        f,
-        -jnp.inf,
-        jnp.inf,
-        -1.5,
-        _choose(f <= 0.0, trial, jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), trial)),
-        1,
-    )
-    start = jax.tree.map(jnp.asarray, start)
+    none = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), trial)
+    low, high, slope = (jnp.full_like(f, number) for number in (-jnp.inf, jnp.inf, -1.5))
+    start = (first, f, low, high, slope, _choose(f <= 0.0, trial, none), jnp.asarray(1))
     *_, best, passes = jax.lax.while_loop(unsolved, refine, start)
     return best, passes
 
 
 def _step_multipliers(
-    white: White, states: Gaussian, kl_step: Array | float, centre: Float[Array, ""]
+    white: White, kl_step: Array | float, centre: Float[Array, ""]
 ) -> tuple[Float[Array, "T"], Int[Array, ""]]:
     """Logarithms of the multipliers at which every step meets its bound, and the backward passes that took.
 
-    From the back each step solves its secular equation under the states of the sweep before.
+    From the back each step solves its secular equation under the states of the sweep before, at first the reference's.
     """
+    T, n, du = white.B.shape
 
-    def sweep(states):
+    def sweep(ww):
+        factor = gaussian.robust_cholesky(ww)
+
         def step(V, at_t):
-            A, B, l, x = at_t
-            dx = A.shape[-1]
-            Q = _cost_to_go(l, V, A, B)
-            L = gaussian.robust_cholesky(x.cov)
-            slope, offset = Q.H[dx:, :dx] @ L, Q.H[dx:, :dx] @ x.mean + Q.h[dx:]
-            _, multipliers = dual.white_step(Q.H[dx:, dx:], slope, offset, (1.0 - 0.5 * TOLERANCE) * kl_step, jnp.inf)
+            A, B, L, Z = at_t
+            Q = _cost_to_go(L, V, A, B)
+            slope = Q[n:, :n] @ Z
+            target = (1.0 - 0.5 * TOLERANCE) * kl_step
+            _, multipliers = dual.white_step(Q[n:, n:], slope[:, :-1], slope[:, -1], target, jnp.inf)
             log_eta = jnp.clip(jnp.log(multipliers.eta), centre - RANGE, centre + RANGE)
-            V, p = _minimise(Q, jnp.exp(log_eta), dx)
-            return V, (log_eta, p)
+            V, found = _minimise(Q, jnp.exp(log_eta), n)
+            return V, (*found, log_eta)
 
-        log_eta, p = jax.lax.scan(step, white.final, (white.A, white.B, white.cost, states), reverse=True)[1]
-        return log_eta, *_forward(white, p)
+        _, found = jax.lax.scan(step, white.final, (white.A, white.B, white.cost, factor), reverse=True)
+        return found[-1], *_forward(white, _controller(*found))
 
     def unsolved(carry):
         _, kl, _, sweeps = carry
         return (jnp.abs(jnp.log(kl / kl_step)).max() > TOLERANCE) & (sweeps < MOST_SWEEPS)
 
     def refine(carry):
-        _, _, states, sweeps = carry
-        return *sweep(states), sweeps + 1
+        _, _, ww, sweeps = carry
+        return *sweep(ww), sweeps + 1
 
-    log_eta, kl, states = sweep(states)
-    log_eta, *_, sweeps = jax.lax.while_loop(unsolved, refine, (log_eta, kl, states, jnp.asarray(1)))
+    reference = WhiteController(jnp.zeros((T, du, n)), jnp.broadcast_to(jnp.eye(du), (T, du, du)))
+    first = sweep(_forward(white, reference)[1])
+    log_eta, *_, sweeps = jax.lax.while_loop(unsolved, refine, (*first, jnp.asarray(1)))
     return log_eta, sweeps
 
 

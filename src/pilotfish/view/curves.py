@@ -43,32 +43,78 @@ def learning(runs: Sequence[Run], path: Path) -> Path:
 
 
 def diagnostics(run: Run, path: Path) -> Path:
-    """Whatever else the run's algorithm reports: KL against its bound, entropy, multipliers, effective samples."""
+    """Whatever else the run's algorithm reports: KL against its bound, entropy, multipliers, effective samples.
+
+    Over the whole width at the bottom: what its updates did to the cost, beside what they promised.
+    """
     metrics = run.metrics()
     bounds = run.spec.algorithm["options"]
+    kl_step = metrics.get("step_factor", 1.0) * bounds["kl_step"] if "kl_step" in bounds else None
     panels = [
-        ("KL of a step, nats", ("kl", "kl_max"), bounds.get("kl_step"), "linear"),
+        ("KL of a step, nats", ("kl", "kl_max"), kl_step, "linear"),
         ("entropy of a step's actions, nats", ("entropy",), None, "linear"),
         ("change of entropy, nats", ("entropy_change",), _negative(bounds.get("entropy_drop")), "linear"),
         ("effective samples of a step", ("ess", "ess_min"), None, "log"),
         ("multipliers", ("eta", "omega"), None, "log"),
         ("rollouts not broken off, %", ("valid",), None, "linear"),
+        ("controllers kept as they were, %", ("kept",), None, "linear"),
+        ("backward passes", ("passes",), None, "linear"),
+        ("step size, factor", ("step_factor",), None, "log"),
     ]
-    panels = [panel for panel in panels if all(name in metrics for name in panel[1])]
-    figure = Figure(figsize=(10, 2.9 * ((len(panels) + 2) // 3)), layout="constrained")
-    for axis, (title, names, bound, scale) in zip(figure.subplots(-(-len(panels) // 3), 3).flat, panels, strict=False):
-        for name, colour in zip(names, (BLUE, GREY), strict=False):
-            values = 100 * metrics[name] if name == "valid" else metrics[name]
+    panels = [panel for panel in panels if panel[1][0] in metrics]
+    rows, wide = -(-len(panels) // 3), "predicted" in metrics
+    figure = Figure(figsize=(10, 2.9 * (rows + wide)), layout="constrained")
+    grid = figure.add_gridspec(rows + wide, 3)
+    for i, panel in enumerate(panels):
+        _panel(figure.add_subplot(grid[i // 3, i % 3]), metrics, *panel)
+    if wide:
+        _changes(figure.add_subplot(grid[-1, :]), metrics)
+    figure.savefig(path, dpi=130)
+    return path
+
+
+def _panel(
+    axis: Axes,
+    metrics: Mapping[str, np.ndarray],
+    title: str,
+    names: Sequence[str],
+    bound: float | np.ndarray | None,
+    scale: str,
+) -> None:
+    """Those of the named metrics that there are, with their bound: a number, or one for each seed and iteration."""
+    for name, colour in zip(names, (BLUE, GREY), strict=False):
+        if name in metrics:
+            values = 100 * metrics[name] if name in ("valid", "kept") else metrics[name]
             if scale == "log":
                 values = np.where(values > 0, values, np.nan)
             _band(axis, metrics["rollouts"], values, colour, name)
-        if bound is not None and np.isfinite(bound):
-            axis.axhline(bound, color=RED, lw=1, ls="--", label="bound")
-        _axis(axis, title, scale)
-        if len(names) > 1 or bound is not None:
-            axis.legend(frameon=False, fontsize=7)
-    figure.savefig(path, dpi=130)
-    return path
+    if isinstance(bound, np.ndarray):
+        axis.plot(metrics["rollouts"][0], bound.mean(0), color=RED, lw=1, ls="--", label="bound")
+    elif bound is not None and np.isfinite(bound):
+        axis.axhline(bound, color=RED, lw=1, ls="--", label="bound")
+    _axis(axis, title, scale)
+    if len(names) > 1 or bound is not None:
+        axis.legend(frameon=False, fontsize=7)
+
+
+def _changes(axis: Axes, metrics: Mapping[str, np.ndarray]) -> None:
+    """By how much every update made the next rollouts cheaper, beside what it predicted and guaranteed.
+
+    The axis is linear below the size that nine of ten of these numbers exceed, and logarithmic above.
+    """
+    cost = np.where(np.isfinite(metrics["cost"]), metrics["cost"], np.nan)
+    decreases = [("actual", -np.diff(cost), BLUE, "-"), ("predicted", metrics["predicted"], INK, "--")]
+    if "guaranteed" in metrics:
+        decreases.append(("guaranteed, while states stay among those seen", metrics["guaranteed"], RED, "-"))
+    for name, values, colour, ls in decreases:
+        _band(axis, metrics["rollouts"][:, : values.shape[1]], values, colour, name, ls)
+    sizes = np.abs(np.concatenate([values.ravel() for _, values, *_ in decreases]))
+    sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
+    if sizes.size:
+        axis.set_yscale("symlog", linthresh=10.0 ** np.floor(np.log10(np.quantile(sizes, 0.1))))
+    axis.axhline(0.0, color=INK, lw=0.8)
+    _frame(axis, "change of cost by an update (positive: a decrease)", ROLLOUTS)
+    axis.legend(frameon=False, fontsize=7, loc="upper right")
 
 
 def comparison(
@@ -130,14 +176,14 @@ def _clip(axis: Axes, returns: Mapping[str, np.ndarray]) -> None:
         axis.set_xlabel(f"{axis.get_xlabel()}\n{note}", fontsize=8, color=INK)
 
 
-def _band(axis: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
+def _band(axis: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str, ls: str = "-") -> None:
     if values.size == 0 or np.isnan(values).all():
         return
     if len(values) > 1:
         for line in values:
             axis.plot(x[0], line, color=colour, lw=0.5, alpha=0.35)
         axis.fill_between(x[0], *bootstrap_interval(values), color=colour, alpha=0.2, lw=0)
-    axis.plot(x[0], np.ma.masked_invalid(values).mean(0), color=colour, lw=1.8, label=label)
+    axis.plot(x[0], np.ma.masked_invalid(values).mean(0), color=colour, lw=1.8, ls=ls, label=label)
 
 
 def _axis(axis: Axes, title: str, scale: str) -> None:

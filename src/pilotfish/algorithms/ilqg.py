@@ -1,0 +1,380 @@
+"""iLQG: trajectory optimisation on known dynamics (Todorov & Li 2005; Tassa, Erez & Todorov 2012).
+
+Each iteration, about the nominal trajectory (x_t, u_t) of each condition, in deviations dz = [dx; du] from it:
+
+    f(x, u) ~ A dx + B du,    cost ~ quadratic in dz,    both by automatic differentiation
+    Q_t(dz) = cost_t + V_{t+1}(A dx + B du),    V_T = final cost                                backwards
+    du = K dx + k minimises Q_t + regularisation within the actions' limits,   V_t(dx) = Q_t(dx, K dx + k)
+    u = u_t + alpha k + K (x - x_t), clipped to the limits, for all alpha at once               forwards
+
+The cheapest of these trajectories is the next nominal one, if it brings enough of the expected reduction
+
+    -alpha sum_t k'q_u - 1/2 alpha^2 sum_t k'Q_uu k.
+
+Else the nominal trajectory stays and mu is raised, as it is until every Q_uu is positive definite. The regularisation
+
+    mu/2 |A dx + B du|^2 + mu/2 |du / initial_std|^2
+
+holds the next state near the old one (2012, equation 10), and the action too, without which an action of neither effect
+nor cost would never be definite. V_t is made of the Q_t without it (2012, equation 11). The factor by which mu
+changes grows while mu goes on in one direction.
+
+Within limits k minimises Q_t(0, du) over the box, and K is zero in the actions that lie at a limit (Tassa, Mansard &
+Todorov 2014). Process noise has no part in it, as it has none in 2005 unless it depends on the state or the action.
+
+| symbol | paper          | code                |
+| mu     | 2012, (10)     | regularisation      |
+| delta  | 2012, II-F     | growth              |
+| alpha  | 2012, (12)     | step_length         |
+| c1     | 2012, (13)     | sufficient_decrease |
+
+What it knows it has from the problem's own equations. The rollouts given to `update` are only what the loop reports.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.scipy.linalg as jsl
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from pilotfish.algebra import quadratic
+from pilotfish.algorithms import Algorithm
+from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
+from pilotfish.types import Key, LinearGaussian, Problem, Quadratic, Rollouts
+
+STEP_LENGTHS = 10.0 ** np.linspace(0, -3, 11)  # (Tassa et al. 2012, code)
+GROWTH, SMALLEST, LARGEST = 2.0, 1e-6, 1e10  # of the regularisation (Tassa et al. 2012, code: 1.6, 1e-6, 1e10)
+SETTLED = 1e4  # times the machine's precision of all costs: an expected reduction below that is rounding
+
+
+class State(NamedTuple):
+    """What the next iteration needs; leading axis: the condition."""
+
+    controller: LinearGaussian
+    """Feedback about the nominal trajectory, without noise."""
+    x: Float[Array, "*N T1 dx"]
+    """Nominal states."""
+    u: Float[Array, "*N T du"]
+    """Nominal actions, within the limits."""
+    cost: Float[Array, "*N"]
+    """Cost of the nominal trajectory."""
+    regularisation: Float[Array, "*N"]
+    growth: Float[Array, "*N"]
+    """The factor by which the regularisation last changed."""
+
+
+class Info(NamedTuple):
+    """What an iteration reports. Means are over conditions; where not finite, they are the largest number or 0."""
+
+    ok: Bool[Array, ""]
+    """False if a nominal trajectory, its feedback or a derivative along it is not finite: the old state is kept."""
+    nominal_cost: Float[Array, ""]
+    """Mean cost of the nominal trajectories, after the step."""
+    expected_reduction: Float[Array, ""]
+    """Mean reduction of that cost that a full step promised."""
+    step_length: Float[Array, ""]
+    """Mean part of the step that was taken; a condition that kept its trajectory counts 0."""
+    regularisation: Float[Array, ""]
+    """Largest regularisation, for the next iteration."""
+    gradient: Float[Array, ""]
+    """Mean norm of the cost's gradient in the actions before the step, without what presses against a limit."""
+
+
+class Model(NamedTuple):
+    """The problem about a nominal trajectory, in deviations from it."""
+
+    AB: Float[Array, "T dx dz"]
+    cost: Quadratic
+    """Over dz, one per step."""
+    final: Quadratic
+    """Over dx."""
+
+
+class Plan(NamedTuple):
+    """What a backward pass proposes, per time step, and what it promises."""
+
+    K: Float[Array, "T du dx"]
+    k: Float[Array, "T du"]
+    change: Float[Array, "T 2"]
+    """A step of length alpha changes the cost by alpha times the first, alpha^2 times the second."""
+    gradient: Float[Array, "T du"]
+    """Gradient of the whole cost in the actions, without what presses against a limit."""
+    definite: Bool[Array, "T"]
+    """False where Q_uu is not positive definite: nothing before that step is of use."""
+
+    def reduction(self, alpha: Float[Array, ""] | float) -> Float[Array, ""]:
+        """What a step of length `alpha` is expected to take off the cost."""
+        linear, curved = self.change.sum(0)
+        return -(alpha * linear + alpha**2 * curved)
+
+
+class ILQG(Algorithm):
+    """Iterative linear-quadratic-Gaussian control."""
+
+    regularisation: float = 0.0
+    """The regularisation to begin with, in units of the cost (paper: mu)."""
+    sufficient_decrease: float = 1e-3
+    """Smallest part of the expected reduction that a step must bring (paper: c1)."""
+    initial_noise: float = 0.0
+    """Standard deviation of the first nominal actions, in units of the problem's initial_std; all conditions get the
+    same. At 0 they are zero, where a symmetric task may have no gradient at all: one that swings up from hanging
+    straight down by a cost in the sine or cosine of the angle, say."""
+
+    def __check_init__(self):
+        for name, holds, remedy in (
+            ("regularisation", lambda v: 0 <= v <= LARGEST, f"give a number from 0 to {LARGEST:g}"),
+            ("sufficient_decrease", lambda v: 0 <= v < 1, "a part of the expected reduction, from 0 to below 1"),
+            ("initial_noise", lambda v: v >= 0, "a standard deviation is 0 or more"),
+        ):
+            number = getattr(self, name)
+            if isinstance(number, int | float) and not holds(number):
+                raise ValueError(f"{name}={number}: {remedy}.")
+
+    def init(self, problem: Problem, samples: int, key: Key) -> State:
+        """Trajectories from the conditions' means under zero actions, or noise, and no feedback."""
+        _equations(problem)
+        T, dx, du = problem.horizon, problem.dx, problem.du
+        noise = self.initial_noise * problem.initial_std * jax.random.normal(key, (T, du))
+        open_loop = LinearGaussian(jnp.zeros((T, du, dx)), noise, jnp.zeros((T, du, du)))
+
+        def begin(start: Float[Array, "dx"]) -> State:
+            x, u, costs = _rollout(problem, start, open_loop)
+            return State(
+                controller=LinearGaussian(open_loop.K, u, open_loop.chol),
+                x=x,
+                u=u,
+                cost=costs.sum(),
+                regularisation=jnp.asarray(self.regularisation, x.dtype),
+                growth=jnp.ones((), x.dtype),
+            )
+
+        return jax.vmap(begin)(problem.conditions.mean)
+
+    def explore(self, state: State) -> LinearGaussianPolicy:
+        return LinearGaussianPolicy(state.controller)
+
+    def exploit(self, state: State) -> LinearGaussianPolicy:
+        return LinearGaussianPolicy(state.controller)
+
+    def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
+        state, (ok, expected, step_length, gradient) = jax.vmap(lambda s: self._update(problem, s))(state)
+        info = Info(
+            ok=ok.all(),
+            nominal_cost=state.cost.mean(),
+            expected_reduction=expected.mean(),
+            step_length=step_length.mean(),
+            regularisation=state.regularisation.max(),
+            gradient=gradient.mean(),
+        )
+        return state, jax.tree.map(jnp.nan_to_num, info)
+
+    def _update(self, problem: Problem, state: State):
+        """One condition."""
+        model = _expand(problem, state.x, state.u)
+        plan, mu, growth = self._plan(problem, state, model)
+        lengths = jnp.asarray(STEP_LENGTHS, state.x.dtype)
+        x, u, costs = jax.vmap(lambda alpha: _rollout(problem, state.x[0], _along(state, plan, alpha)))(lengths)
+        finite = jnp.isfinite(x).all((1, 2)) & jnp.isfinite(u).all((1, 2))
+        total = jnp.where(finite & jnp.isfinite(costs).all(1), costs.sum(1), jnp.inf)
+        best = jnp.argmin(total)
+        gained, definite = state.cost - total[best], plan.definite.all()
+        taken = definite & (gained > 0) & (gained >= self.sufficient_decrease * plan.reduction(lengths[best]))
+        rounding = SETTLED * jnp.finfo(x.dtype).eps * (jnp.abs(model.cost.c).sum() + jnp.abs(model.final.c))
+        settled = definite & (plan.reduction(1.0) <= rounding)
+        x, u = jnp.where(taken, x[best], state.x), jnp.where(taken, u[best], state.u)
+        K = jnp.where(taken | settled, plan.K, state.controller.K)
+        mu, growth = _regularisation(mu, growth, taken | settled)
+        new = State(
+            controller=LinearGaussian(K, u - jnp.einsum("tij,tj->ti", K, x[:-1]), state.controller.chol),
+            x=x,
+            u=u,
+            cost=jnp.where(taken, total[best], state.cost),
+            regularisation=mu,
+            growth=growth,
+        )
+        ok = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((new, model))]).all()
+        step_length = jnp.where(taken, lengths[best], 0.0)
+        return new, (ok, plan.reduction(1.0), step_length, jnp.linalg.norm(plan.gradient))
+
+    def _plan(self, problem: Problem, state: State, model: Model):
+        """The step, by the least regularisation from the present one up that makes every Q_uu positive definite."""
+
+        def attempt(mu: Array, growth: Array) -> tuple[Plan, Array, Array]:
+            return self._backward(problem, state, model, mu), mu, growth
+
+        def unusable(carry: tuple[Plan, Array, Array]) -> Array:
+            plan, mu, _ = carry
+            return ~plan.definite.all() & (mu < LARGEST)
+
+        def raised(carry: tuple[Plan, Array, Array]):
+            return attempt(*_regularisation(carry[1], carry[2], jnp.asarray(False)))
+
+        return jax.lax.while_loop(unusable, raised, attempt(state.regularisation, state.growth))
+
+    def _backward(self, problem: Problem, state: State, model: Model, mu: Float[Array, ""]) -> Plan:
+        """The minimiser of every Q_t, from the last to the first."""
+        dx = problem.dx
+        low, high = _limits(problem)
+        action = jnp.diag(jnp.concatenate([jnp.zeros(dx), 1.0 / problem.initial_std**2]))
+
+        def step(carry: tuple[Quadratic, Float[Array, "dx"]], at_t: tuple):
+            V, costate = carry
+            AB, cost, u = at_t
+            ahead = quadratic.compose(V, AB, jnp.zeros(dx))
+            Q = Quadratic(cost.H + ahead.H, cost.h + ahead.h, cost.c + ahead.c)
+            H = Q.H + mu * (AB.T @ AB + action)
+            k, free = box_minimum(H[dx:, dx:], Q.h[dx:], low - u, high - u)
+            K = -_solve_free(H[dx:, dx:], free, H[dx:, :dx])
+            slope = cost.h + AB.T @ costate
+            pressed = _pressed(u, slope[dx:], low, high)
+            plan = Plan(
+                K=K,
+                k=k,
+                change=jnp.stack([k @ Q.h[dx:], 0.5 * k @ Q.H[dx:, dx:] @ k]),
+                gradient=slope[dx:] * ~pressed,
+                definite=jnp.isfinite(jnp.linalg.cholesky(H[dx:, dx:])).all(),
+            )
+            V = quadratic.compose(Q, jnp.concatenate([jnp.eye(dx), K]), jnp.concatenate([jnp.zeros(dx), k]))
+            return (V, slope[:dx]), plan
+
+        return jax.lax.scan(step, (model.final, model.final.h), (model.AB, model.cost, state.u), reverse=True)[1]
+
+
+def box_minimum(
+    H: Float[Array, "du du"], g: Float[Array, "du"], low: Float[Array, "du"], high: Float[Array, "du"]
+) -> tuple[Float[Array, "du"], Bool[Array, "du"]]:
+    """The minimiser of `1/2 u'Hu + g'u` within `low <= u <= high`, and which of its entries are at no limit.
+
+    Projected Newton steps (Bertsekas 1982; Tassa, Mansard & Todorov 2014): entries that the gradient presses against
+    their limit are held, the others go along a Newton step, each until it meets its limit. H must be positive definite.
+    """
+
+    def slope(u: Float[Array, "du"]) -> Float[Array, "du"]:
+        return H @ u + g
+
+    def unfinished(carry: tuple[Array, Array, Array]) -> Array:
+        u, moved, i = carry
+        residual = jnp.where(_pressed(u, slope(u), low, high), 0.0, jnp.abs(slope(u)))
+        size = jnp.abs(H) @ jnp.abs(u) + jnp.abs(g)
+        return moved & (i < 50) & (residual > 1e-10 * size).any()
+
+    def step(carry: tuple[Array, Array, Array]):
+        u, _, i = carry
+        q = slope(u)[:, None]
+        free = ~_pressed(u, q[:, 0], low, high)
+        # what a first Newton step would push out of its limit is held too: the steps would zigzag else
+        free = free & ~_pressed(u, _solve_free(H, free, q)[:, 0], low, high)
+        better = _best_along(u, -_solve_free(H, free, q)[:, 0], H, g, low, high)
+        return better, (better != u).any(), i + 1
+
+    start = jnp.clip(-_solve_free(H, jnp.ones_like(g, bool), g[:, None])[:, 0], low, high)
+    u, *_ = jax.lax.while_loop(unfinished, step, (start, jnp.asarray(True), jnp.asarray(0)))
+    return u, ~_pressed(u, slope(u), low, high)
+
+
+def _best_along(
+    u: Float[Array, "du"],
+    move: Float[Array, "du"],
+    H: Float[Array, "du du"],
+    g: Float[Array, "du"],
+    low: Float[Array, "du"],
+    high: Float[Array, "du"],
+) -> Float[Array, "du"]:
+    """The minimiser of `1/2 u'Hu + g'u` on the way from u along `move`, on which each entry stops at its limit.
+
+    The way is straight between the lengths at which limits are met, so each of its pieces has a closed form.
+    """
+    limit = jnp.where(move < 0, low, high)
+    met = jnp.where(move == 0, jnp.inf, (limit - u) / move)
+
+    def at(length: Float[Array, "n"]) -> Float[Array, "n du"]:
+        return jnp.where(met <= length[:, None], limit, u + length[:, None] * move)
+
+    knots = jnp.sort(jnp.clip(jnp.append(met, jnp.array([0.0, 1.0])), 0.0, 1.0))
+    begin, end = knots[:-1], knots[1:]
+    on = jnp.where(met > begin[:, None], move, 0.0)
+    curvature = jnp.maximum((on @ H * on).sum(1), jnp.finfo(g.dtype).tiny)
+    tried = at(jnp.clip(begin - (on * (at(begin) @ H + g)).sum(1) / curvature, begin, end))
+    change = ((tried - u) * (H @ u + g + 0.5 * (tried - u) @ H)).sum(1)
+    best = jnp.argmin(change)
+    return jnp.where(change[best] < 0, tried[best], u)
+
+
+def _solve_free(H: Float[Array, "du du"], free: Bool[Array, "du"], b: Float[Array, "du n"]) -> Float[Array, "du n"]:
+    """`H^-1 b` among the free entries, 0 in the others."""
+    within = jnp.where(free[:, None] & free, H, jnp.eye(H.shape[0]))
+    return jsl.cho_solve((jnp.linalg.cholesky(within), True), jnp.where(free[:, None], b, 0.0))
+
+
+def _pressed(
+    u: Float[Array, "du"], gradient: Float[Array, "du"], low: Float[Array, "du"], high: Float[Array, "du"]
+) -> Bool[Array, "du"]:
+    """Where an action lies at a limit, but for rounding, and a lower cost beyond it."""
+    rounding = 4 * jnp.finfo(u.dtype).eps * jnp.abs(u)
+    return ((u <= low + rounding) & (gradient > 0)) | ((u >= high - rounding) & (gradient < 0))
+
+
+def _regularisation(
+    mu: Float[Array, ""], growth: Float[Array, ""], succeeded: Bool[Array, ""]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The next regularisation, and the factor to it (Tassa et al. 2012, section II-F)."""
+    less, more = jnp.minimum(growth, 1.0) / GROWTH, jnp.minimum(jnp.maximum(growth, 1.0) * GROWTH, LARGEST)
+    lowered = jnp.where(mu * less < SMALLEST, 0.0, mu * less)
+    raised = jnp.clip(mu * more, SMALLEST, LARGEST)
+    return jnp.where(succeeded, lowered, raised), jnp.where(succeeded, less, more)
+
+
+def _expand(problem: Problem, x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Model:
+    """The dynamics to first, the costs to second order about a trajectory."""
+    dynamics, dx = _equations(problem), problem.dx
+
+    def expand(t: Array, z: Float[Array, "dz"]) -> tuple[Array, Quadratic]:
+        AB = jax.jacfwd(lambda z: dynamics(z[:dx], z[dx:]))(z)
+        return AB, quadratic.expand(lambda dz: problem.cost((z + dz)[:dx], (z + dz)[dx:], t), jnp.zeros_like(z))
+
+    AB, cost = jax.vmap(expand)(jnp.arange(problem.horizon), jnp.concatenate([x[:-1], u], -1))
+    return Model(AB, cost, quadratic.expand(lambda d: _final_cost(problem, x[-1] + d), jnp.zeros(dx)))
+
+
+def _rollout(
+    problem: Problem, start: Float[Array, "dx"], controller: LinearGaussian
+) -> tuple[Float[Array, "T1 dx"], Float[Array, "T du"], Float[Array, "T1"]]:
+    """States, executed actions and costs of a controller without any noise; the last cost is the final one."""
+    dynamics = _equations(problem)
+
+    def step(x: Float[Array, "dx"], at_t: tuple[Array, LinearGaussian]):
+        t, now = at_t
+        u = problem.admissible(now.mean(x))
+        return dynamics(x, u), (x, u, problem.cost(x, u, t))
+
+    last, (x, u, cost) = jax.lax.scan(step, start, (jnp.arange(problem.horizon), controller))
+    return jnp.concatenate([x, last[None]]), u, jnp.append(cost, _final_cost(problem, last))
+
+
+def _along(state: State, plan: Plan, alpha: Float[Array, ""]) -> LinearGaussian:
+    """The controller that makes a step of length `alpha`."""
+    k = state.u + alpha * plan.k - jnp.einsum("tij,tj->ti", plan.K, state.x[:-1])
+    return LinearGaussian(plan.K, k, state.controller.chol)
+
+
+def _final_cost(problem: Problem, x: Float[Array, "dx"]) -> Float[Array, ""]:
+    return jnp.zeros((), x.dtype) if problem.final_cost is None else problem.final_cost(x)
+
+
+def _limits(problem: Problem) -> tuple[Float[Array, "du"], Float[Array, "du"]]:
+    """Bounds of the actions, infinite where there are none."""
+    if problem.action_low is None or problem.action_high is None:
+        return jnp.full(problem.du, -jnp.inf), jnp.full(problem.du, jnp.inf)
+    return problem.action_low, problem.action_high
+
+
+def _equations(problem: Problem) -> Callable[[Array, Array], Array]:
+    if problem.dynamics is None:
+        raise ValueError(
+            "ilqg needs the equations of motion: problem.dynamics is None. Write them in jax as dynamics(x, u), or "
+            "choose an algorithm that learns from rollouts alone, such as moto."
+        )
+    return problem.dynamics

@@ -1,0 +1,77 @@
+"""Cost expansions against finite differences, and against costs that are quadratic."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from pilotfish.models import cost
+from pilotfish.types import Gaussian, Problem
+
+T, DX, DU = 3, 2, 1
+
+
+def problem(step, final):
+    start = Gaussian(jnp.zeros((1, DX)), jnp.eye(DX)[None])
+    return Problem(horizon=T, dt=0.1, conditions=start, initial_std=[1.0], cost=step, final_cost=final)
+
+
+@eqx.filter_jit
+def expand(problem, x, u, weight):
+    return cost.expand(problem, x, u, weight)
+
+
+def bumpy(x, u, t):
+    return jnp.sin(x[0] * x[1]) + (t + 1.0) * jnp.cosh(0.3 * u[0]) * x[0] + x[1] ** 4
+
+
+def differences(f, z, h=1e-4):
+    """Gradient and Hessian by central differences."""
+    d = len(z)
+    e = h * np.eye(d)
+    gradient = np.array([(f(z + e[i]) - f(z - e[i])) / (2 * h) for i in range(d)])
+    hessian = [
+        [
+            (f(z + e[i] + e[j]) - f(z + e[i] - e[j]) - f(z - e[i] + e[j]) + f(z - e[i] - e[j])) / (4 * h * h)
+            for j in range(d)
+        ]
+        for i in range(d)
+    ]
+    return gradient, np.array(hessian)
+
+
+def test_mean_of_expansions_about_the_samples():
+    rng = np.random.default_rng(0)
+    x, u, weight = rng.normal(size=(4, T + 1, DX)), rng.normal(size=(4, T, DU)), np.array([0.5, 0.2, 0.3, 0.0])
+    x[3] = np.nan  # a rollout of no weight
+    found, last = expand(problem(bumpy, lambda x: jnp.exp(0.3 * x[0]) * x[1]), *map(jnp.asarray, (x, u, weight)))
+    at = rng.normal(size=DX + DU)
+    for t in range(T):
+        H, slope, value = 0.0, 0.0, 0.0
+        for m in range(3):
+            z = np.concatenate([x[m, t], u[m, t]])
+            g, hess = differences(lambda z, t=t: float(bumpy(z[:DX], z[DX:], t)), z)
+            H, slope = H + weight[m] * hess, slope + weight[m] * (g + hess @ (at - z))
+            value += weight[m] * (bumpy(z[:DX], z[DX:], t) + g @ (at - z) + 0.5 * (at - z) @ hess @ (at - z))
+        np.testing.assert_allclose(found.H[t], H, atol=1e-5)
+        np.testing.assert_allclose(found.H[t] @ at + found.h[t], slope, atol=1e-5)
+        np.testing.assert_allclose(0.5 * at @ found.H[t] @ at + found.h[t] @ at + found.c[t], value, atol=1e-5)
+    np.testing.assert_allclose(last.H[0, 1], (weight[:3] * 0.3 * np.exp(0.3 * x[:3, -1, 0])).sum(), rtol=1e-9)
+
+
+def test_quadratic_cost_is_itself_wherever_it_is_expanded():
+    rng = np.random.default_rng(1)
+    a = rng.normal(size=(DX + DU, DX + DU))
+    H, h = a + a.T, rng.normal(size=DX + DU)
+
+    def quadratic(x, u, t):
+        z = jnp.concatenate([x, u])
+        return 0.5 * z @ H @ z + h @ z + t
+
+    x, u = rng.normal(size=(5, T + 1, DX)), rng.normal(size=(5, T, DU))
+    found, last = expand(problem(quadratic, None), *map(jnp.asarray, (x, u)), jnp.full(5, 0.2))
+    for t in range(T):
+        np.testing.assert_allclose(found.H[t], H, atol=1e-10)
+        np.testing.assert_allclose(found.h[t], h, atol=1e-10)
+        np.testing.assert_allclose(found.c[t], t, atol=1e-10)
+    for leaf in (last.H, last.h, last.c):
+        np.testing.assert_array_equal(leaf, 0.0)

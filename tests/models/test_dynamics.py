@@ -1,0 +1,100 @@
+"""Fitted dynamics against least squares, pseudo-samples, and the system that made the data."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pilotfish.algebra import mixture, regression
+from pilotfish.models import dynamics
+from pilotfish.types import Gaussian
+
+T, DX, DU = 4, 3, 2
+fit = eqx.filter_jit(dynamics.fit)
+
+
+def system(seed):
+    rng = np.random.default_rng(seed)
+    A = np.eye(DX) + 0.3 * rng.normal(size=(T, DX, DX))
+    return A, rng.normal(size=(T, DX, DU)), rng.normal(size=(T, DX)), 0.1 * rng.uniform(0.5, 1.5, (T, DX))
+
+
+def rollouts(seed, M, A, B, c, noise_std):
+    rng = np.random.default_rng(seed)
+    x, u = [3.0 + rng.normal(size=(M, DX))], []
+    for t in range(T):
+        u.append(-0.3 * x[t][:, :DU] + rng.normal(size=(M, DU)))
+        x.append(x[t] @ A[t].T + u[t] @ B[t].T + c[t] + noise_std[t] * rng.normal(size=(M, DX)))
+    return np.stack(x, 1), np.stack(u, 1)
+
+
+def even(M):
+    return jnp.full(M, 1.0 / M), jnp.asarray(float(M))
+
+
+def test_without_a_prior_it_is_least_squares():
+    truth = system(0)
+    x, u = rollouts(1, 40, *truth)
+    weight = np.ones(40)
+    weight[[3, 17]] = 0.0
+    x[3], u[17] = 1e3, -1e3  # rollouts that do not count
+    model = fit(*map(jnp.asarray, (x, u, weight / 38)), jnp.asarray(38.0))
+    kept = weight > 0
+    for t in range(T):
+        design = np.hstack([x[kept, t], u[kept, t], np.ones((38, 1))])
+        coef, *_ = np.linalg.lstsq(design, x[kept, t + 1], rcond=None)
+        residual = x[kept, t + 1] - design @ coef
+        found = np.hstack([model.A[t], model.B[t], model.c[t, :, None]])
+        np.testing.assert_allclose(found, coef.T, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(model.cov[t], residual.T @ residual / 38, rtol=1e-5, atol=1e-8)
+
+
+def test_many_samples_show_the_system():
+    A, B, c, noise_std = system(2)
+    model = fit(*map(jnp.asarray, rollouts(3, 20_000, A, B, c, noise_std)), *even(20_000))
+    np.testing.assert_allclose(model.A, A, atol=0.01)
+    np.testing.assert_allclose(model.B, B, atol=0.01)
+    np.testing.assert_allclose(model.c, c, atol=0.03)
+    for t in range(T):
+        np.testing.assert_allclose(np.sqrt(np.diagonal(model.cov[t])), noise_std[t], rtol=0.03)
+
+
+def test_normal_inverse_wishart_counts_the_prior_as_a_sample():
+    """The posterior scatter is that of the samples and one more at the prior's mean, and the prior's own."""
+    rng = np.random.default_rng(4)
+    z, mu = rng.normal(size=(7, 5)) + 2.0, rng.normal(size=5)
+    phi = np.cov(rng.normal(size=(5, 30)))
+    mean, cov = regression.moments(jnp.asarray(z), jnp.full(7, 1 / 7))
+    found = regression.normal_inverse_wishart(mean, cov, 7.0, Gaussian(jnp.asarray(mu), jnp.asarray(phi)))
+    np.testing.assert_allclose(found, np.cov(np.vstack([z, mu]).T, bias=True) + phi / 8, rtol=1e-10)
+
+
+def test_a_mixture_makes_do_with_fewer_rollouts_than_dimensions():
+    """Four rollouts cannot determine 6 coefficients a row; with the prior of all steps of one system they predict."""
+    A, B, c, noise_std = (np.repeat(a[:1], T, 0) for a in system(5))
+    x, u = map(jnp.asarray, rollouts(6, 4, A, B, c, noise_std))
+    z = dynamics.transitions(x, u).reshape(-1, 2 * DX + DU)
+    start = mixture.begin(z, jnp.ones(len(z)), 2, jax.random.key(0))
+    prior = mixture.fit(z, jnp.ones(len(z)), start, 20)
+    alone, helped = fit(x, u, *even(4)), fit(x, u, *even(4), prior)
+    new_x, new_u = rollouts(7, 500, A, B, c, noise_std)
+
+    def error(model):
+        told = np.einsum("tij,mtj->mti", model.A, new_x[:, :-1]) + np.einsum("tij,mtj->mti", model.B, new_u) + model.c
+        return np.sqrt(((told - new_x[:, 1:]) ** 2).mean())
+
+    assert np.isfinite(error(alone))
+    assert error(helped) < 0.5 * error(alone)
+    assert error(helped) < 0.3 * new_x[:, 1:].std()
+    assert (np.linalg.eigvalsh(helped.cov) > 0).all()
+
+
+def test_coordinates_that_do_not_vary_are_harmless():
+    x, u = rollouts(8, 30, *system(9))
+    x[:, 0] = 1.0  # the same first state in all rollouts
+    model = fit(*map(jnp.asarray, (x, u)), *even(30))
+    for leaf in jax.tree.leaves(model):
+        assert np.isfinite(leaf).all()
+    np.testing.assert_allclose(
+        model.A[0] @ x[0, 0] + model.B[0] @ u[:, 0].mean(0) + model.c[0], x[:, 1].mean(0), rtol=1e-9
+    )
