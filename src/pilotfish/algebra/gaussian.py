@@ -3,11 +3,12 @@
 A covariance `S = L L'` is handled by its Cholesky factor L wherever it is inverted.
 """
 
+import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 from jaxtyping import Array, Float
 
-from pilotfish.types import Gaussian, LinearGaussian
+from pilotfish.types import Gaussian, Key, LinearGaussian
 
 LOG_2PI = 1.8378770664093453
 
@@ -52,6 +53,12 @@ def log_density(
 def entropy(chol: Float[Array, "*batch d d"]) -> Float[Array, "*batch"]:
     """Entropy of a Gaussian with covariance `chol chol'`."""
     return 0.5 * (chol.shape[-1] * (1.0 + LOG_2PI) + log_det(chol))
+
+
+def draw(p: Gaussian, key: Key) -> Float[Array, "d"]:
+    """A draw of one Gaussian. Coordinates of variance 0 are exactly their mean."""
+    spread = robust_cholesky(p.cov) * (jnp.diagonal(p.cov) > 0)[:, None]
+    return p.mean + spread @ jax.random.normal(key, p.mean.shape)
 
 
 def marginalise(joint: Gaussian, n: int) -> Gaussian:

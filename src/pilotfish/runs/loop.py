@@ -1,12 +1,15 @@
 """One iteration, and the two ways to turn it: a compiled scan and a host loop.
 
+Worlds whose rollouts are not JAX computations have the host loop alone: there what precedes and what follows the
+rollouts is compiled.
+
 Iteration i of a run with root key r is a pure function of (state, i, r): its random numbers come from
 `fold_in(r, i)`. So both loops, any split of them, and a resumed run give the same numbers.
 
 A run may hold several seeds: states, keys and reports then have a leading axis, the seed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from pilotfish.algorithms import Algorithm
+from pilotfish.policies import Policy
 from pilotfish.types import Key, Outcome, Problem, Rollouts
 from pilotfish.worlds import World
 
@@ -39,11 +43,21 @@ def iteration(
     algorithm: Algorithm, world: World, samples: int, root_key: Key, i: Int[Array, ""] | int, state: Any
 ) -> tuple[Any, Rollouts, Report]:
     """Roll out `samples` episodes from each condition and update. A refused update leaves the state as it was."""
+    policy, world_key, update_key = _explore(algorithm, root_key, i, state)
+    rollouts = world.rollout(policy, samples, world_key)
+    state, report = _learn(algorithm, world.problem, state, rollouts, update_key)
+    return state, rollouts, report
+
+
+def _explore(algorithm: Algorithm, root_key: Key, i: Int[Array, ""] | int, state: Any) -> tuple[Policy, Key, Key]:
     world_key, update_key = jax.random.split(jax.random.fold_in(root_key, i))
-    rollouts = world.rollout(algorithm.explore(state), samples, world_key)
-    new, info = algorithm.update(world.problem, state, rollouts, update_key)
+    return algorithm.explore(state), world_key, update_key
+
+
+def _learn(algorithm: Algorithm, problem: Problem, state: Any, rollouts: Rollouts, key: Key) -> tuple[Any, Report]:
+    new, info = algorithm.update(problem, state, rollouts, key)
     state = jax.tree.map(lambda n, o: jnp.where(info.ok, n, o), new, state)
-    return state, rollouts, Report(outcome(world.problem, rollouts), info)
+    return state, Report(outcome(problem, rollouts), info)
 
 
 def outcome(problem: Problem, rollouts: Rollouts) -> Outcome:
@@ -81,12 +95,26 @@ def check(algorithm: Algorithm, world: World, samples: int) -> None:
     """Raise what the first iteration would raise, without running it: shapes, types and settings."""
     if samples < 1:
         raise ValueError(f"rollouts={samples}: an iteration needs at least one rollout.")
-    eqx.filter_eval_shape(_first_turn, algorithm, world, samples)
+    eqx.filter_eval_shape(_first_turn, algorithm, world.problem, samples)
 
 
-def _first_turn(algorithm: Algorithm, world: World, samples: int):
+def _first_turn(algorithm: Algorithm, problem: Problem, samples: int):
     key = jax.random.key(0)
-    return iteration(algorithm, world, samples, key, 0, algorithm.init(world.problem, samples, key))
+    state = algorithm.init(problem, samples, key)
+    policy = algorithm.explore(state)
+    rollouts = jax.vmap(
+        lambda policy: jax.vmap(lambda key: _blank(problem, policy, key))(jax.random.split(key, samples))
+    )
+    return _learn(algorithm, problem, state, rollouts(policy), key)
+
+
+def _blank(problem: Problem, policy: Policy, key: Key) -> Rollouts:
+    """A rollout in which nothing happens: its shapes are what is asked for."""
+    episode, x = policy.begin(key), jnp.zeros((problem.horizon + 1, problem.dx))
+    o = x if problem.observe is None else jax.vmap(problem.observe)(x)
+    u = jax.vmap(lambda x, o: policy.act(episode, 0, x, o))(x[:-1], o[:-1])
+    cost = jax.vmap(lambda x, u: problem.cost(x, u, jnp.asarray(0)))(x[:-1], u)
+    return Rollouts(x, o, u, jnp.append(cost, jnp.zeros((), cost.dtype)), jnp.asarray(True), episode)
 
 
 @eqx.filter_jit
@@ -122,12 +150,42 @@ def turns(
     algorithm: Algorithm, world: World, samples: int, keys: Array, first: int, last: int, states: Any
 ) -> Iterator[Turn]:
     """Iterations `first` to `last - 1` on the host, one at a time, for observers and checkpoints."""
+    turn = _turn if world.traceable else _turn_on_host
     for i in range(first, last):
-        states, rollouts, report = _turn(algorithm, world, samples, keys, jnp.asarray(i), states)
+        states, rollouts, report = turn(algorithm, world, samples, keys, jnp.asarray(i), states)
         yield Turn(i, states, rollouts, jax.device_get(report))
 
 
-@eqx.filter_jit
+_explore_compiled, _learn_compiled = eqx.filter_jit(_explore), eqx.filter_jit(_learn)
+
+
+def _turn_on_host(algorithm: Algorithm, world: World, samples: int, keys: Array, i: Array, states: Any):
+    def one_seed(state: Any, root_key: Key):
+        policy, world_key, update_key = _explore_compiled(algorithm, root_key, i, state)
+        rollouts = world.rollout(policy, samples, world_key)
+        state, report = _learn_compiled(algorithm, world.problem, state, rollouts, update_key)
+        return state, rollouts, report
+
+    return _stacked(one_seed(_of_seed(states, s), key) for s, key in enumerate(keys))
+
+
 def evaluate(algorithm: Algorithm, world: World, samples: int, key: Key, states: Any) -> Rollouts:
     """Rollouts of what we would deploy now; leading axis: the seed. All seeds face the same initial states."""
+    if world.traceable:
+        return _evaluate(algorithm, world, samples, key, states)
+    exploit = eqx.filter_jit(algorithm.exploit)
+    seeds = range(len(jax.tree.leaves(states)[0]))
+    return _stacked(world.rollout(exploit(_of_seed(states, s)), samples, key) for s in seeds)
+
+
+@eqx.filter_jit
+def _evaluate(algorithm: Algorithm, world: World, samples: int, key: Key, states: Any) -> Rollouts:
     return jax.lax.map(lambda state: world.rollout(algorithm.exploit(state), samples, key), states)
+
+
+def _of_seed(tree: Any, seed: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[seed], tree)
+
+
+def _stacked(trees: Iterable[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

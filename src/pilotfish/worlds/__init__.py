@@ -13,6 +13,11 @@ class World(eqx.Module):
 
     problem: eqx.AbstractVar[Problem]
 
+    @property
+    @abstractmethod
+    def traceable(self) -> bool:
+        """Whether rollouts are JAX computations, which can be compiled together with the algorithm."""
+
     @abstractmethod
     def rollout(self, policy: Policy, samples: int, key: Key) -> Rollouts:
         """`samples` rollouts from each condition, of a policy whose leading axis is the condition (N)."""

@@ -19,6 +19,10 @@ class JaxWorld(World):
         if self.problem.dynamics is None:
             raise ValueError("problem.dynamics is None: JaxWorld simulates a problem by its own equations.")
 
+    @property
+    def traceable(self) -> bool:
+        return True
+
     def rollout(self, policy: Policy, samples: int, key: Key) -> Rollouts:
         N = self.problem.conditions.mean.shape[0]
         keys = jax.random.split(key, (N, samples))
@@ -45,8 +49,7 @@ class JaxWorld(World):
             assert problem.dynamics is not None
             return problem.dynamics(x, problem.admissible(u)) + disturbance, (x, o, u, problem.cost(x, u, t))
 
-        spread = gaussian.robust_cholesky(condition.cov) * (jnp.diagonal(condition.cov) > 0)[:, None]
-        x0 = condition.mean + spread @ jax.random.normal(start_key, condition.mean.shape)
+        x0 = gaussian.draw(condition, start_key)
         last, (x, o, u, cost) = jax.lax.scan(step, x0, (jnp.arange(problem.horizon), noise()))
         final = zero if problem.final_cost is None else problem.final_cost(last)
         x = jnp.concatenate([x, last[None]])

@@ -1,0 +1,313 @@
+"""The MuJoCo world against single simulations stepped by hand, exact linear dynamics, and models that break."""
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+
+from pilotfish.algorithms.lqr_gps import LQRGPS
+from pilotfish.policies import Policy
+from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
+from pilotfish.runs import loop
+from pilotfish.runs.store import Run, Spec
+from pilotfish.runs.train import train
+from pilotfish.types import Gaussian, LinearGaussian, Problem
+from pilotfish.worlds.mujoco import MujocoWorld
+
+ARM = """
+<mujoco>
+  <option timestep="0.01" integrator="{integrator}"/>
+  <worldbody>
+    <geom name="floor" type="plane" size="2 2 .1" pos="0 0 -.5"/>
+    <body name="upper" pos="0 0 .2">
+      <joint name="shoulder" axis="0 1 0" damping=".1" armature=".01"/>
+      <geom type="capsule" fromto="0 0 0 .5 0 0" size=".05"/>
+      <body name="fore" pos=".5 0 0">
+        <joint name="elbow" axis="0 1 0" damping=".1" armature=".01"/>
+        <geom type="capsule" fromto="0 0 0 .4 0 0" size=".04"/>
+        <site name="tip" pos=".4 0 0"/>
+      </body>
+    </body>
+  </worldbody>
+  <actuator><motor joint="shoulder"/><motor joint="elbow"/></actuator>
+  <sensor><framepos objtype="site" objname="tip"/><framelinvel objtype="site" objname="tip"/></sensor>
+</mujoco>
+"""
+POINT = """
+<mujoco>
+  <option timestep="0.02" gravity="0 0 0" integrator="Euler"/>
+  <worldbody>
+    <body><joint name="x" type="slide" axis="1 0 0"/><geom type="sphere" size=".1" mass="2"/></body>
+  </worldbody>
+  <actuator><motor joint="x" gear="3"/></actuator>
+</mujoco>
+"""
+N, M, T, DX, DU = 2, 3, 20, 10, 2
+KEY = jax.random.key(3)
+
+
+def arm_model(integrator="Euler"):
+    return mujoco.MjModel.from_xml_string(ARM.format(integrator=integrator))
+
+
+def arm_problem(**changes):
+    mean = np.zeros((N, DX))
+    mean[:, :4] = [[0.3, -0.5, 0.0, 0.1], [-0.2, 0.4, 1.0, 0.0]]
+    cov = np.zeros((N, DX, DX))
+    cov[:, :4, :4] = 1e-2 * np.eye(4)
+    settings = {
+        "conditions": Gaussian(jnp.asarray(mean), jnp.asarray(cov)),
+        "initial_std": jnp.ones(DU),
+        "cost": lambda x, u, t: (x[4:7] ** 2).sum() + 1e-2 * t * (u**2).sum(),
+        "final_cost": lambda x: x[0] ** 2,
+        "action_low": -jnp.ones(DU),
+        "action_high": jnp.ones(DU),
+    }
+    return Problem(horizon=T, dt=0.03, **(settings | changes))
+
+
+def wild(problem, seed=0, std=1.0):
+    """A policy with feedback and noise, another one for each condition."""
+    rng = np.random.default_rng(seed)
+    n, horizon, dx, du = len(problem.conditions.mean), problem.horizon, problem.dx, problem.du
+    chol = np.broadcast_to(std * np.eye(du), (n, horizon, du, du))
+    gains, offsets = rng.normal(size=(n, horizon, du, dx)), rng.normal(size=(n, horizon, du))
+    return LinearGaussianPolicy(LinearGaussian(*map(jnp.asarray, (gains, offsets, chol))))
+
+
+def by_hand(problem, policy, model_of, r, n, m):
+    """Rollout m of condition n again, by one MjData."""
+    model = model_of(n)
+    data = mujoco.MjData(model)
+    nq = model.nq
+    data.qpos[:], data.qvel[:] = r.x[n, m, 0, :nq], r.x[n, m, 0, nq : nq + model.nv]
+    mujoco.mj_forward(model, data)
+    controller, e = jax.tree.map(lambda leaf: np.asarray(leaf[n]), policy.controller), np.asarray(r.episode[n, m])
+    states, actions = [], []
+    for t in range(problem.horizon + 1):
+        x = np.concatenate([data.qpos, data.qvel, data.sensordata])
+        states.append(x)
+        if t == problem.horizon:
+            break
+        u = controller.K[t] @ x + controller.k[t] + controller.chol[t] @ e[t]
+        actions.append(u)
+        data.ctrl[:] = np.clip(u, -1.0, 1.0)
+        for _ in range(3):
+            mujoco.mj_step(model, data)
+        mujoco.mj_forward(model, data)
+    return np.array(states), np.array(actions)
+
+
+@pytest.mark.parametrize("integrator", ["Euler", "implicitfast", "RK4"])
+def test_rollouts_are_those_of_single_simulations(integrator):
+    """Through contact with the floor, with sensors, clipped actions and a different body in each condition."""
+    model = arm_model(integrator)
+    places = np.stack([model.body_pos, model.body_pos])
+    places[1, 1] += [0.0, 0.0, 0.1]
+    problem = arm_problem()
+    world, policy = MujocoWorld(problem, model, fields={"body_pos": places}), wild(problem)
+
+    def model_of(n):
+        own = arm_model(integrator)
+        own.body_pos[:] = places[n]
+        return own
+
+    r = world.rollout(policy, M, KEY)
+    assert r.valid.all()
+    touched = 0
+    for n in range(N):
+        for m in range(M):
+            x, u = by_hand(problem, policy, model_of, r, n, m)
+            np.testing.assert_allclose(r.x[n, m], x, rtol=1e-6, atol=1e-8)
+            np.testing.assert_allclose(r.u[n, m], u, rtol=1e-6, atol=1e-8)
+            cost = (x[:-1, 4:7] ** 2).sum(1) + 1e-2 * np.arange(T) * (u**2).sum(1)
+            np.testing.assert_allclose(r.cost[n, m], np.append(cost, x[-1, 0] ** 2), rtol=1e-5, atol=1e-8)
+            touched += x[:, 6].min() < -0.44
+    assert touched > 0
+    np.testing.assert_array_equal(r.o, r.x)
+
+
+def test_starts_are_drawn_from_the_conditions_and_sensors_read_at_once():
+    problem = arm_problem()
+    r = MujocoWorld(problem, arm_model()).rollout(wild(problem), 400, KEY)
+    start = np.asarray(r.x[:, :, 0])
+    np.testing.assert_allclose(start[..., :4].mean(1), problem.conditions.mean[:, :4], atol=0.03)
+    np.testing.assert_allclose(start[..., :4].std(1), 0.1, rtol=0.15)
+    q1, q12 = start[..., 0], start[..., 0] + start[..., 1]
+    np.testing.assert_allclose(start[..., 4], 0.5 * np.cos(q1) + 0.4 * np.cos(q12), atol=1e-12)
+    np.testing.assert_allclose(start[..., 6], 0.2 - 0.5 * np.sin(q1) - 0.4 * np.sin(q12), atol=1e-12)
+
+
+def test_threads_do_not_matter_and_keys_do():
+    problem = arm_problem()
+    first, again, other = (
+        MujocoWorld(problem, arm_model(), threads=threads).rollout(wild(problem), M, jax.random.key(seed))
+        for threads, seed in ((1, 0), (3, 0), (1, 1))
+    )
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert not np.isclose(first.x, other.x).all((2, 3)).any()
+
+
+def test_a_policy_sees_what_is_observed():
+    class Follower(Policy):
+        def begin(self, key):
+            return jnp.zeros(())
+
+        def act(self, episode, t, x, o):
+            return o + t
+
+    problem = arm_problem(observe=lambda x: 2.0 * x[:2], action_low=None, action_high=None)
+    r = MujocoWorld(problem, arm_model()).rollout(Follower(), M, KEY)
+    np.testing.assert_allclose(r.o, 2.0 * r.x[..., :2])
+    np.testing.assert_allclose(r.u, r.o[..., :-1, :] + np.arange(T)[:, None], rtol=1e-12)
+
+
+def test_forces_act_when_they_are_said_to():
+    """A push of 6 N for two steps of .04 s on 2 kg is .24 m/s."""
+    model = mujoco.MjModel.from_xml_string(POINT)
+    problem = Problem(10, 0.04, Gaussian(jnp.zeros((1, 2)), jnp.zeros((1, 2, 2))), jnp.ones(1), lambda x, u, t: x @ x)
+    forces = np.zeros((10, model.nbody, 6))
+    forces[4:6, 1, 0] = 6.0
+    still = jax.tree.map(jnp.zeros_like, wild(problem))
+    r = MujocoWorld(problem, model, forces=forces).rollout(still, 1, KEY)
+    np.testing.assert_allclose(r.x[0, 0, :, 1], [0.0] * 5 + [0.12] + [0.24] * 5, atol=1e-12)
+
+
+# -- derivatives
+
+
+def test_linear_dynamics_are_found_exactly():
+    """Semi-implicit Euler, two steps of h = .02: v' = v + 2 h 3 u / 2, p' = p + 2 h v + 3 h^2 3 u / 2."""
+    model = mujoco.MjModel.from_xml_string(POINT)
+    problem = Problem(5, 0.04, Gaussian(jnp.zeros((1, 2)), jnp.zeros((1, 2, 2))), jnp.ones(1), lambda x, u, t: x @ x)
+    rng = np.random.default_rng(0)
+    found = MujocoWorld(problem, model).linearised(rng.normal(size=(4, 2)), rng.normal(size=(4, 1)))
+    for i in range(4):
+        np.testing.assert_allclose(found.A[i], [[1.0, 0.04], [0.0, 1.0]], atol=1e-9)
+        np.testing.assert_allclose(found.B[i], [[3 * 0.02**2 * 1.5], [0.04 * 1.5]], atol=1e-9)
+        np.testing.assert_allclose(found.c[i], 0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("lift", [0.2, 1.0])
+def test_derivatives_are_those_of_mujoco_also_in_contact(lift):
+    """A product of mjd_transitionFD's one-step derivatives along the substeps."""
+    model, problem = arm_model(), arm_problem()
+    x, u = np.array([[0.9, 0.3, -0.2, 0.5]]), np.array([[0.3, -0.2]])
+    model.body_pos[1, 2] = lift
+    data = mujoco.MjData(model)
+    data.qpos[:], data.qvel[:], data.ctrl[:] = x[0, :2], x[0, 2:], u[0]
+    A, B = np.eye(4), np.zeros((4, 2))
+    for _ in range(3):
+        step_A, step_B = np.zeros((4, 4)), np.zeros((4, 2))
+        mujoco.mjd_transitionFD(model, data, 1e-6, True, step_A, step_B, None, None)
+        A, B = step_A @ A, step_A @ B + step_B
+        mujoco.mj_step(model, data)
+    assert (data.ncon > 0) == (lift < 1)
+    found = MujocoWorld(problem, model).linearised(np.concatenate([x, np.zeros((1, 6))], 1), u)
+    np.testing.assert_allclose(found.A[0, :4, :4], A, rtol=1e-3, atol=1e-4 * np.abs(A).max())
+    np.testing.assert_allclose(found.B[0, :4], B, rtol=1e-3, atol=1e-4 * np.abs(B).max())
+    np.testing.assert_array_equal(found.A[0, :, 4:], 0.0)
+    after = found.A[0] @ np.append(x[0], np.zeros(6)) + found.B[0] @ u[0] + found.c[0]
+    np.testing.assert_allclose(after[:4], np.concatenate([data.qpos, data.qvel]), rtol=1e-9)
+
+
+# -- what breaks
+
+
+@pytest.mark.parametrize("what", [np.nan, 9e9])
+def test_a_simulation_that_diverges_ends_its_rollout_and_no_other(what, tmp_path, monkeypatch, capfd):
+    """By a bad action, or by a force under which velocities overflow. It leaves no trace elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    problem = arm_problem(action_low=None, action_high=None)
+    policy = jax.tree.map(jnp.zeros_like, wild(problem))
+    k = policy.controller.k.at[1, 7].set(what)
+    policy = LinearGaussianPolicy(LinearGaussian(policy.controller.K, k, policy.controller.chol))
+    r = MujocoWorld(problem, arm_model()).rollout(policy, M, KEY)
+    np.testing.assert_array_equal(r.valid, [[True] * M, [False] * M])
+    assert np.isfinite(r.x[0]).all()
+    assert np.isfinite(r.x[1, :, :8]).all()
+    assert np.isnan(r.x[1, :, 8:]).all()
+    assert loop.outcome(problem, r).broken_at == (7 if np.isnan(what) else 8)
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr().err == ""
+    assert mujoco.MjLogConfig.get().logto_file
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(conditions=Gaussian(jnp.zeros((1, 4)), jnp.eye(4)[None])), "4 columns.* 2 . 2 . 6"),
+        (dict(initial_std=jnp.ones(3), action_low=None, action_high=None), "3 entries.*2 actuators"),
+        (dict(noise_std=jnp.ones(DX)), "no process noise"),
+    ],
+)
+def test_problems_that_do_not_fit_the_model_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        MujocoWorld(arm_problem(cost=lambda x, u, t: x[0] * u[0], **change), arm_model())
+
+
+def test_a_time_step_that_does_not_fit_is_refused():
+    problem = arm_problem()
+    fits = Problem(T, 0.025, problem.conditions, problem.initial_std, problem.cost)
+    with pytest.raises(ValueError, match=r"dt=0.025 is no multiple of the model's timestep, 0.01"):
+        MujocoWorld(fits, arm_model())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"body_pos": np.zeros((N, 3))}, r"\(2, 3\): it must be \(2, 3, 3\)"),
+        ({"colour": np.zeros(N)}, "no field 'colour'"),
+    ],
+)
+def test_fields_that_the_model_does_not_have_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        MujocoWorld(arm_problem(), arm_model(), fields=fields)
+
+
+def test_sensors_of_forces_and_hidden_activations_are_refused():
+    forces = ARM.format(integrator="Euler").replace("<sensor>", '<sensor><actuatorfrc name="f" actuator="a"/>')
+    forces = forces.replace('<motor joint="shoulder"/>', '<motor name="a" joint="shoulder"/>')
+    problem = arm_problem(conditions=Gaussian(jnp.zeros((1, DX + 1)), jnp.zeros((1, DX + 1, DX + 1))))
+    with pytest.raises(ValueError, match="sensor 'f' reads accelerations or forces"):
+        MujocoWorld(problem, mujoco.MjModel.from_xml_string(forces))
+    muscles = ARM.format(integrator="Euler").replace(
+        '<motor joint="shoulder"/>', '<general joint="shoulder" dyntype="filter" dynprm="1"/>'
+    )
+    with pytest.raises(ValueError, match="1 activations"):
+        MujocoWorld(arm_problem(), mujoco.MjModel.from_xml_string(muscles))
+
+
+# -- learning
+
+
+def point_world():
+    def cost(x, u, t):
+        return (x[0] - 1.0) ** 2 + 0.1 * x[1] ** 2 + 0.01 * (u**2).sum()
+
+    start = Gaussian(jnp.array([[0.0, 0.0], [0.5, 0.0]]), 1e-2 * jnp.eye(2)[None].repeat(2, 0))
+    return MujocoWorld(Problem(25, 0.04, start, jnp.ones(1), cost), mujoco.MjModel.from_xml_string(POINT))
+
+
+def test_an_algorithm_learns_and_a_stopped_run_goes_on_bit_identically(tmp_path):
+    world, algorithm = point_world(), LQRGPS()
+    spec = Spec(task={}, algorithm={}, rollouts=20, iterations=8, seeds=[0, 1], checkpoint_every=3)
+    loop.check(algorithm, world, 20)
+    settings = {"rollouts": 20, "iterations": 8, "seeds": [0, 1]}
+    whole = train(algorithm, world, **settings)
+    assert (whole.metrics["cost"][:, -1] < 0.8 * whole.metrics["cost"][:, 0]).all()
+    run = Run.create(tmp_path / "run", spec)
+
+    def stop(turn):
+        if turn.i == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(algorithm, world, run=run, observe=stop, **settings)
+    resumed = train(algorithm, world, run=run, **settings)
+    jax.tree.map(np.testing.assert_array_equal, resumed.states, whole.states)
+    np.testing.assert_array_equal(resumed.metrics["cost"], whole.metrics["cost"])
+    rollouts = loop.evaluate(algorithm, world, 5, KEY, whole.states)
+    assert rollouts.x.shape == (2, 2, 5, 26, 2)
+    np.testing.assert_array_equal(rollouts.x[0, :, :, 0], rollouts.x[1, :, :, 0])
