@@ -120,6 +120,9 @@ class Problem(eqx.Module):
     """`observe(x)`: what a policy may see; None for the state itself."""
     success: Callable[[Array, Array], Array] | None = None
     """`success(x, u)`: True if one rollout, x (T+1, dx) and u (T, du), reached the goal; None if undefined."""
+    demonstration: LinearGaussian | None = eqx.field(converter=_float_leaves, default=None)
+    """Controllers with which learning begins, leading axes (N, T): one that walks, say. None for zero gains and
+    `initial_std`."""
 
     def __check_init__(self):
         if self.horizon < 1:
@@ -138,6 +141,13 @@ class Problem(eqx.Module):
         ):
             if f is not None and (found := jnp.shape(jax.eval_shape(f, *args))) != shape:
                 raise ValueError(f"{name} returns an array of shape {found}; it must have the shape {shape}.")
+        if self.demonstration is not None:
+            shape = (len(self.conditions.mean), self.horizon, self.du, self.dx)
+            if self.demonstration.K.shape != shape:
+                raise ValueError(
+                    f"demonstration.K has the shape {self.demonstration.K.shape}; it must have the shape {shape}: "
+                    "condition, time step, action, state."
+                )
         for name, array, size in (
             ("noise_std", self.noise_std, self.dx),
             ("action_low", self.action_low, self.du),
@@ -155,6 +165,15 @@ class Problem(eqx.Module):
     def du(self) -> int:
         """Dimension of the action."""
         return self.initial_std.shape[-1]
+
+    @property
+    def first_controller(self) -> LinearGaussian:
+        """The controllers with which learning begins; leading axes (N, T)."""
+        if self.demonstration is not None:
+            return self.demonstration
+        N, T = len(self.conditions.mean), self.horizon
+        std = jnp.broadcast_to(jnp.diag(self.initial_std), (N, T, self.du, self.du))
+        return LinearGaussian(jnp.zeros((N, T, self.du, self.dx)), jnp.zeros((N, T, self.du)), std)
 
     def admissible(self, u: Float[Array, "*batch du"]) -> Float[Array, "*batch du"]:
         """The action that the plant executes when asked for `u`: clipped to its bounds."""

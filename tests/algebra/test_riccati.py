@@ -37,11 +37,12 @@ def test_first_gain_of_a_long_horizon_is_the_stationary_one():
     def over_time(a):
         return np.broadcast_to(a, (T, *a.shape))
 
-    K, k, V = lqr(
+    p, V = lqr(
         ours(LinearDynamics, *map(over_time, (A, B, np.zeros(DX), np.zeros((DX, DX))))),
         ours(Quadratic, *map(over_time, (H, np.zeros(DX + DU), np.zeros(())))),
         ours(Quadratic, np.zeros((DX, DX)), np.zeros(DX), 0.0),
     )
+    K, k = p.K, p.k
     P = solve_discrete_are(A, B, Q, R, s=S)
     np.testing.assert_allclose(K[0], -np.linalg.solve(R + B.T @ P @ B, B.T @ P @ A + S.T), rtol=1e-8)
     np.testing.assert_allclose(V.H, P, rtol=1e-8)
@@ -52,7 +53,8 @@ def test_actions_and_value_are_those_of_the_dense_quadratic_program():
     for seed in range(5):
         (A, B, c, F), (H, h, const), final = varying(seed, T=5)
         noise_free = ours(LinearDynamics, A, B, c, 0 * F)
-        K, k, V = lqr(noise_free, ours(Quadratic, H, h, const), ours(Quadratic, *final))
+        p, V = lqr(noise_free, ours(Quadratic, H, h, const), ours(Quadratic, *final))
+        K, k = p.K, p.k
         for x0 in np.random.default_rng(seed).normal(size=(3, DX)):
             u, cost = regulator.best_actions(x0, A, B, c, H, h, *final[:2])
             x = x0
@@ -65,7 +67,8 @@ def test_actions_and_value_are_those_of_the_dense_quadratic_program():
 def test_value_is_the_expected_cost_of_its_own_controller_under_noise():
     dynamics, cost, final = varying(7, T=5)
     f, q, q_final = ours(LinearDynamics, *dynamics), ours(Quadratic, *cost), ours(Quadratic, *final)
-    K, k, V = lqr(f, q, q_final)
+    p, V = lqr(f, q, q_final)
+    K, k = p.K, p.k
     rng = np.random.default_rng(8)
     start = ours(Gaussian, rng.normal(size=DX), draw.covariance(rng, DX))
 
@@ -79,9 +82,28 @@ def test_value_is_the_expected_cost_of_its_own_controller_under_noise():
     assert all(expected_cost(k + 0.1 * rng.normal(size=k.shape)) > best for _ in range(5))
 
 
+def test_covariance_is_the_best_for_expected_cost_less_entropy():
+    dynamics, cost, final = varying(11, T=5)
+    f, q, q_final = ours(LinearDynamics, *dynamics), ours(Quadratic, *cost), ours(Quadratic, *final)
+    p, _ = lqr(f, q, q_final)
+    rng = np.random.default_rng(12)
+    start = ours(Gaussian, rng.normal(size=DX), draw.covariance(rng, DX))
+
+    @jax.jit
+    def objective(chol):
+        z, last = chain.forward(start, f, LinearGaussian(p.K, p.k, chol))
+        total = quadratic.expectation(q, z).sum() + quadratic.expectation(q_final, last)
+        return total - jnp.log(jnp.diagonal(chol, axis1=1, axis2=2)).sum()
+
+    assert np.abs(jax.grad(objective)(p.chol)[:, *np.tril_indices(DU)]).max() < 1e-8 * np.abs(objective(p.chol))
+    moves = np.tril(rng.normal(size=(20, 5, DU, DU)))
+    assert all(objective(p.chol * (1 + 0.05 * move)) > objective(p.chol) for move in moves)
+
+
 def test_value_is_that_of_policy_evaluation_by_hand():
     dynamics, cost, final = varying(9, T=5)
-    K, k, V = lqr(ours(LinearDynamics, *dynamics), ours(Quadratic, *cost), ours(Quadratic, *final))
+    p, V = lqr(ours(LinearDynamics, *dynamics), ours(Quadratic, *cost), ours(Quadratic, *final))
+    K, k = p.K, p.k
     _, values = regulator.evaluate(*dynamics, *cost, *final, np.asarray(K), np.asarray(k), np.zeros((5, DU, DU)))
     for found, expected in zip((V.H, V.h, V.c), values[0], strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
@@ -91,7 +113,8 @@ def test_a_problem_without_a_minimum_says_so():
     dynamics, (H, h, const), final = varying(10, T=5)
     H = H.copy()
     H[2, DX:, DX:] -= 1e3 * np.eye(DU)
-    K, _, V = lqr(ours(LinearDynamics, *dynamics), ours(Quadratic, H, h, const), ours(Quadratic, *final))
+    p, V = lqr(ours(LinearDynamics, *dynamics), ours(Quadratic, H, h, const), ours(Quadratic, *final))
+    K = p.K
     assert not np.isfinite(K[2]).any()
     assert not np.isfinite(V.c)
     assert np.isfinite(K[3:]).all()

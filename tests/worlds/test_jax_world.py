@@ -1,4 +1,4 @@
-"""The simulated world: for every registered task, and on small problems where the outcome is known."""
+"""The simulated world: for every task with equations, and on small problems where the outcome is known."""
 
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ import pytest
 
 from pilotfish import tasks
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
+from pilotfish.tasks import DrawnTask
 from pilotfish.types import Gaussian, LinearGaussian, Problem
 from pilotfish.worlds.jax import JaxWorld
 
@@ -23,7 +24,7 @@ def policy(problem, mean=0.0, std=0.0, conditions=1):
     return LinearGaussianPolicy(LinearGaussian(jnp.zeros((*shape, problem.dx)), k, chol))
 
 
-# ---- every registered task ----
+# ---- every task with equations ----
 
 
 class Trial(NamedTuple):
@@ -32,7 +33,9 @@ class Trial(NamedTuple):
     """`run(policy, key)`, compiled once a task."""
 
 
-@pytest.fixture(scope="module", params=sorted(tasks.registry()))
+@pytest.fixture(
+    scope="module", params=sorted(n for n, e in tasks.registry().items() if isinstance(e.make(), DrawnTask))
+)
 def trial(request):
     problem = tasks.registry()[request.param].make().problem()
     return Trial(problem, jax.jit(lambda policy, key: JaxWorld(problem).rollout(policy, M, key)))

@@ -3,22 +3,20 @@
     minimise  E sum_t q_t(x_t, u_t) + q_T(x_T),    x_{t+1} = A x_t + B u_t + c + noise
 
 With V_{t+1} quadratic, Q_t = q_t + V_{t+1}(A x + B u + c) is quadratic in z = [x; u]; its minimiser over u is
-`u = K x + k` with `K = -Quu^-1 Qux`, `k = -Quu^-1 qu`, and V_t(x) = Q_t(x, Kx + k).
+`u = K x + k` with `K = -Quu^-1 Qux`, `k = -Quu^-1 qu`, and V_t(x) = Q_t(x, Kx + k). With the covariance `Quu^-1` about
+that mean a controller minimises the expected cost less its entropy.
 """
 
 import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
-from jaxtyping import Array, Float
 
 from pilotfish.algebra import quadratic
-from pilotfish.types import LinearDynamics, Quadratic
+from pilotfish.types import LinearDynamics, LinearGaussian, Quadratic
 
 
-def lqr(
-    dynamics: LinearDynamics, cost: Quadratic, final: Quadratic
-) -> tuple[Float[Array, "T du dx"], Float[Array, "T du"], Quadratic]:
-    """Optimal gains, offsets and the value function of the first state.
+def lqr(dynamics: LinearDynamics, cost: Quadratic, final: Quadratic) -> tuple[LinearGaussian, Quadratic]:
+    """The optimal controller, and the value function of the first state under its mean actions.
 
     `cost` is over z = [x; u], one per step; `final` over x. Noise enters the value as `1/2 tr(V F)`. Where
     `Quu` is not positive definite the problem has no minimum and the result is not finite.
@@ -34,7 +32,8 @@ def lqr(
         gains = -jsl.cho_solve((factor, True), jnp.concatenate([Q.H[dx:, :dx], Q.h[dx:, None]], -1))
         K, k = gains[:, :dx], gains[:, dx]
         V = quadratic.compose(Q, jnp.concatenate([jnp.eye(dx), K]), jnp.concatenate([jnp.zeros(dx), k]))
-        return V, (K, k)
+        chol = jnp.linalg.cholesky(jsl.cho_solve((factor, True), jnp.eye(len(factor))))
+        return V, LinearGaussian(K, k, chol)
 
-    V, (K, k) = jax.lax.scan(backward, final, (dynamics, cost), reverse=True)
-    return K, k, V
+    V, controller = jax.lax.scan(backward, final, (dynamics, cost), reverse=True)
+    return controller, V

@@ -134,16 +134,15 @@ class ILQG(Algorithm):
                 raise ValueError(f"{name}={number}: {remedy}.")
 
     def init(self, problem: Problem, samples: int, key: Key) -> State:
-        """Trajectories from the conditions' means under zero actions, or noise, and no feedback."""
+        """Trajectories from the conditions' means under the problem's first controller, or with noise."""
         _equations(problem)
-        T, dx, du = problem.horizon, problem.dx, problem.du
-        noise = self.initial_noise * problem.initial_std * jax.random.normal(key, (T, du))
-        open_loop = LinearGaussian(jnp.zeros((T, du, dx)), noise, jnp.zeros((T, du, du)))
+        noise = self.initial_noise * problem.initial_std * jax.random.normal(key, (problem.horizon, problem.du))
 
-        def begin(start: Float[Array, "dx"]) -> State:
-            x, u, costs = _rollout(problem, start, open_loop)
+        def begin(start: Float[Array, "dx"], first: LinearGaussian) -> State:
+            silent = jnp.zeros_like(first.chol)
+            x, u, costs = _rollout(problem, start, LinearGaussian(first.K, first.k + noise, silent))
             return State(
-                controller=LinearGaussian(open_loop.K, u, open_loop.chol),
+                controller=LinearGaussian(first.K, u - jnp.einsum("tij,tj->ti", first.K, x[:-1]), silent),
                 x=x,
                 u=u,
                 cost=costs.sum(),
@@ -151,7 +150,7 @@ class ILQG(Algorithm):
                 growth=jnp.ones((), x.dtype),
             )
 
-        return jax.vmap(begin)(problem.conditions.mean)
+        return jax.vmap(begin)(problem.conditions.mean, problem.first_controller)
 
     def explore(self, state: State) -> LinearGaussianPolicy:
         return LinearGaussianPolicy(state.controller)

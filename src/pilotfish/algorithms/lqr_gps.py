@@ -132,7 +132,7 @@ class LQRGPS(Algorithm):
         check_number(self, "largest_step", lambda v: v >= 1, "a factor of kl_step, at least 1")
 
     def init(self, problem: Problem, samples: int, key: Key) -> State:
-        """A controller of zero gains and the problem's initial standard deviation."""
+        """The problem's first controller; nothing is known of the dynamics."""
         need = problem.dx + problem.du + 2
         if self.prior == "none" and samples < need:
             raise ValueError(
@@ -141,18 +141,20 @@ class LQRGPS(Algorithm):
             )
         if self.prior == "gmm" and samples < 2:
             raise ValueError(f"rollouts={samples}: the dynamics need at least 2 rollouts an iteration.")
-        N, T, dx, du = problem.conditions.mean.shape[0], problem.horizon, problem.dx, problem.du
-        std = jnp.broadcast_to(jnp.diag(problem.initial_std), (T, du, du))
         unknown = jnp.nan * jnp.ones(())  # of strong type
-        one = State(
-            controller=LinearGaussian(jnp.zeros((T, du, dx)), jnp.zeros((T, du)), std),
-            eta=unknown,
-            factor=jnp.ones(()),
-            cost_before=unknown,
-            cost_promised=unknown,
-            history=self._empty(samples, T, 2 * dx + du) if self.prior == "gmm" else None,
-        )
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (N, *leaf.shape)), one)
+        width = 2 * problem.dx + problem.du
+
+        def begin(controller: LinearGaussian) -> State:
+            return State(
+                controller=controller,
+                eta=unknown,
+                factor=jnp.ones(()),
+                cost_before=unknown,
+                cost_promised=unknown,
+                history=self._empty(samples, problem.horizon, width) if self.prior == "gmm" else None,
+            )
+
+        return jax.vmap(begin)(problem.first_controller)
 
     def explore(self, state: State) -> LinearGaussianPolicy:
         return LinearGaussianPolicy(state.controller, self.noise_smoothing)

@@ -130,7 +130,7 @@ class MOTO(Algorithm):
             )
 
     def init(self, problem: Problem, samples: int, key: Key) -> State:
-        """A controller of zero gains and the problem's initial standard deviation; an empty history."""
+        """The problem's first controller; an empty history."""
         need = regression.feature_count(problem.dx + problem.du)
         if self.reuse == "none" and samples < need and not self.underdetermined:
             raise ValueError(
@@ -138,19 +138,21 @@ class MOTO(Algorithm):
                 f"variables needs at least {need} rollouts an iteration. Raise rollouts to {need} or more, or set "
                 "reuse='both' to reuse the samples of other time steps and earlier iterations."
             )
-        N, T, dx, du = problem.conditions.mean.shape[0], problem.horizon, problem.dx, problem.du
-        K = self._kept
-        initial = LinearGaussian(jnp.zeros((T, du, dx)), jnp.zeros((T, du)), _over(T, jnp.diag(problem.initial_std)))
-        nowhere = Occupancy(jnp.zeros((T, dx)), _over(T, jnp.eye(dx)), initial)
-        history = History(
-            x=jnp.zeros((K, samples, T + 1, dx)),
-            u=jnp.zeros((K, samples, T, du)),
-            cost=jnp.zeros((K, samples, T + 1)),
-            valid=jnp.zeros((K, samples)),
-            occupancy=_over(K, nowhere),
-            log_density=self._no_densities(samples, T),
-        )
-        return _over(N, State(initial, history))
+        K, T, dx, du = self._kept, problem.horizon, problem.dx, problem.du
+
+        def begin(controller: LinearGaussian) -> State:
+            nowhere = Occupancy(jnp.zeros((T, dx)), _over(T, jnp.eye(dx)), controller)
+            history = History(
+                x=jnp.zeros((K, samples, T + 1, dx)),
+                u=jnp.zeros((K, samples, T, du)),
+                cost=jnp.zeros((K, samples, T + 1)),
+                valid=jnp.zeros((K, samples)),
+                occupancy=_over(K, nowhere),
+                log_density=self._no_densities(samples, T),
+            )
+            return State(controller, history)
+
+        return jax.vmap(begin)(problem.first_controller)
 
     def explore(self, state: State) -> LinearGaussianPolicy:
         return LinearGaussianPolicy(state.controller)

@@ -29,6 +29,10 @@ class Task(eqx.Module):
     def problem(self) -> Problem:
         """The problem, ready to be solved."""
 
+
+class DrawnTask(Task):
+    """What is to be done, by its own equations; a picture is a few strokes."""
+
     @abstractmethod
     def draw(self, x: np.ndarray) -> list[Stroke]:
         """The scene in the state x (dx,)."""
@@ -52,6 +56,9 @@ def registry() -> dict[str, Entry]:
     from pilotfish.tasks.cartpole import CartPole
     from pilotfish.tasks.lq import LinearQuadratic
     from pilotfish.tasks.multi_link import MultiLink
+    from pilotfish.tasks.obstacles import Obstacles
+    from pilotfish.tasks.octopus import Octopus
+    from pilotfish.tasks.swimmer import Swimmer
 
     entries = (
         Entry("cartpole", "swing a pole up from a cart that is pushed", CartPole),
@@ -76,6 +83,17 @@ def registry() -> dict[str, Entry]:
             "lq",
             "a point mass with linear dynamics and quadratic cost: its optimum is known",
             LinearQuadratic,
+        ),
+        Entry("obstacles", "steer a slow point mass between walls, from five starts (MDGPS)", Obstacles),
+        Entry("octopus", "reach for a point with an arm of six chambers and 18 muscles (GPS'14)", Octopus),
+        Entry(
+            "octopus-hard", "the same with a point nearer than the arm can shorten", lambda: Octopus(target=(2.0, 3.0))
+        ),
+        Entry("swimmer", "swim at 2 m/s with three links (GPS'14)", Swimmer),
+        Entry(
+            "swimmer-cgps",
+            "the same at 1 m/s (CGPS'14)",
+            lambda: Swimmer(velocity=1.0, action_weight=1e-4, horizon=200),
         ),
     )
     return {entry.name: entry for entry in entries}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from pilotfish.tasks import Stroke, Task
+from pilotfish.tasks import DrawnTask, Stroke
 from pilotfish.tasks.integrate import rk4
 from pilotfish.types import Gaussian, Problem, Step
 
@@ -26,7 +26,7 @@ START_STD = 1e-2
 HOLD_ANGLE, HOLD_STEPS = 0.25, 10
 
 
-class CartPole(Task):
+class CartPole(DrawnTask):
     """Swing a pole up from a cart that is pushed, and hold it there."""
 
     force: float = 20.0

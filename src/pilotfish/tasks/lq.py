@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from pilotfish.algebra import chain, quadratic, riccati
-from pilotfish.tasks import Stroke, Task
+from pilotfish.tasks import DrawnTask, Stroke
 from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Problem, Quadratic
 
 DT = 0.1  # s
@@ -20,7 +20,7 @@ NOISE_STD = 1e-2  # of the state, each step
 POSITION_WEIGHT, SPEED_WEIGHT, FINAL_FACTOR = 1.0, 0.1, 10.0
 
 
-class LinearQuadratic(Task):
+class LinearQuadratic(DrawnTask):
     """A linear-quadratic problem."""
 
     action_weight: float = 0.1
@@ -60,9 +60,9 @@ class LinearQuadratic(Task):
     def optimum(self) -> tuple[LinearGaussian, Float[Array, ""]]:
         """The optimal controller (noise-free, over time) and its expected cost."""
         dynamics, cost, final = self.matrices()
-        K, k, V = riccati.lqr(over_time(dynamics), over_time(cost), final)
+        controller, V = riccati.lqr(over_time(dynamics), over_time(cost), final)
         start = Gaussian(jnp.asarray(START), START_STD**2 * jnp.eye(4))
-        return LinearGaussian(K, k, jnp.zeros((HORIZON, 2, 2))), quadratic.expectation(V, start)
+        return LinearGaussian(controller.K, controller.k, jnp.zeros((HORIZON, 2, 2))), quadratic.expectation(V, start)
 
     def expected_cost(self, controller: LinearGaussian) -> Float[Array, ""]:
         """Expected cost of any linear-Gaussian controller, exactly: by its chain of Gaussians."""

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from pilotfish.tasks import Stroke, Task
+from pilotfish.tasks import DrawnTask, Stroke
 from pilotfish.tasks.integrate import rk4
 from pilotfish.types import Gaussian, Problem, Step
 
@@ -44,7 +44,7 @@ LIMIT_STIFFNESS, LIMIT_DAMPING = 100.0, 10.0
 HOLD_ANGLE, HOLD_STEPS = 0.25, 10
 
 
-class MultiLink(Task):
+class MultiLink(DrawnTask):
     """Swing up `links` links by torques of at most `torque`."""
 
     links: int = 2

@@ -1,0 +1,56 @@
+"""Tasks whose dynamics are a MuJoCo model, written as MJCF in the task's own file.
+
+The state is [qpos, qvel, sensordata] (worlds/mujoco.py). A picture is what the model's camera "view" sees.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+import copy
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import mujoco
+import numpy as np
+
+from pilotfish.tasks import Task
+
+CAMERA = "view"
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulation:
+    """What is simulated."""
+
+    model: mujoco.MjModel
+    fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    """Fields of the model that differ between conditions, with the condition as leading axis."""
+    forces: np.ndarray | None = None
+    """Forces and torques on every body at every step, in the world's frame: (T, nbody, 6), N and N m."""
+
+    def of_condition(self, n: int) -> mujoco.MjModel:
+        """The model as it is in condition n."""
+        if not self.fields:
+            return self.model
+        model = copy.copy(self.model)
+        for name, values in self.fields.items():
+            getattr(model, name)[...] = values[n]
+        return model
+
+    def states(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+        """The states (N, dx) of all conditions at these positions (N, nq) and velocities (N, nv)."""
+        states = []
+        for n, (position, velocity) in enumerate(zip(qpos, qvel, strict=True)):
+            model = self.of_condition(n)
+            data = mujoco.MjData(model)
+            data.qpos[:], data.qvel[:] = position, velocity
+            mujoco.mj_forward(model, data)
+            states.append(np.concatenate([data.qpos, data.qvel, data.sensordata]))
+        return np.array(states)
+
+
+class MujocoTask(Task):
+    """What is to be done in a MuJoCo simulation."""
+
+    @abstractmethod
+    def simulation(self) -> Simulation:
+        """The model, and what of it differs between conditions."""
