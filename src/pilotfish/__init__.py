@@ -13,10 +13,29 @@ acts). A world turns a policy into rollouts, an algorithm turns rollouts into a 
 importing jax takes a second.
 """
 
+import ctypes
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+
+def _render_without_a_screen() -> None:
+    """Where there is no display, let MuJoCo render by EGL or else by OSMesa; it decides when it is imported."""
+    if sys.platform != "linux" or any(name in os.environ for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")):
+        return
+    for backend, library in (("egl", "libEGL.so.1"), ("osmesa", "libOSMesa.so.8"), ("osmesa", "libOSMesa.so.6")):
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            continue
+        os.environ["MUJOCO_GL"] = backend
+        return
+
+
+_render_without_a_screen()
 
 if TYPE_CHECKING:
     from pilotfish.algorithms import Algorithm
@@ -32,6 +51,7 @@ if TYPE_CHECKING:
     from pilotfish.types import Gaussian, LinearGaussian, Problem, Quadratic, Rollouts
     from pilotfish.worlds import World
     from pilotfish.worlds.jax import JaxWorld
+    from pilotfish.worlds.mujoco import MujocoWorld
 
 _HOME = {
     "Algorithm": "algorithms",
@@ -42,6 +62,7 @@ _HOME = {
     "LinearGaussian": "types",
     "LinearGaussianPolicy": "policies.linear_gaussian",
     "MOTO": "algorithms.moto",
+    "MujocoWorld": "worlds.mujoco",
     "Policy": "policies",
     "Problem": "types",
     "Quadratic": "types",
@@ -68,6 +89,7 @@ __all__ = [
     "JaxWorld",
     "LinearGaussian",
     "LinearGaussianPolicy",
+    "MujocoWorld",
     "Policy",
     "Problem",
     "Quadratic",

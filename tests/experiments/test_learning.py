@@ -26,10 +26,19 @@ def learn(task, setup, seeds):
 
 
 @pytest.mark.parametrize(
-    ("task", "seeds", "least"), [("cartpole", 10, 10), ("double-link", 10, 10), ("quad-link", 5, 4)]
+    ("task", "algorithm", "seeds", "least"),
+    [
+        ("cartpole", "moto", 10, 10),
+        ("double-link", "moto", 10, 10),
+        ("quad-link", "moto", 5, 4),
+        ("cartpole", "lqr-gps", 10, 10),
+        ("double-link", "lqr-gps", 10, 10),
+        ("cartpole", "ilqg", 10, 10),
+        ("double-link", "ilqg", 10, 10),
+    ],
 )
-def test_swing_ups_are_learned(task, seeds, least):
-    exploring, final = learn(task, setups.setup(task, "moto"), seeds)
+def test_swing_ups_are_learned(task, algorithm, seeds, least):
+    exploring, final = learn(task, setups.setup(task, algorithm), seeds)
     assert ((exploring > 0.9).any(1)).sum() >= least
     assert (final > 0.9).sum() >= least
 
@@ -41,3 +50,11 @@ def test_reuse_learns_the_double_link_from_twenty_rollouts_an_iteration():
     exploring, final = learn("double-link", setups.Setup(algorithm, rollouts=20, iterations=75), 10)
     assert (exploring > 0.9).any(1).sum() >= 9
     assert (final > 0.9).sum() >= 9
+
+
+@pytest.mark.parametrize("task", ["cartpole", "double-link"])
+def test_a_mixture_as_prior_learns_from_five_rollouts_an_iteration(task):
+    algorithm = dataclasses.replace(setups.setup(task, "lqr-gps").algorithm, prior="gmm")
+    exploring, final = learn(task, setups.Setup(algorithm, rollouts=5, iterations=60), 10)
+    assert (exploring > 0.9).any(1).sum() >= 9
+    assert (final > 0.9).sum() >= 8

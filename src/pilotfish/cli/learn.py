@@ -29,6 +29,13 @@ def list_(argv: list[str]) -> None:
         "algorithms": {entry.name: entry.summary for entry in algorithms.registry().values()},
         "figures": {figure.id: figure.title for figure in figures.registry().values()},
     }
+    if args.pictures is not None:
+        from pilotfish.view import film
+
+        if args.pictures.suffix != ".png":
+            raise ValueError(f"--pictures {args.pictures}: choose a name that ends in .png.")
+        print(film.sheet(args.pictures, list(tasks.registry().values())))
+        return
     if args.json:
         print(json.dumps(known, indent=2))
         return
@@ -42,6 +49,8 @@ def list_(argv: list[str]) -> None:
 class _List:
     json: bool = False
     """Print JSON."""
+    pictures: Path | None = None
+    """Instead, write a picture of every task into this .png."""
 
 
 @dataclasses.dataclass

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -198,15 +199,19 @@ def draw(run: Run, task: Task, summary: dict[str, Any], film: bool) -> None:
     curves.learning([run], run.path / "curves.png")
     curves.diagnostics(run, run.path / "diagnostics.png")
     if film:
-        _film(run, task, summary, run.path / "filmstrip.png", None)
-        _film(run, task, summary, run.path / "film.gif", None)
+        try:
+            _film(run, task, summary, run.path / "filmstrip.png", None)
+            _film(run, task, summary, run.path / "film.gif", None)
+        except RunError as error:
+            print(error, file=sys.stderr)
 
 
 def _film(run: Run, task: Task, summary: dict[str, Any], path: Path, seed: int | None) -> Path:
     from pilotfish.view import film
+    from pilotfish.view.scene import scene
 
     chosen: int = summary["best_seed"] if seed is None else seed
-    x = run.load_tensors("evaluation")["x"][_index(run, chosen), 0, 0]
+    x = run.load_tensors("evaluation")["x"][_index(run, chosen), :, 0]
     make = film.filmstrip if path.suffix == ".png" else film.film
     caption = f"{run.spec.task['name']}, {run.spec.algorithm['name']}, seed {chosen}"
-    return make(path, x, task.problem().dt, task.draw, task.extent, caption)
+    return make(path, x, task.problem().dt, scene(task), caption)

@@ -35,15 +35,14 @@ WALL_GEOMS = "".join(
 MJCF = f"""
 <mujoco model="obstacles">
   <option timestep="0.01" gravity="0 0 0" integrator="Euler"/>
-  <visual><headlight ambient=".4 .4 .4" diffuse=".5 .5 .5"/><global offwidth="1024" offheight="768"/></visual>
-  <asset>
-    <texture name="grid" type="2d" builtin="checker" rgb1=".93 .94 .95" rgb2=".87 .89 .91" width="256" height="256"/>
-    <material name="grid" texture="grid" texrepeat="10 8" texuniform="false"/>
-  </asset>
+  <visual>
+    <headlight ambient=".5 .5 .5" diffuse=".5 .5 .5" specular="0 0 0"/>
+    <global offwidth="1024" offheight="768"/>
+  </visual>
   <default><geom margin="0.002" condim="1"/></default>
   <worldbody>
-    <camera name="view" pos="1.6 0 6.2" fovy="42"/>
-    <geom type="plane" pos="1.6 0 -.12" size="2.5 2 .1" material="grid" contype="0" conaffinity="0"/>
+    <camera name="view" pos="1.6 0 6.2" fovy="32"/>
+    <geom type="plane" pos="1.6 0 -.12" size="4 3 .1" rgba=".93 .94 .95 1" contype="0" conaffinity="0"/>
     <geom type="cylinder" pos="3 0 -.1" size=".3 .01" rgba=".62 .75 .64 1" contype="0" conaffinity="0"/>
     {WALL_GEOMS}
     <body name="particle" pos="{TARGET[0]} {TARGET[1]} 0">

@@ -1,28 +1,32 @@
-"""Films and filmstrips of stored rollouts, drawn by the task's own `draw`."""
+"""Films and filmstrips of stored rollouts, and a sheet of pictures of all tasks."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import imageio.v3 as iio
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pilotfish.runs.store import RunError
+from pilotfish.tasks import Entry
+from pilotfish.view.scene import Scene, scene
 
 mpl.use("agg")
 
-Draw = Callable[[np.ndarray], Sequence]
-Extent = tuple[float, float, float, float]
-COLOUR = {"body": "#1f6fb2", "joint": "#1b2a38", "goal": "#9fc3a5", "ground": "#8a97a3"}
+INK = "#1b2a38"
+LONGEST = 12.0
+"""Seconds that a film lasts at most: what takes longer is sped up."""
 HOLD_SECONDS = 1.0
 """How long a film shows its last state before it begins again."""
+ROWS = 3
+"""Conditions that a filmstrip shows at most."""
 
 
-def film(path: Path, x: np.ndarray, dt: float, draw: Draw, extent: Extent, caption: str) -> Path:
-    """The states x (T+1, dx) as a film in real time: .gif, or .mp4 where imageio-ffmpeg is installed."""
+def film(path: Path, x: np.ndarray, dt: float, look: Scene, caption: str) -> Path:
+    """The states x (C, T+1, dx), an episode from each of C conditions, as a film: .gif, or .mp4 with imageio-ffmpeg."""
     if path.suffix not in (".gif", ".mp4"):
         raise RunError(f"cannot film to {path.name}: choose a name that ends in .gif, .mp4 or .png.")
     if path.suffix == ".mp4":
@@ -32,53 +36,75 @@ def film(path: Path, x: np.ndarray, dt: float, draw: Draw, extent: Extent, capti
             raise RunError(
                 "an .mp4 needs the package imageio-ffmpeg: pip install 'pilotfish[video]', or choose a .gif."
             ) from error
-    step = max(1, round(0.04 / dt))  # browsers show a GIF at 25 frames a second at most
-    frames = [_frame(state, t * dt, draw, extent, caption) for t, state in enumerate(x)][::step]
-    frames += [frames[-1]] * round(HOLD_SECONDS / (step * dt))
+    speed = max(1.0, (x.shape[1] - 1) * dt / LONGEST)
+    step = max(1, round(look.frame_seconds * speed / dt))
+    seconds = step * dt / speed
+    hurry = f", {speed:.0f} times faster" if speed >= 1.5 else ""
+    frames = [_frame(x[:, t], t * dt, look, caption + hurry) for t in range(0, x.shape[1], step)]
+    frames += [frames[-1]] * round(HOLD_SECONDS / seconds)
     if path.suffix == ".gif":
-        iio.imwrite(path, np.stack(frames), extension=".gif", duration=1000 * step * dt, loop=0)
+        iio.imwrite(path, np.stack(frames), extension=".gif", duration=1000 * seconds, loop=0)
     else:
-        iio.imwrite(path, np.stack(frames), plugin="FFMPEG", fps=1 / (step * dt), macro_block_size=2)
+        iio.imwrite(path, np.stack(frames), plugin="FFMPEG", fps=1 / seconds, macro_block_size=2)
     return path
 
 
-def filmstrip(path: Path, x: np.ndarray, dt: float, draw: Draw, extent: Extent, caption: str, count: int = 8) -> Path:
-    """Pictures of `count` moments of the states x (T+1, dx), side by side."""
-    moments = np.linspace(0, len(x) - 1, count).round().astype(int)
-    width, height = extent[1] - extent[0], extent[3] - extent[2]
-    figure = Figure(figsize=(1.7 * count, 1.7 * height / width + 0.45), layout="constrained")
+def filmstrip(path: Path, x: np.ndarray, dt: float, look: Scene, caption: str, count: int = 8) -> Path:
+    """Pictures of `count` moments of the states x (C, T+1, dx), side by side, one row for each of some conditions."""
+    moments = np.linspace(0, x.shape[1] - 1, count).round().astype(int).tolist()
+    conditions = np.unique(np.linspace(0, len(x) - 1, min(len(x), ROWS)).round().astype(int)).tolist()
+    figure = Figure(figsize=(1.7 * count, 1.7 * look.ratio * len(conditions) + 0.45), layout="constrained")
     figure.suptitle(caption, fontsize=9, x=0.01, ha="left")
-    for axis, t in zip(figure.subplots(1, count), moments, strict=True):
-        _scene(axis, x[t], draw, extent, scale=0.45)
-        axis.set_title(f"{t * dt:.1f} s", fontsize=8)
+    grid = figure.subplots(len(conditions), count, squeeze=False)
+    for row, condition in zip(grid, conditions, strict=True):
+        for axis, t in zip(row, moments, strict=True):
+            _show(axis, x[condition, t], condition, look, scale=0.45)
+            if condition == conditions[0]:
+                axis.set_title(f"{t * dt:.1f} s", fontsize=8)
     figure.savefig(path, dpi=130)
     return path
 
 
-def _frame(state: np.ndarray, seconds: float, draw: Draw, extent: Extent, caption: str) -> np.ndarray:
-    width, height = extent[1] - extent[0], extent[3] - extent[2]
-    figure = Figure(figsize=(4.0, max(1.6, 2 * round(2.0 * height / width, 1)) + 0.4), dpi=90)
+def sheet(path: Path, entries: Sequence[Entry]) -> Path:
+    """A picture of every task at the start of an episode, with its name."""
+    columns = 4
+    rows = math.ceil(len(entries) / columns)
+    figure = Figure(figsize=(3.0 * columns, 2.5 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, entry in zip(axes, entries, strict=False):
+        task = entry.make()
+        start = np.asarray(task.problem().conditions.mean)
+        middle = len(start) // 2
+        _show(axis, start[middle], middle, scene(task), scale=0.7)
+        axis.set_title(entry.name, fontsize=10, color=INK)
+    for axis in axes[len(entries) :]:
+        axis.set_axis_off()
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def _frame(states: np.ndarray, seconds: float, look: Scene, caption: str) -> np.ndarray:
+    """One picture (height, width, 3) of the states (C, dx)."""
+    columns = math.ceil(math.sqrt(len(states)))
+    rows = math.ceil(len(states) / columns)
+    width = 4.0 if columns == 1 else 2.4
+    height = max(1.6, 2 * round(width / 2 * look.ratio, 1)) if columns == 1 else width * look.ratio
+    figure = Figure(figsize=(width * columns, 2 * round(height * rows / 2, 1) + 0.4), dpi=90)
     canvas = FigureCanvasAgg(figure)
-    axis = figure.add_axes((0.0, 0.0, 1.0, 0.9))
-    _scene(axis, state, draw, extent, scale=1.0)
-    figure.text(0.02, 0.94, caption, fontsize=8, color="#1b2a38")
-    figure.text(0.98, 0.94, f"{seconds:.1f} s", fontsize=8, color="#1b2a38", ha="right", family="monospace")
+    top = 1 - 0.4 / figure.get_figheight()
+    for i, state in enumerate(states):
+        corner = (i % columns / columns, top * (1 - (i // columns + 1) / rows))
+        axis = figure.add_axes((*corner, 1 / columns, top / rows))
+        _show(axis, state, i, look, scale=width / 4.0)
+    figure.text(0.02, (1 + top) / 2, caption, fontsize=8, color=INK, va="center")
+    figure.text(
+        0.98, (1 + top) / 2, f"{seconds:.1f} s", fontsize=8, color=INK, ha="right", va="center", family="monospace"
+    )
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _scene(axis: Axes, state: np.ndarray, draw: Draw, extent: Extent, scale: float) -> None:
-    for stroke in draw(np.asarray(state)):
-        colour, points = COLOUR[stroke.role], np.asarray(stroke.points)
-        style = (
-            {"marker": "o", "ms": stroke.width * scale}
-            if len(points) == 1
-            else {
-                "lw": stroke.width * scale,
-                "ls": "--" if stroke.role == "goal" else "-",
-                "solid_capstyle": "round",
-            }
-        )
-        axis.plot(points[:, 0], points[:, 1], color=colour, **style)
-    axis.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[], aspect="equal")
+def _show(axis, state: np.ndarray, condition: int, look: Scene, scale: float) -> None:
+    look.paint(axis, np.asarray(state), condition, scale)
+    axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)

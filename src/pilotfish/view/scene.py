@@ -1,0 +1,85 @@
+"""What a task looks like in one state: strokes of its own drawing, or what MuJoCo's renderer sees."""
+
+# pyright: reportAttributeAccessIssue=false
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from pilotfish.runs.store import RunError
+from pilotfish.tasks import DrawnTask, Task
+
+COLOUR = {"body": "#1f6fb2", "joint": "#1b2a38", "goal": "#9fc3a5", "ground": "#8a97a3"}
+HEIGHT, WIDTH = 360, 480  # pixels of a rendering
+FRAME_SECONDS = 0.04, 0.08  # of strokes: browsers show no more; of renderings, which are large
+
+
+class Scene(NamedTuple):
+    """How a task is shown."""
+
+    paint: Callable[[Axes, np.ndarray, int, float], None]
+    """`paint(axis, x, condition, scale)` shows the state x (dx,) with lines `scale` times as wide."""
+    ratio: float
+    """Height over width."""
+    frame_seconds: float
+    """Seconds from one frame of a film to the next."""
+
+
+def scene(task: Task) -> Scene:
+    """How to show a task. RunError with the remedy if that needs a renderer and there is none."""
+    return _strokes(task) if isinstance(task, DrawnTask) else _rendering(task)
+
+
+def _strokes(task: DrawnTask) -> Scene:
+    left, right, bottom, top = task.extent
+
+    def paint(axis: Axes, x: np.ndarray, condition: int, scale: float) -> None:
+        for stroke in task.draw(np.asarray(x)):
+            colour, points = COLOUR[stroke.role], np.asarray(stroke.points)
+            style = (
+                {"marker": "o", "ms": stroke.width * scale}
+                if len(points) == 1
+                else {
+                    "lw": stroke.width * scale,
+                    "ls": "--" if stroke.role == "goal" else "-",
+                    "solid_capstyle": "round",
+                }
+            )
+            axis.plot(points[:, 0], points[:, 1], color=colour, **style)
+        axis.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
+
+    return Scene(paint, (top - bottom) / (right - left), FRAME_SECONDS[0])
+
+
+def _rendering(task: Task) -> Scene:
+    import mujoco
+
+    from pilotfish.tasks.mujoco import CAMERA, MujocoTask
+
+    assert isinstance(task, MujocoTask)
+    simulation = task.simulation()
+    model = simulation.model
+    try:
+        renderer = mujoco.Renderer(model, HEIGHT, WIDTH)
+    except Exception as error:  # whatever the GL libraries of this machine raise
+        raise RunError(
+            "no film: MuJoCo finds no OpenGL to render with. Install libegl1 (with a GPU's driver or "
+            "libgl1-mesa-dri) or libosmesa6, or set MUJOCO_GL; learning and its numbers need none."
+        ) from error
+
+    @functools.cache
+    def of_condition(n: int):
+        own = simulation.of_condition(n)
+        return own, mujoco.MjData(own)
+
+    def paint(axis: Axes, x: np.ndarray, condition: int, scale: float) -> None:
+        own, data = of_condition(condition)
+        data.qpos[:] = x[: own.nq]
+        data.qvel[:] = x[own.nq : own.nq + own.nv]
+        mujoco.mj_forward(own, data)
+        renderer.update_scene(data, camera=CAMERA)
+        axis.imshow(renderer.render())
+
+    return Scene(paint, HEIGHT / WIDTH, FRAME_SECONDS[1])

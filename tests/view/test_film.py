@@ -1,0 +1,104 @@
+"""Films and pictures: what they show, how long they last, and what is said where nothing can be rendered."""
+
+import imageio.v3 as iio
+import mujoco
+import numpy as np
+import pytest
+
+from pilotfish import tasks
+from pilotfish.cli import learn
+from pilotfish.runs.store import RunError
+from pilotfish.tasks.cartpole import CartPole
+from pilotfish.tasks.obstacles import Obstacles
+from pilotfish.view import film
+from pilotfish.view.scene import scene
+
+
+def swing(count, dt):
+    """A cart-pole that turns while its cart stays, from `count` conditions with the poles a right angle apart."""
+    t = dt * np.arange(51)
+    zero = np.zeros_like(t)
+    return np.stack([np.stack([zero, t + i * np.pi / 2, zero, zero], -1) for i in range(count)])
+
+
+@pytest.fixture
+def renderer():
+    """Skips where this machine has no OpenGL."""
+    try:
+        mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).close()
+    except Exception as error:
+        pytest.skip(f"no OpenGL: {error}")
+
+
+@pytest.mark.parametrize("conditions", [1, 5])
+def test_a_film_shows_all_conditions_in_real_time(tmp_path, conditions):
+    x = swing(conditions, 0.04)
+    path = film.film(tmp_path / "film.gif", x, 0.04, scene(CartPole()), "turning")
+    frames, meta = iio.imread(path), iio.immeta(path)
+    assert len(frames) == 51  # those that hold the last state are one long frame
+    assert meta["duration"] == 40
+    columns, rows = (1, 1) if conditions == 1 else (3, 2)
+    top = round(0.4 * 90)
+    parts = [
+        frames[:, top:][:, :, i % columns * frames.shape[2] // columns :][:, :, : frames.shape[2] // columns]
+        for i in range(min(conditions, columns))
+    ]
+    for part in parts:
+        assert np.abs(np.diff(part.astype(float), axis=0)).max() > 50
+    if conditions > 1:
+        assert np.abs(parts[0].astype(float) - parts[1]).max() > 50
+        assert rows == 2
+
+
+def test_what_takes_long_is_sped_up(tmp_path):
+    path = film.film(tmp_path / "film.gif", swing(1, 2.0), 2.0, scene(CartPole()), "slow")
+    assert iio.immeta(path)["duration"] * len(iio.imread(path)) == pytest.approx(12_000, rel=0.05)
+
+
+def test_a_filmstrip_has_a_row_for_some_of_the_conditions(tmp_path):
+    look = scene(CartPole())
+    heights = [
+        iio.imread(film.filmstrip(tmp_path / f"{n}.png", swing(n, 0.04), 0.04, look, "x")).shape[0] for n in (1, 2, 9)
+    ]
+    assert heights[0] < heights[1] < heights[2] < 4 * heights[0]
+
+
+def test_a_simulation_is_rendered_where_it_is(tmp_path, renderer):
+    """The particle is blue: its pixels move with the state, to the right and upwards."""
+    task = Obstacles()
+    x = np.zeros((2, 3, 4))
+    x[:, :, 0], x[:, :, 1] = [[-3.0, -2.5, -0.5], [-3.0, -2.5, -2.0]], [[-1.0, 0.0, 1.0], [1.0, 1.0, 1.0]]
+    path = film.filmstrip(tmp_path / "strip.png", x, 0.05, scene(task), "x", count=3)
+    picture = iio.imread(path)[..., :3].astype(int)
+    blue = (picture[..., 2] > picture[..., 0] + 60) & (picture[..., 2] > picture[..., 1] + 30)
+    places = []
+    for part in np.array_split(blue[: blue.shape[0] // 2], 3, axis=1):
+        rows, columns = np.nonzero(part)
+        assert rows.size > 3
+        places.append((columns.mean(), rows.mean()))
+    (x0, y0), (x1, y1), (x2, y2) = places
+    assert x0 < x1 < x2
+    assert y0 > y1 > y2
+
+
+def test_without_opengl_one_line_says_what_to_install(monkeypatch):
+    def none(*_):
+        raise AttributeError("'NoneType' object has no attribute 'glGetError'")
+
+    monkeypatch.setattr(mujoco, "Renderer", none)
+    with pytest.raises(RunError, match=r"no film: .*Install libegl1.*or libosmesa6") as error:
+        scene(Obstacles())
+    assert "\n" not in str(error.value)
+
+
+def test_every_task_is_on_the_sheet(tmp_path, monkeypatch, renderer, capsys):
+    few = {name: tasks.registry()[name] for name in ("cartpole", "lq", "obstacles", "octopus", "swimmer")}
+    monkeypatch.setattr(tasks, "registry", lambda: few)
+    learn.list_(["--pictures", str(tmp_path / "sheet.png")])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "sheet.png")
+    sheet = iio.imread(tmp_path / "sheet.png")[..., :3].astype(float)
+    rows = np.array_split(sheet, 2, axis=0)
+    pictures = [part for row in rows for part in np.array_split(row, 4, axis=1)]
+    assert [part.std() > 3 for part in pictures] == [True] * 5 + [False] * 3
+    with pytest.raises(ValueError, match=r"choose a name that ends in \.png"):
+        learn.list_(["--pictures", str(tmp_path / "sheet.pdf")])
