@@ -104,8 +104,9 @@ class Problem(eqx.Module):
     """Distribution of the initial state: mean (N, dx), covariance (N, dx, dx), one row a condition."""
     initial_std: Float[Array, "du"] = eqx.field(converter=_floats)
     """Standard deviation of the actions with which learning begins (the action's units)."""
-    cost: Callable[[Array, Array, Array], Array]
-    """`cost(x, u, t)`: cost of step t."""
+    cost: Callable[[Array, Array, Array], Array] | None
+    """`cost(x, u, t)`: cost of step t. None where only samples of it are known, as of an environment's rewards; these
+    must then not depend on the time step."""
     final_cost: Callable[[Array], Array] | None = None
     """`final_cost(x)`: cost of the state after the last action; None for 0."""
     dynamics: Callable[[Array, Array], Array] | None = None
@@ -129,6 +130,8 @@ class Problem(eqx.Module):
             raise ValueError(f"horizon={self.horizon}: an episode needs at least one action.")
         if not self.dt > 0:
             raise ValueError(f"dt={self.dt}: the time between two actions must be positive.")
+        if self.cost is None and self.final_cost is not None:
+            raise ValueError("final_cost without cost: give both, or neither where the world brings the costs.")
         if (self.action_low is None) != (self.action_high is None):
             raise ValueError("action_low and action_high go together: give both or neither.")
         x, u, t = jnp.zeros(self.dx), jnp.zeros(self.du), jnp.asarray(0)

@@ -1,8 +1,10 @@
 """Cost expansions against finite differences, and against costs that are quadratic."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from pilotfish.models import cost
 from pilotfish.types import Gaussian, Problem
@@ -75,3 +77,32 @@ def test_quadratic_cost_is_itself_wherever_it_is_expanded():
         np.testing.assert_allclose(found.c[t], t, atol=1e-10)
     for leaf in (last.H, last.h, last.c):
         np.testing.assert_array_equal(leaf, 0.0)
+
+
+@pytest.mark.parametrize("M", [2, 40])
+def test_a_quadratic_cost_is_found_from_samples_of_it(M):
+    """From a window of steps where there are fewer samples than coefficients; a rollout of no weight has no part."""
+    rng, steps = np.random.default_rng(3), 30
+    A, b = rng.normal(size=(DX + DU, DX + DU)), rng.normal(size=DX + DU)
+    x, u = rng.normal(size=(M + 1, steps + 1, DX)), rng.normal(size=(M + 1, steps, DU))
+    z = np.concatenate([x[:, :-1], u], -1)
+    values = 100 * (np.einsum("mti,ij,mtj->mt", z, A, z) + z @ b + 3.0)
+    values[-1] = 7.0
+    weight = np.append(np.full(M, 1 / M), 0.0)
+    found, last = jax.jit(cost.fit)(*map(jnp.asarray, (x, u, values, weight)))
+    for t in range(steps):
+        np.testing.assert_allclose(found.H[t], 100 * (A + A.T), atol=2.0)
+        np.testing.assert_allclose(found.h[t], 100 * b, atol=2.0)
+        np.testing.assert_allclose(found.c[t], 300.0, atol=2.0)
+    assert not last.H.any()
+
+
+def test_a_cost_that_varies_along_the_trajectory_is_fitted_where_it_is():
+    """A quartic: its curvature at 1 + t/10, not that at 1, is found around each step."""
+    rng, M, steps = np.random.default_rng(4), 200, 20
+    middle = 1 + np.arange(steps + 1) / 10
+    x = middle[:, None] + 0.05 * rng.normal(size=(M, steps + 1, 1))
+    u = rng.normal(size=(M, steps, 1))
+    found, _ = jax.jit(cost.fit)(*map(jnp.asarray, (x, u, (x[:, :-1, 0]) ** 4 + u[..., 0] ** 2, np.full(M, 1 / M))))
+    np.testing.assert_allclose(found.H[:, 0, 0], 12 * middle[:-1] ** 2, rtol=0.15)
+    np.testing.assert_allclose(found.H[:, 1, 1], 2.0, rtol=0.05)

@@ -106,10 +106,10 @@ def test_wide_bound_is_plain_lqr(trust):
     problems = systems(6, n=8, T=40, dx=3, du=2)
     start, dynamics, cost, final, q = ours(problems)
     step = solve((start, dynamics, cost, final, q), 1e4, trust)
-    K, k, _ = jax.vmap(riccati.lqr)(dynamics, cost, final)
+    best, _ = jax.vmap(riccati.lqr)(dynamics, cost, final)
     assert step.found.all()
-    np.testing.assert_allclose(step.controller.K, K, rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(step.controller.k, k, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(step.controller.K, best.K, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(step.controller.k, best.k, rtol=1e-6, atol=1e-7)
     assert (step.kl.max(-1) < 1e4).all()
     assert (step.eta > 0).all()
 

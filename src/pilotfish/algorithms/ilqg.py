@@ -328,11 +328,11 @@ def _regularisation(
 
 def _expand(problem: Problem, x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Model:
     """The dynamics to first, the costs to second order about a trajectory."""
-    dynamics, dx = _equations(problem), problem.dx
+    (dynamics, cost_of), dx = _equations(problem), problem.dx
 
     def expand(t: Array, z: Float[Array, "dz"]) -> tuple[Array, Quadratic]:
         AB = jax.jacfwd(lambda z: dynamics(z[:dx], z[dx:]))(z)
-        return AB, quadratic.expand(lambda dz: problem.cost((z + dz)[:dx], (z + dz)[dx:], t), jnp.zeros_like(z))
+        return AB, quadratic.expand(lambda dz: cost_of((z + dz)[:dx], (z + dz)[dx:], t), jnp.zeros_like(z))
 
     AB, cost = jax.vmap(expand)(jnp.arange(problem.horizon), jnp.concatenate([x[:-1], u], -1))
     return Model(AB, cost, quadratic.expand(lambda d: _final_cost(problem, x[-1] + d), jnp.zeros(dx)))
@@ -342,12 +342,12 @@ def _rollout(
     problem: Problem, start: Float[Array, "dx"], controller: LinearGaussian
 ) -> tuple[Float[Array, "T1 dx"], Float[Array, "T du"], Float[Array, "T1"]]:
     """States, executed actions and costs of a controller without any noise; the last cost is the final one."""
-    dynamics = _equations(problem)
+    dynamics, cost_of = _equations(problem)
 
     def step(x: Float[Array, "dx"], at_t: tuple[Array, LinearGaussian]):
         t, now = at_t
         u = problem.admissible(now.mean(x))
-        return dynamics(x, u), (x, u, problem.cost(x, u, t))
+        return dynamics(x, u), (x, u, cost_of(x, u, t))
 
     last, (x, u, cost) = jax.lax.scan(step, start, (jnp.arange(problem.horizon), controller))
     return jnp.concatenate([x, last[None]]), u, jnp.append(cost, _final_cost(problem, last))
@@ -370,10 +370,13 @@ def _limits(problem: Problem) -> tuple[Float[Array, "du"], Float[Array, "du"]]:
     return problem.action_low, problem.action_high
 
 
-def _equations(problem: Problem) -> Callable[[Array, Array], Array]:
+def _equations(problem: Problem) -> tuple[Callable[[Array, Array], Array], Callable[[Array, Array, Array], Array]]:
+    """The dynamics and the cost."""
     if problem.dynamics is None:
         raise ValueError(
             "ilqg needs the equations of motion: problem.dynamics is None. Write them in jax as dynamics(x, u), or "
             "choose an algorithm that learns from rollouts alone, such as moto."
         )
-    return problem.dynamics
+    if problem.cost is None:
+        raise ValueError("ilqg needs the cost: problem.cost is None. Write it in jax as cost(x, u, t), or choose moto.")
+    return problem.dynamics, problem.cost

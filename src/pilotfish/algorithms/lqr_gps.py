@@ -164,7 +164,7 @@ class LQRGPS(Algorithm):
 
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
         keys = jax.random.split(key, state.eta.shape[0])
-        conditions = state, rollouts.x, rollouts.u, rollouts.valid, keys
+        conditions = state, rollouts.x, rollouts.u, rollouts.cost, rollouts.valid, keys
         new, step = each(lambda *condition: self._update(problem, *condition), *conditions)
         entropy = gaussian.entropy(new.controller.chol)
         bounded = step.kl.mean(-1) if self.trust == "trajectory" else step.kl
@@ -182,16 +182,19 @@ class LQRGPS(Algorithm):
         )
 
     def _update(
-        self, problem: Problem, state: State, x: Array, u: Array, valid: Array, key: Key
+        self, problem: Problem, state: State, x: Array, u: Array, sampled_cost: Array, valid: Array, key: Key
     ) -> tuple[State, CStep]:
-        """One condition: x (M, T+1, dx), u (M, T, du), valid (M,)."""
+        """One condition: x (M, T+1, dx), u (M, T, du), sampled_cost (M, T+1), valid (M,)."""
         needed = problem.dx + problem.du + 2 if self.prior == "none" else 2
         x, u = jnp.where(valid[:, None, None], x, 0.0), jnp.where(valid[:, None, None], u, 0.0)
         count = valid.sum().astype(x.dtype)
         weight = valid / jnp.maximum(count, 1.0)
         history = None if state.history is None else self._remember(state.history, x, u, valid, key)
         model = dynamics.fit(x, u, weight, count, None if history is None else history.mixture)
-        cost, final = self._expand(problem, x, u, weight)
+        if problem.cost is None:
+            cost, final = cost_model.fit(x, u, jnp.where(valid[:, None], sampled_cost, 0.0)[:, :-1], weight)
+        else:
+            cost, final = self._expand(problem, x, u, weight)
         start = Gaussian(*regression.moments(x[:, 0], weight))
         before = _expected_cost(start, model, cost, final, state.controller)
         factor = self._factor(state, before)

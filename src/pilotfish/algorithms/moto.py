@@ -255,10 +255,13 @@ class MOTO(Algorithm):
         x, u, x_next = arrange(used.x[:, :, :-1]), arrange(used.u), arrange(used.x[:, :, 1:])
         if pooled:
             usable = jnp.repeat(used.valid.ravel(), problem.horizon)
-            cost_of = jax.vmap(problem.cost, (0, 0, None))
-            cost = each(lambda t: cost_of(x[0], u[0], t), jnp.arange(problem.horizon))
             zero = jnp.zeros(x_next.shape[1])
             final = zero if problem.final_cost is None else jax.vmap(problem.final_cost)(x_next[0])
+            if problem.cost is None:  # the same at all steps
+                cost = jnp.broadcast_to(used.cost[:, :, :-1].ravel(), (problem.horizon, len(zero)))
+            else:
+                cost_of = jax.vmap(problem.cost, (0, 0, None))
+                cost = each(lambda t: cost_of(x[0], u[0], t), jnp.arange(problem.horizon))
         else:
             usable = used.valid.ravel()
             cost = _by_step(used.cost[:, :, :-1, None])[..., 0]

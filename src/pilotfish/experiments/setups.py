@@ -12,10 +12,7 @@ from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.runs.store import Spec
 from pilotfish.tasks import Task
-from pilotfish.tasks.mujoco import MujocoTask
 from pilotfish.worlds import World
-from pilotfish.worlds.jax import JaxWorld
-from pilotfish.worlds.mujoco import MujocoWorld
 
 
 class Setup(NamedTuple):
@@ -61,15 +58,7 @@ def assemble(spec: Spec) -> tuple[Task, Algorithm, World]:
     task = dataclasses.replace(named(tasks.registry(), spec.task["name"], "task").make(), **spec.task["options"])
     entry = named(algorithms.registry(), spec.algorithm["name"], "algorithm")
     algorithm = dataclasses.replace(entry.make(), **spec.algorithm["options"])
-    return task, algorithm, world_of(task)
-
-
-def world_of(task: Task) -> World:
-    """The world in which a task is simulated."""
-    if isinstance(task, MujocoTask):
-        simulation = task.simulation()
-        return MujocoWorld(task.problem(), simulation.model, simulation.fields, simulation.forces)
-    return JaxWorld(task.problem())
+    return task, algorithm, task.world()
 
 
 def options(module: Any) -> dict[str, Any]:

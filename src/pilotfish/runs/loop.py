@@ -113,8 +113,8 @@ def _blank(problem: Problem, policy: Policy, key: Key) -> Rollouts:
     episode, x = policy.begin(key), jnp.zeros((problem.horizon + 1, problem.dx))
     o = x if problem.observe is None else jax.vmap(problem.observe)(x)
     u = jax.vmap(lambda x, o: policy.act(episode, 0, x, o))(x[:-1], o[:-1])
-    cost = jax.vmap(lambda x, u: problem.cost(x, u, jnp.asarray(0)))(x[:-1], u)
-    return Rollouts(x, o, u, jnp.append(cost, jnp.zeros((), cost.dtype)), jnp.asarray(True), episode)
+    cost = jnp.zeros(problem.horizon + 1)
+    return Rollouts(x, o, u, cost, jnp.asarray(True), episode)
 
 
 @eqx.filter_jit

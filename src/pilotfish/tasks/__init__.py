@@ -11,6 +11,8 @@ import equinox as eqx
 import numpy as np
 
 from pilotfish.types import Problem
+from pilotfish.worlds import World
+from pilotfish.worlds.jax import JaxWorld
 
 
 class Stroke(NamedTuple):
@@ -29,9 +31,16 @@ class Task(eqx.Module):
     def problem(self) -> Problem:
         """The problem, ready to be solved."""
 
+    @abstractmethod
+    def world(self) -> World:
+        """Where the problem is: the world that simulates it."""
+
 
 class DrawnTask(Task):
     """What is to be done, by its own equations; a picture is a few strokes."""
+
+    def world(self) -> World:
+        return JaxWorld(self.problem())
 
     @abstractmethod
     def draw(self, x: np.ndarray) -> list[Stroke]:

@@ -18,6 +18,8 @@ class JaxWorld(World):
     def __check_init__(self):
         if self.problem.dynamics is None:
             raise ValueError("problem.dynamics is None: JaxWorld simulates a problem by its own equations.")
+        if self.problem.cost is None:
+            raise ValueError("problem.cost is None: JaxWorld has no other cost than the problem's.")
 
     @property
     def traceable(self) -> bool:
@@ -47,6 +49,7 @@ class JaxWorld(World):
             o = observe(x)
             u = policy.act(episode, t, x, o)
             assert problem.dynamics is not None
+            assert problem.cost is not None
             return problem.dynamics(x, problem.admissible(u)) + disturbance, (x, o, u, problem.cost(x, u, t))
 
         x0 = gaussian.draw(condition, start_key)

@@ -85,6 +85,8 @@ class MujocoWorld(World):
                 f"sensor {model.sensor(late[0]).name or late[0]!r} reads accelerations or forces, which follow from "
                 "the action: what belongs to the state is known before. Remove it."
             )
+        if problem.cost is None:
+            raise ValueError("problem.cost is None: MujocoWorld has no other cost than the problem's.")
         if problem.noise_std is not None:
             raise ValueError("noise_std: MuJoCo has no process noise. Give None.")
         self.substeps  # noqa: B018  raises what is wrong with dt
@@ -225,10 +227,12 @@ def _act(observe, static, arrays, episode, t, x: Float[Array, "N M dx"]) -> Floa
 @eqx.filter_jit
 def _recorded(problem: Problem, x: Float[Array, "N M T1 dx"], u: Float[Array, "N M T du"], episode) -> Rollouts:
     """Rollouts of these states and actions, with what the problem says of them."""
+    assert problem.cost is not None
+    cost_of = problem.cost
 
     def one(x, u):
         o = x if problem.observe is None else jax.vmap(problem.observe)(x)
-        cost = jax.vmap(problem.cost)(x[:-1], u, jnp.arange(problem.horizon))
+        cost = jax.vmap(cost_of)(x[:-1], u, jnp.arange(problem.horizon))
         final = jnp.zeros((), cost.dtype) if problem.final_cost is None else problem.final_cost(x[-1])
         return o, jnp.append(cost, final)
 
