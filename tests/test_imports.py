@@ -24,7 +24,7 @@ LAYERS = [
 HEIGHT = {part: i for i, layer in enumerate(LAYERS) for part in layer}
 ONLY = {"runs": {"types", "policies", "algorithms", "worlds"}, "view": {"runs", "types", "tasks"}}
 """What these may import: of `policies`, `algorithms`, `worlds` and `tasks` the protocol, never a member."""
-PROTOCOLS = ("pilotfish.tasks.mujoco",)
+PROTOCOLS = ("pilotfish.tasks.mujoco", "pilotfish.tasks.gymnasium")
 """Kinds of tasks and worlds that are modules of their own."""
 
 

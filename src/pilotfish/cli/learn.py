@@ -78,7 +78,7 @@ class _Train:
 def train(argv: list[str]) -> int:
     """Learn a controller for a task."""
     task_name, algorithm_name, rest = _names(argv)
-    task = setups.named(tasks.registry(), task_name, "task").make()
+    task = setups.task_entry(task_name).make()
     setups.named(algorithms.registry(), algorithm_name, "algorithm")
     default = setups.setup(task_name, algorithm_name)
     args = tyro.cli(

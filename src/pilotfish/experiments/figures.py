@@ -19,7 +19,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from pilotfish import tasks
 from pilotfish.experiments import setups
 from pilotfish.experiments.setups import Setup
 from pilotfish.runs.statistics import bootstrap_interval
@@ -64,7 +63,7 @@ class Arm:
 
     def spec(self, seeds: Iterable[int], quick: bool = False) -> Spec:
         """The run that draws this curve."""
-        task = setups.named(tasks.registry(), self.task, "task").make()
+        task = setups.task_entry(self.task).make()
         iterations = self.setup.iterations
         return Spec(
             task={"name": self.task, "options": setups.options(dataclasses.replace(task, **self.options))},

@@ -11,7 +11,7 @@ from pilotfish.algorithms.ilqg import ILQG
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.runs.store import Spec
-from pilotfish.tasks import Task
+from pilotfish.tasks import Task, gymnasium
 from pilotfish.worlds import World
 
 
@@ -55,7 +55,7 @@ SETUPS = {
 
 def assemble(spec: Spec) -> tuple[Task, Algorithm, World]:
     """The task, algorithm and world of a specification."""
-    task = dataclasses.replace(named(tasks.registry(), spec.task["name"], "task").make(), **spec.task["options"])
+    task = dataclasses.replace(task_entry(spec.task["name"]).make(), **spec.task["options"])
     entry = named(algorithms.registry(), spec.algorithm["name"], "algorithm")
     algorithm = dataclasses.replace(entry.make(), **spec.algorithm["options"])
     return task, algorithm, task.world()
@@ -64,6 +64,11 @@ def assemble(spec: Spec) -> tuple[Task, Algorithm, World]:
 def options(module: Any) -> dict[str, Any]:
     """The fields of a task or algorithm, as a specification stores them."""
     return {field.name: getattr(module, field.name) for field in dataclasses.fields(module)}
+
+
+def task_entry(name: str) -> tasks.Entry:
+    """The registered task of that name, or an environment of Gymnasium as gym:NAME."""
+    return gymnasium.entry(name) if name.startswith(gymnasium.PREFIX) else named(tasks.registry(), name, "task")
 
 
 def named(registry: dict[str, Any], name: str, kind: str) -> Any:

@@ -1,19 +1,26 @@
-"""What a task looks like in one state: strokes of its own drawing, or what MuJoCo's renderer sees."""
+"""What a task looks like in one state: strokes of its own drawing, or what a renderer sees."""
 
 # pyright: reportAttributeAccessIssue=false
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import mujoco
 import numpy as np
 from matplotlib.axes import Axes
 
 from pilotfish.runs.store import RunError
 from pilotfish.tasks import DrawnTask, Task
+from pilotfish.tasks.gymnasium import GymnasiumTask
+from pilotfish.tasks.mujoco import CAMERA, MujocoTask
 
 COLOUR = {"body": "#1f6fb2", "joint": "#1b2a38", "goal": "#9fc3a5", "ground": "#8a97a3"}
 HEIGHT, WIDTH = 360, 480  # pixels of a rendering
 FRAME_SECONDS = 0.04, 0.08  # of strokes: browsers show no more; of renderings, which are large
+NO_OPENGL = (
+    "no film: MuJoCo finds no OpenGL to render with. Install libegl1 (with a GPU's driver or libgl1-mesa-dri) or "
+    "libosmesa6, or set MUJOCO_GL; learning and its numbers need none."
+)
 
 
 class Scene(NamedTuple):
@@ -29,7 +36,12 @@ class Scene(NamedTuple):
 
 def scene(task: Task) -> Scene:
     """How to show a task. RunError with the remedy if that needs a renderer and there is none."""
-    return _strokes(task) if isinstance(task, DrawnTask) else _rendering(task)
+    if isinstance(task, DrawnTask):
+        return _strokes(task)
+    if isinstance(task, GymnasiumTask):
+        return _environment(task)
+    assert isinstance(task, MujocoTask)
+    return _rendering(task)
 
 
 def _strokes(task: DrawnTask) -> Scene:
@@ -53,21 +65,13 @@ def _strokes(task: DrawnTask) -> Scene:
     return Scene(paint, (top - bottom) / (right - left), FRAME_SECONDS[0])
 
 
-def _rendering(task: Task) -> Scene:
-    import mujoco
-
-    from pilotfish.tasks.mujoco import CAMERA, MujocoTask
-
-    assert isinstance(task, MujocoTask)
+def _rendering(task: MujocoTask) -> Scene:
     simulation = task.simulation()
     model = simulation.model
     try:
         renderer = mujoco.Renderer(model, HEIGHT, WIDTH)
     except Exception as error:  # whatever the GL libraries of this machine raise
-        raise RunError(
-            "no film: MuJoCo finds no OpenGL to render with. Install libegl1 (with a GPU's driver or "
-            "libgl1-mesa-dri) or libosmesa6, or set MUJOCO_GL; learning and its numbers need none."
-        ) from error
+        raise RunError(NO_OPENGL) from error
 
     @functools.cache
     def of_condition(n: int):
@@ -83,3 +87,19 @@ def _rendering(task: Task) -> Scene:
         axis.imshow(renderer.render())
 
     return Scene(paint, HEIGHT / WIDTH, FRAME_SECONDS[1])
+
+
+def _environment(task: GymnasiumTask) -> Scene:
+    env = task.make()
+    try:
+        task.show(env, np.asarray(task.problem().conditions.mean[0]), 0)
+        picture: Any = env.render()
+        height, width = picture.shape[:2]
+    except Exception as error:  # whatever an environment raises that cannot render or go to a state
+        raise RunError(f"no film: {task.env} gives no picture of a state ({error}).") from error
+
+    def paint(axis: Axes, x: np.ndarray, condition: int, scale: float) -> None:
+        task.show(env, x, condition)
+        axis.imshow(np.asarray(env.render()))
+
+    return Scene(paint, height / width, FRAME_SECONDS[1])

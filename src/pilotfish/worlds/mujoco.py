@@ -9,7 +9,6 @@ would follow is nan, and `valid` is False.
 
 # pyright: reportAttributeAccessIssue=false
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Mapping
 
 import equinox as eqx
@@ -20,10 +19,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
 
-from pilotfish.algebra import gaussian
 from pilotfish.policies import Policy
 from pilotfish.types import Key, LinearDynamics, Problem, Rollouts
-from pilotfish.worlds import World
+from pilotfish.worlds import World, host
 
 CURRENT = mujoco.mjtStage.mjSTAGE_VEL.value  # what is computed at a new state: all that position and velocity determine
 BROKEN = [
@@ -121,8 +119,8 @@ class MujocoWorld(World):
     def rollout(self, policy: Policy, samples: int, key: Key) -> Rollouts:
         problem, T = self.problem, self.problem.horizon
         N = len(problem.conditions.mean)
-        start, episode = _begin(problem, policy, samples, key)
-        arrays, static = eqx.partition(policy, eqx.is_array)
+        start, episode = host.begin(problem, policy, samples, key)
+        act = host.Actor(problem, policy, episode)
         batch = self._batch(np.repeat(np.arange(N), samples))
         self._place(batch, np.asarray(start).reshape(N * samples, -1))
         x = np.full((N, samples, T + 1, problem.dx), np.nan)
@@ -131,12 +129,12 @@ class MujocoWorld(World):
         alive = np.isin(np.arange(N * samples), _failed(batch.forward, stage=CURRENT), invert=True)
         states[alive, 0] = _state(batch)[alive]
         for t in range(T):
-            asked = np.asarray(_act(problem.observe, static, arrays, episode, t, x[:, :, t])).reshape(N * samples, -1)
+            asked = act(t, x[:, :, t]).reshape(N * samples, -1)
             actions[alive, t] = asked[alive]
             alive &= np.isfinite(actions[:, t]).all(1)
             if not alive.any():
                 break
-            batch.ctrl[alive] = _admissible(problem, actions[alive, t])
+            batch.ctrl[alive] = host.admissible(problem, actions[alive, t])
             if self.forces is not None:
                 batch.xfrc_applied[...] = self.forces[t]
             failed = _failed(batch.step, ids=np.flatnonzero(alive), nstep=self.substeps, stage=CURRENT)
@@ -160,7 +158,7 @@ class MujocoWorld(World):
         batch = self._batch(np.zeros(moved[..., 0].size, int), persistent=False)
         flat = moved.reshape(-1, known + du)
         self._place(batch, flat[:, :known])
-        batch.ctrl[...] = _admissible(self.problem, flat[:, known:])
+        batch.ctrl[...] = host.admissible(self.problem, flat[:, known:])
         batch.step(nstep=self.substeps, stage=CURRENT)
         after = _state(batch).reshape(n, len(moves), -1)
         columns = np.moveaxis(after[:, 1 : known + du + 1] - after[:, known + du + 1 :], 1, 2) / (2 * step[:, None])
@@ -196,32 +194,6 @@ def _failed(call: Callable, **arguments) -> np.ndarray:
     except SimulationError as error:
         return np.asarray(error.ids)
     return np.zeros(0, int)
-
-
-def _admissible(problem: Problem, u: np.ndarray) -> np.ndarray:
-    return u if problem.action_low is None else np.clip(u, problem.action_low, problem.action_high)
-
-
-@eqx.filter_jit
-def _begin(problem: Problem, policy: Policy, samples: int, key: Key):
-    """Initial states and what the policy draws, with the axes (N, samples)."""
-
-    def one(policy, condition, key):
-        start_key, policy_key = jax.random.split(key)
-        return gaussian.draw(condition, start_key), policy.begin(policy_key)
-
-    keys = jax.random.split(key, (len(problem.conditions.mean), samples))
-    return jax.vmap(jax.vmap(one, (None, None, 0)))(policy, problem.conditions, keys)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _act(observe, static, arrays, episode, t, x: Float[Array, "N M dx"]) -> Float[Array, "N M du"]:
-    """Actions of a policy given as its arrays and its rest: a call then costs .1 ms, a tenth of filter_jit's."""
-
-    def one(arrays, episode, x):
-        return eqx.combine(arrays, static).act(episode, t, x, x if observe is None else observe(x))
-
-    return jax.vmap(jax.vmap(one, (None, 0, 0)))(arrays, episode, x)
 
 
 @eqx.filter_jit
