@@ -68,6 +68,7 @@ def registry() -> dict[str, Entry]:
     from pilotfish.tasks.obstacles import Obstacles
     from pilotfish.tasks.octopus import Octopus
     from pilotfish.tasks.swimmer import Swimmer
+    from pilotfish.tasks.walker import Walker
 
     entries = (
         Entry("cartpole", "swing a pole up from a cart that is pushed", CartPole),
@@ -103,6 +104,18 @@ def registry() -> dict[str, Entry]:
             "swimmer-cgps",
             "the same at 1 m/s (CGPS'14)",
             lambda: Swimmer(velocity=1.0, action_weight=1e-4, horizon=200),
+        ),
+        Entry("walker", "walk at 2.1 m/s on two legs, in a plane (GPS'14)", Walker),
+        Entry("walker-cgps", "the same, its height ten times as dear (CGPS'14)", lambda: Walker(height_weight=10.0)),
+        Entry(
+            "walker-push",
+            "the same, pushed back with 100 N for .1 s every 1.5 s (CGPS'14)",
+            lambda: Walker(height_weight=10.0, push=-100.0),
+        ),
+        Entry(
+            "walker-rough",
+            "the same on ground with slopes of up to 5 degrees (CGPS'14)",
+            lambda: Walker(height_weight=10.0, slope=5.0),
         ),
     )
     return {entry.name: entry for entry in entries}

@@ -9,14 +9,10 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping
 
-import jax.numpy as jnp
 import mujoco
 import numpy as np
-from jaxtyping import Float
-from mujoco.batch import Batch
 
 from pilotfish.tasks import Task
-from pilotfish.types import LinearDynamics
 from pilotfish.worlds.mujoco import MujocoWorld
 
 CAMERA = "view"
@@ -51,31 +47,6 @@ class Simulation:
             mujoco.mj_forward(model, data)
             states.append(np.concatenate([data.qpos, data.qvel, data.sensordata]))
         return np.array(states)
-
-    def linearised(
-        self, x: Float[np.ndarray, "n dx"], u: Float[np.ndarray, "n du"], substeps: int, eps: float = 1e-6
-    ) -> LinearDynamics:
-        """The dynamics about n states and actions of the first condition, by central differences, without noise.
-
-        An action lasts `substeps` timesteps of the model. Entries of x and u are moved by `eps` times one plus their
-        size; of an action at its limit, one of both moves has no effect. What sensors read follows from positions and
-        velocities, so their columns of A are zero.
-        """
-        model = self.of_condition(0)
-        known, du = model.nq + model.nv, model.nu
-        z = np.concatenate([x[:, :known], u], 1)
-        step = eps * (1.0 + np.abs(z))
-        moves = np.concatenate([np.zeros((1, known + du)), np.eye(known + du), -np.eye(known + du)])
-        moved = (z[:, None] + moves * step[:, None]).reshape(-1, known + du)
-        batch = Batch(model, len(moved), persistent=False)
-        batch.qpos[...], batch.qvel[...], batch.ctrl[...] = np.split(moved, [model.nq, known], 1)
-        batch.step(nstep=substeps, stage=mujoco.mjtStage.mjSTAGE_VEL.value)
-        after = np.concatenate([batch.qpos, batch.qvel, batch.sensordata], 1).reshape(len(x), len(moves), -1)
-        ahead, behind = after[:, 1 : known + du + 1], after[:, known + du + 1 :]
-        A, B = np.split(np.moveaxis((ahead - behind) / (2 * step[..., None]), 1, 2), [known], 2)
-        c = after[:, 0] - np.einsum("nij,nj->ni", A, z[:, :known]) - np.einsum("nij,nj->ni", B, u)
-        A = np.pad(A, ((0, 0), (0, 0), (0, model.nsensordata)))
-        return LinearDynamics(*map(jnp.asarray, (A, B, c, np.zeros_like(A))))
 
 
 class MujocoTask(Task):

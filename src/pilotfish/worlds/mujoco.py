@@ -148,7 +148,7 @@ class MujocoWorld(World):
         """The dynamics about n states and actions of the first condition, by central differences, without noise.
 
         Entries of x and u are moved by `eps` times one plus their size. What sensors read follows from positions and
-        velocities, so the columns of A that belong to sensors are zero.
+        velocities, so the columns of A that belong to sensors are zero. An action at its limit has half its effect.
         """
         n, known, du = len(np.asarray(x)), self.model.nq + self.model.nv, self.problem.du
         z = np.concatenate([np.asarray(x)[:, :known], np.asarray(u)], -1)
