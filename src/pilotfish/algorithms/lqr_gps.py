@@ -170,7 +170,7 @@ class LQRGPS(Algorithm):
         bounded = step.kl.mean(-1) if self.trust == "trajectory" else step.kl
         return new, Info(
             ok=step.found.any(),
-            kept=1.0 - step.found.mean(),
+            kept=(~step.found).mean(),
             kl=step.kl.mean(),
             kl_max=bounded.max(),
             entropy=entropy.mean(),

@@ -47,6 +47,11 @@ SETUPS = {
         "quad-link-low": Setup(LQRGPS(), rollouts=400, iterations=150),
         "quad-link-free": Setup(LQRGPS(), rollouts=400, iterations=150),
         "lq": Setup(LQRGPS(), rollouts=30, iterations=30),
+        "obstacles": Setup(LQRGPS(prior="gmm", kl_step=2.0, noise_smoothing=2.0), rollouts=5, iterations=40),
+        "walker": Setup(LQRGPS(prior="gmm", kl_step=0.5), rollouts=20, iterations=20),
+        "walker-cgps": Setup(LQRGPS(prior="gmm"), rollouts=20, iterations=20),
+        "walker-push": Setup(LQRGPS(prior="gmm"), rollouts=20, iterations=20),
+        "walker-rough": Setup(LQRGPS(prior="gmm"), rollouts=20, iterations=20),
     },
     "ilqg": dict.fromkeys(tasks.registry(), Setup(ILQG(initial_noise=0.1), rollouts=10, iterations=100)),
 }
