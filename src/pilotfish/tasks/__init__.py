@@ -67,6 +67,9 @@ def registry() -> dict[str, Entry]:
     from pilotfish.tasks.multi_link import MultiLink
     from pilotfish.tasks.obstacles import Obstacles
     from pilotfish.tasks.octopus import Octopus
+    from pilotfish.tasks.peg import FOUR, Peg
+    from pilotfish.tasks.peg_planar import PegPlanar
+    from pilotfish.tasks.peg_spatial import PegSpatial
     from pilotfish.tasks.swimmer import Swimmer
     from pilotfish.tasks.walker import Walker
 
@@ -99,6 +102,14 @@ def registry() -> dict[str, Entry]:
         Entry(
             "octopus-hard", "the same with a point nearer than the arm can shorten", lambda: Octopus(target=(2.0, 3.0))
         ),
+        Entry("peg", "insert a peg by an arm of seven joints, hole in nine places (MDGPS)", Peg),
+        Entry(
+            "peg-blind",
+            "the same, hole in four places that the policy is not told (MDGPS)",
+            lambda: Peg(offsets=FOUR, blind=True),
+        ),
+        Entry("peg-2d", "insert a peg that hangs from an arm in the plane into a slot (GPS'14)", PegPlanar),
+        Entry("peg-3d", "insert a peg by an arm in space into a square hole (GPS'14)", PegSpatial),
         Entry("swimmer", "swim at 2 m/s with three links (GPS'14)", Swimmer),
         Entry(
             "swimmer-cgps",
