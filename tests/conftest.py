@@ -1,5 +1,6 @@
 """Settings that must stand before numpy and jax are imported."""
 
+import importlib
 import os
 
 import pytest
@@ -11,3 +12,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tests compile much and compute little: XLA need not optimise, unless the slow ones are asked for."""
     if "not slow" in config.getoption("markexpr"):
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+def pytest_sessionstart() -> None:
+    """What pilotfish says of rendering stands before a test imports mujoco, and after its types are watched."""
+    importlib.import_module("pilotfish")
