@@ -41,7 +41,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import quadratic
-from pilotfish.algorithms import Algorithm
+from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.types import Key, LinearGaussian, Problem, Quadratic, Rollouts
 
@@ -124,14 +124,11 @@ class ILQG(Algorithm):
     straight down by a cost in the sine or cosine of the angle, say."""
 
     def __check_init__(self):
-        for name, holds, remedy in (
-            ("regularisation", lambda v: 0 <= v <= LARGEST, f"give a number from 0 to {LARGEST:g}"),
-            ("sufficient_decrease", lambda v: 0 <= v < 1, "a part of the expected reduction, from 0 to below 1"),
-            ("initial_noise", lambda v: v >= 0, "a standard deviation is 0 or more"),
-        ):
-            number = getattr(self, name)
-            if isinstance(number, int | float) and not holds(number):
-                raise ValueError(f"{name}={number}: {remedy}.")
+        check_number(self, "regularisation", lambda v: 0 <= v <= LARGEST, f"give a number from 0 to {LARGEST:g}")
+        check_number(
+            self, "sufficient_decrease", lambda v: 0 <= v < 1, "a part of the expected reduction, from 0 to below 1"
+        )
+        check_number(self, "initial_noise", lambda v: v >= 0, "a standard deviation is 0 or more")
 
     def init(self, problem: Problem, samples: int, key: Key) -> State:
         """Trajectories from the conditions' means under the problem's first controller, or with noise."""

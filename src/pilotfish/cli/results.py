@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
 import numpy as np
@@ -19,6 +19,9 @@ from pilotfish.runs.statistics import bootstrap_interval, wilson_interval
 from pilotfish.runs.store import Run, RunError, write_tensors
 from pilotfish.tasks import Task
 from pilotfish.worlds import World
+
+if TYPE_CHECKING:
+    from pilotfish.view.scene import Scene
 
 EVALUATION_ROLLOUTS = 100
 EVALUATION_SEED = 1_000_003
@@ -61,11 +64,13 @@ class _Render:
 
 def render(argv: list[str]) -> None:
     """Film what a run learned."""
+    from pilotfish.view.scene import scene
+
     args = tyro.cli(_Render, args=argv, prog="pilotfish render", description=COMMANDS["render"])
     run = Run.open(args.run)
     task, *_ = setups.assemble(run.spec)
     summary = json.loads(_result(run).read_text())
-    print(_film(run, task, summary, args.output or run.path / "film.gif", args.seed))
+    print(_film(run, task, scene(task), summary, args.output or run.path / "film.gif", args.seed))
 
 
 @dataclasses.dataclass
@@ -199,19 +204,21 @@ def draw(run: Run, task: Task, summary: dict[str, Any], film: bool) -> None:
     curves.learning([run], run.path / "curves.png")
     curves.diagnostics(run, run.path / "diagnostics.png")
     if film:
+        from pilotfish.view.scene import scene
+
         try:
-            _film(run, task, summary, run.path / "filmstrip.png", None)
-            _film(run, task, summary, run.path / "film.gif", None)
+            look = scene(task)
+            _film(run, task, look, summary, run.path / "filmstrip.png", None)
+            _film(run, task, look, summary, run.path / "film.gif", None)
         except RunError as error:
             print(error, file=sys.stderr)
 
 
-def _film(run: Run, task: Task, summary: dict[str, Any], path: Path, seed: int | None) -> Path:
+def _film(run: Run, task: Task, look: "Scene", summary: dict[str, Any], path: Path, seed: int | None) -> Path:
     from pilotfish.view import film
-    from pilotfish.view.scene import scene
 
     chosen: int = summary["best_seed"] if seed is None else seed
     x = run.load_tensors("evaluation")["x"][_index(run, chosen), :, 0]
     make = film.filmstrip if path.suffix == ".png" else film.film
     caption = f"{run.spec.task['name']}, {run.spec.algorithm['name']}, seed {chosen}"
-    return make(path, x, task.problem().dt, scene(task), caption)
+    return make(path, x, task.problem().dt, look, caption)

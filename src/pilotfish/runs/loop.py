@@ -9,7 +9,7 @@ Iteration i of a run with root key r is a pure function of (state, i, r): its ra
 A run may hold several seeds: states, keys and reports then have a leading axis, the seed.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -43,9 +43,16 @@ def iteration(
     algorithm: Algorithm, world: World, samples: int, root_key: Key, i: Int[Array, ""] | int, state: Any
 ) -> tuple[Any, Rollouts, Report]:
     """Roll out `samples` episodes from each condition and update. A refused update leaves the state as it was."""
-    policy, world_key, update_key = _explore(algorithm, root_key, i, state)
+    return _iteration(_explore, _learn, algorithm, world, samples, root_key, i, state)
+
+
+def _iteration(
+    explore: Callable, learn: Callable, algorithm: Algorithm, world: World, samples: int, root_key: Key, i, state: Any
+) -> tuple[Any, Rollouts, Report]:
+    """`iteration` with `_explore` and `_learn` as they are or compiled."""
+    policy, world_key, update_key = explore(algorithm, root_key, i, state)
     rollouts = world.rollout(policy, samples, world_key)
-    state, report = _learn(algorithm, world.problem, state, rollouts, update_key)
+    state, report = learn(algorithm, world.problem, state, rollouts, update_key)
     return state, rollouts, report
 
 
@@ -160,13 +167,10 @@ _explore_compiled, _learn_compiled = eqx.filter_jit(_explore), eqx.filter_jit(_l
 
 
 def _turn_on_host(algorithm: Algorithm, world: World, samples: int, keys: Array, i: Array, states: Any):
-    def one_seed(state: Any, root_key: Key):
-        policy, world_key, update_key = _explore_compiled(algorithm, root_key, i, state)
-        rollouts = world.rollout(policy, samples, world_key)
-        state, report = _learn_compiled(algorithm, world.problem, state, rollouts, update_key)
-        return state, rollouts, report
-
-    return _stacked(one_seed(_of_seed(states, s), key) for s, key in enumerate(keys))
+    compiled = _explore_compiled, _learn_compiled
+    return _stacked(
+        _iteration(*compiled, algorithm, world, samples, key, i, _of_seed(states, s)) for s, key in enumerate(keys)
+    )
 
 
 def evaluate(algorithm: Algorithm, world: World, samples: int, key: Key, states: Any) -> Rollouts:

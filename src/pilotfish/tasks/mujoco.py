@@ -17,6 +17,12 @@ from pilotfish.worlds.mujoco import MujocoWorld
 
 CAMERA = "view"
 
+# MJCF of the light and the ground of tasks that look alike
+VISUAL = '<visual><headlight ambient=".4 .4 .4" diffuse=".5 .5 .5"/><global offwidth="1024" offheight="768"/></visual>'
+GRID = (
+    '<texture name="grid" type="2d" builtin="checker" rgb1=".93 .94 .95" rgb2=".87 .89 .91" width="256" height="256"/>'
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Simulation:

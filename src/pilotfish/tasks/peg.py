@@ -32,7 +32,7 @@ from jaxtyping import Array, Bool, Float
 
 from pilotfish.tasks.costs import ALPHA
 from pilotfish.tasks.hold import hold
-from pilotfish.tasks.mujoco import MujocoTask, Simulation
+from pilotfish.tasks.mujoco import GRID, VISUAL, MujocoTask, Simulation
 from pilotfish.types import Gaussian, Problem, Step
 
 DT, HORIZON = 0.05, 100  # s, 5 s; 5 steps of .01 an action
@@ -101,10 +101,10 @@ MJCF = f"""
 <mujoco model="peg">
   <compiler angle="radian"/>
   <option timestep="0.01" gravity="0 0 0" iterations="20" integrator="RK4"/>
-  <visual><headlight ambient=".4 .4 .4" diffuse=".5 .5 .5"/><global offwidth="1024" offheight="768"/></visual>
+  {VISUAL}
   <asset>
     <texture type="skybox" builtin="flat" rgb1=".93 .94 .95" width="8" height="8"/>
-    <texture name="grid" type="2d" builtin="checker" rgb1=".93 .94 .95" rgb2=".87 .89 .91" width="256" height="256"/>
+    {GRID}
     <material name="grid" texture="grid" texrepeat="5 5" texuniform="true"/>
   </asset>
   <default>

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from pilotfish.tasks.costs import ell12
-from pilotfish.tasks.mujoco import MujocoTask, Simulation
+from pilotfish.tasks.mujoco import GRID, VISUAL, MujocoTask, Simulation
 from pilotfish.types import Gaussian, Problem, Step
 
 DT, HORIZON = 0.01, 800  # s, 8 s (GPS'14); 2 steps of .005 an action (ours)
@@ -47,9 +47,9 @@ MJCF = f"""
 <mujoco model="peg_planar">
   <compiler angle="radian"/>
   <option timestep="0.005" integrator="implicitfast"/>
-  <visual><headlight ambient=".4 .4 .4" diffuse=".5 .5 .5"/><global offwidth="1024" offheight="768"/></visual>
+  {VISUAL}
   <asset>
-    <texture name="grid" type="2d" builtin="checker" rgb1=".93 .94 .95" rgb2=".87 .89 .91" width="256" height="256"/>
+    {GRID}
     <material name="grid" texture="grid" texrepeat="2 2" texuniform="true"/>
   </asset>
   <default>

@@ -25,7 +25,7 @@ from pilotfish.worlds import World, host
 
 
 class GymnasiumWorld(World):
-    """Steps copies of an environment. A problem without a cost takes the environment's."""
+    """Steps copies of an environment, whose rewards stand for the cost that the problem does not have."""
 
     problem: Problem
     make: Callable[[], gymnasium.Env] = eqx.field(static=True)
@@ -102,8 +102,8 @@ def begin(env: gymnasium.Env, seed: int, x: np.ndarray | None = None) -> np.ndar
 
 def _step(env: gymnasium.Env, u: np.ndarray) -> tuple[np.ndarray, float]:
     """The next state and the cost."""
-    space = env.action_space
-    observation, reward, *_ = env.step(u.astype(space.dtype))
+    space: Any = env.action_space
+    observation, reward, *_ = env.step(u.reshape(space.shape).astype(space.dtype))
     cost = -np.asarray(reward, float)
     if cost.size != 1:
         raise ValueError(f"{_name(env)}: the reward has the shape {cost.shape}; it must be one number.")

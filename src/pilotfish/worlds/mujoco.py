@@ -129,8 +129,7 @@ class MujocoWorld(World):
         alive = np.isin(np.arange(N * samples), _failed(batch.forward, stage=CURRENT), invert=True)
         states[alive, 0] = _state(batch)[alive]
         for t in range(T):
-            asked = act(t, x[:, :, t]).reshape(N * samples, -1)
-            actions[alive, t] = asked[alive]
+            actions[alive, t] = act(t, x[:, :, t])[alive]
             alive &= np.isfinite(actions[:, t]).all(1)
             if not alive.any():
                 break
@@ -164,11 +163,7 @@ class MujocoWorld(World):
         columns = np.moveaxis(after[:, 1 : known + du + 1] - after[:, known + du + 1 :], 1, 2) / (2 * step[:, None])
         A = np.zeros((n, self.problem.dx, self.problem.dx))
         A[:, :, :known], B = columns[..., :known], columns[..., known:]
-        c = (
-            after[:, 0]
-            - np.einsum("nij,nj->ni", A[:, :, :known], z[:, :known])
-            - np.einsum("nij,nj->ni", B, z[:, known:])
-        )
+        c = after[:, 0] - np.einsum("nij,nj->ni", columns, z)
         return LinearDynamics(*map(jnp.asarray, (A, B, c, np.zeros_like(A))))
 
     def _batch(self, condition: np.ndarray, persistent: bool = True) -> Batch:
