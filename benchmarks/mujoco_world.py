@@ -41,6 +41,7 @@ def compare(name: str, world: MujocoWorld, samples: int) -> None:
     problem = world.problem
     first = problem.first_controller
     controller = LinearGaussian(0.0 * first.K, first.k, first.chol) if problem.demonstration is None else first
+    substeps = world.simulation.substeps(problem.dt)
     policy, count = LinearGaussianPolicy(controller), samples * len(problem.conditions.mean)
     control = np.asarray(world.rollout(policy, samples, jax.random.key(0)).u).reshape(count, problem.horizon, -1)
     start = np.repeat(np.asarray(problem.conditions.mean), samples, 0)
@@ -51,12 +52,12 @@ def compare(name: str, world: MujocoWorld, samples: int) -> None:
         batch.qpos[...], batch.qvel[...] = start[:, : world.model.nq], start[:, world.model.nq :][:, : world.model.nv]
         for t in range(problem.horizon):
             batch.ctrl[...] = control[:, t]
-            batch.step(nstep=world.substeps, stage=CURRENT)
+            batch.step(nstep=substeps, stage=CURRENT)
 
     times = alternate({"bare": bare, "world": lambda: world.rollout(policy, samples, jax.random.key(0))}, ROUNDS)
-    steps = count * problem.horizon * world.substeps
+    steps = count * problem.horizon * substeps
     print(
-        f"| {name} | {count} x {problem.horizon} x {world.substeps} | {steps / times['bare'] / 1e3:.0f} k | "
+        f"| {name} | {count} x {problem.horizon} x {substeps} | {steps / times['bare'] / 1e3:.0f} k | "
         f"{steps / times['world'] / 1e3:.0f} k | {times['world'] / times['bare']:.2f} |"
     )
 

@@ -8,12 +8,14 @@ to keep its promises; set the environment variable `JAX_ENABLE_X64=0` to stay in
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 if "JAX_ENABLE_X64" not in os.environ:
@@ -89,6 +91,24 @@ class Quadratic(eqx.Module):
         return 0.5 * jnp.einsum("...i,...ij,...j->...", z, self.H, z) + (self.h * z).sum(-1) + self.c
 
 
+class Simulator(ABC):
+    """Known dynamics that JAX cannot trace. It has all conditions' dynamics, and works on NumPy arrays."""
+
+    @abstractmethod
+    def simulate(
+        self, problem: "Problem", start: Float[np.ndarray, "N M dx"], act: Callable[[int, np.ndarray], np.ndarray]
+    ) -> tuple[Float[np.ndarray, "N M T1 dx"], Float[np.ndarray, "N M T du"]]:
+        """States and actions of M rollouts of each condition, where `act(t, x)` says what is asked for in the states
+        x (N, M, dx). nan from where one broke off.
+        """
+
+    @abstractmethod
+    def linearised(
+        self, problem: "Problem", x: Float[np.ndarray, "N T dx"], u: Float[np.ndarray, "N T du"]
+    ) -> LinearDynamics:
+        """The dynamics about states and actions at all steps, without noise; leading axes (N, T)."""
+
+
 class Problem(eqx.Module):
     """All that is known of a task without running it.
 
@@ -111,6 +131,8 @@ class Problem(eqx.Module):
     """`final_cost(x)`: cost of the state after the last action; None for 0."""
     dynamics: Callable[[Array, Array], Array] | None = None
     """`dynamics(x, u)`: the next state. None where only a simulator or a robot knows it."""
+    simulator: Simulator | None = None
+    """What knows the dynamics if JAX does not: a world that can fills it in."""
     noise_std: Float[Array, "dx"] | None = eqx.field(converter=_optional_floats, default=None)
     """Standard deviation of the process noise added to every next state; None for 0."""
     action_low: Float[Array, "du"] | None = eqx.field(converter=_optional_floats, default=None)

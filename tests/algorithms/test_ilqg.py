@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jaxtyping
+import mujoco
 import numpy as np
 import pytest
 from oracles import draw, regulator
@@ -17,6 +18,7 @@ from pilotfish.tasks.cartpole import CartPole
 from pilotfish.tasks.lq import LinearQuadratic
 from pilotfish.types import Gaussian, Problem, Rollouts
 from pilotfish.worlds.jax import JaxWorld
+from pilotfish.worlds.mujoco import MujocoWorld
 
 T, DX, DU = 6, 3, 2
 CART_POLE = CartPole().problem()
@@ -415,6 +417,65 @@ def test_in_the_loop_it_reaches_the_known_optimum_compiles_once_and_survives_the
     run.save_checkpoint(3, turns[2].states)
     for a, b in zip(jax.tree.leaves(run.load_checkpoint(begin)[1]), jax.tree.leaves(turns[2].states), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+CART = """
+<mujoco>
+  <option timestep="0.02" gravity="0 0 0" integrator="Euler"/>
+  <worldbody>
+    <body><joint name="x" type="slide" axis="1 0 0"/><geom type="sphere" size=".1" mass="2"/></body>
+  </worldbody>
+  <actuator><motor joint="x" gear="3"/></actuator>
+</mujoco>
+"""
+
+
+def test_a_simulator_serves_as_well_as_its_equations():
+    """Two carts with gears of 3 and 1.5, whose semi-implicit Euler steps are equations too."""
+    model = mujoco.MjModel.from_xml_string(CART)
+    gears = np.stack([model.actuator_gear, 0.5 * model.actuator_gear])
+    known = {
+        "cost": lambda x, u, t: 2.0 - jnp.cos(x[0] - 1.0) + 0.1 * x[1] ** 2 + 1e-2 * (u**2).sum(),
+        "final_cost": lambda x: 10.0 * (x[0] - 1.0) ** 4,
+        "horizon": 20,
+        "du": 1,
+        "action_low": -jnp.ones(1),
+        "action_high": jnp.ones(1),
+    }
+
+    def equations(gear):
+        def step(x, u):
+            return x + jnp.stack([0.1 * x[1] + 15 * 0.02**2 * gear * u[0] / 2.0, 0.1 * gear * u[0] / 2.0])
+
+        return step
+
+    start = np.array([[-0.5, 0.3], [0.2, 0.0]])
+    world = MujocoWorld(problem_of(None, start=start, **known), model, {"actuator_gear": gears})
+    algorithm, keys = ILQG(initial_noise=0.1), jax.random.split(KEY, 1)
+    *_, turn = loop.turns(algorithm, world, 1, keys, 0, 12, loop.initial(algorithm, world, 1, keys))
+    assert np.all(turn.report.info.ok)
+    for n, gear in enumerate((3.0, 1.5)):
+        problem = problem_of(equations(gear), start=start[n], **known)
+        of_equations = algorithm.init(problem, 1, keys[0])
+        for _ in range(12):
+            of_equations, _ = algorithm.update(problem, of_equations, no_rollouts(problem), KEY)
+        found = jax.tree.map(lambda leaf, n=n: leaf[0, n], turn.states)
+        for name in ("x", "u", "cost"):
+            np.testing.assert_allclose(getattr(found, name), getattr(of_equations, name)[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found.controller.K, of_equations.controller.K[0], rtol=1e-3, atol=1e-4)
+    assert np.ptp(np.asarray(turn.states.cost)) > 0.1
+
+
+def test_a_trajectory_on_which_the_simulation_breaks_is_not_taken():
+    """Beyond 1e10 m/s^2 MuJoCo gives up: the longer steps are no candidates."""
+    model = mujoco.MjModel.from_xml_string(CART.replace('gear="3"', 'gear="1e11"'))
+    problem = problem_of(None, lambda x, u, t: (u[0] - 1.0) ** 2, np.zeros((1, 2)), horizon=3, du=1)
+    problem = MujocoWorld(problem, model).problem
+    state = ILQG().init(problem, 1, KEY)
+    new, info = ILQG().update(problem, state, no_rollouts(problem), KEY)
+    assert info.ok
+    assert 0 < info.step_length < 1
+    assert 0 < new.cost[0] < state.cost[0]
 
 
 def test_without_equations_of_motion_it_says_what_is_missing():

@@ -27,6 +27,21 @@ def roll(algorithm, world, state, samples):
     return world.rollout(algorithm.explore(state), samples, jax.random.key(1))
 
 
+def test_what_is_deployed_is_the_best_controller_tried():
+    """Of three that were rolled out the second cost least, and of the third a rollout broke off."""
+    problem, algorithm = TASK.problem(), LQRGPS()
+    state, tried = algorithm.init(problem, 20, jax.random.key(0)), []
+    for mean_cost, whole in ((3.0, True), (1.0, True), (0.5, False), (2.0, True)):
+        tried.append(state.controller)
+        rollouts = roll(algorithm, JaxWorld(problem), state, 20)
+        cost = rollouts.cost - rollouts.cost.mean(1, keepdims=True) + mean_cost / rollouts.cost.shape[-1]
+        rollouts = eqx.tree_at(lambda r: (r.cost, r.valid), rollouts, (cost, rollouts.valid.at[0, 0].set(whole)))
+        state, _ = update(algorithm, problem, state, rollouts)
+        np.testing.assert_array_equal(algorithm.exploit(state).controller.k, tried[min(len(tried) - 1, 1)].k)
+    np.testing.assert_allclose(state.best_cost, 1.0)
+    assert (algorithm.exploit(state).controller.chol == 0).all()
+
+
 VARIANTS = {
     "bound on every step": (LQRGPS(trust="step"), 60, 1.03),
     "cost expanded at the mean, step size adapted": (

@@ -12,6 +12,7 @@ from scipy.optimize import least_squares
 from pilotfish import tasks
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.tasks.peg import FOUR, Peg
+from pilotfish.worlds.mujoco import MujocoWorld
 
 TASK, BLIND = Peg(), tasks.registry()["peg-blind"].make()
 PROBLEM, SIMULATION = TASK.problem(), TASK.simulation()
@@ -240,7 +241,8 @@ def test_first_controller_is_that_of_seven_double_integrators():
 
 def test_first_controller_stays_where_it_starts():
     still = dataclasses.replace(PROBLEM, conditions=dataclasses.replace(PROBLEM.conditions, cov=jnp.zeros((9, 26, 26))))
-    world = dataclasses.replace(TASK.world(), problem=still)
+    simulation = TASK.simulation()
+    world = MujocoWorld(still, simulation.model, simulation.fields)
     r = world.rollout(LinearGaussianPolicy(PROBLEM.demonstration).noise_free(), 1, jax.random.key(0))
     np.testing.assert_allclose(r.x[:, 0], np.repeat(PROBLEM.conditions.mean[:, None], 101, 1), atol=1e-9)
     assert r.valid.all()

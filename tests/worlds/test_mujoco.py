@@ -13,7 +13,7 @@ from pilotfish.runs import loop
 from pilotfish.runs.store import Run, Spec
 from pilotfish.runs.train import train
 from pilotfish.types import Gaussian, LinearGaussian, Problem
-from pilotfish.worlds.mujoco import MujocoWorld
+from pilotfish.worlds.mujoco import MujocoWorld, Simulation
 
 ARM = """
 <mujoco>
@@ -182,11 +182,11 @@ def test_linear_dynamics_are_found_exactly():
     model = mujoco.MjModel.from_xml_string(POINT)
     problem = Problem(5, 0.04, Gaussian(jnp.zeros((1, 2)), jnp.zeros((1, 2, 2))), jnp.ones(1), lambda x, u, t: x @ x)
     rng = np.random.default_rng(0)
-    found = MujocoWorld(problem, model).linearised(rng.normal(size=(4, 2)), rng.normal(size=(4, 1)))
+    found = Simulation(model).linearised(problem, rng.normal(size=(1, 4, 2)), rng.normal(size=(1, 4, 1)))
     for i in range(4):
-        np.testing.assert_allclose(found.A[i], [[1.0, 0.04], [0.0, 1.0]], atol=1e-9)
-        np.testing.assert_allclose(found.B[i], [[3 * 0.02**2 * 1.5], [0.04 * 1.5]], atol=1e-9)
-        np.testing.assert_allclose(found.c[i], 0.0, atol=1e-9)
+        np.testing.assert_allclose(found.A[0, i], [[1.0, 0.04], [0.0, 1.0]], atol=1e-9)
+        np.testing.assert_allclose(found.B[0, i], [[3 * 0.02**2 * 1.5], [0.04 * 1.5]], atol=1e-9)
+        np.testing.assert_allclose(found.c[0, i], 0.0, atol=1e-9)
 
 
 @pytest.mark.parametrize("lift", [0.2, 1.0])
@@ -204,7 +204,8 @@ def test_derivatives_are_those_of_mujoco_also_in_contact(lift):
         A, B = step_A @ A, step_A @ B + step_B
         mujoco.mj_step(model, data)
     assert (data.ncon > 0) == (lift < 1)
-    found = MujocoWorld(problem, model).linearised(np.concatenate([x, np.zeros((1, 6))], 1), u)
+    found = Simulation(model).linearised(problem, np.concatenate([x, np.zeros((1, 6))], 1)[None], u[None])
+    found = jax.tree.map(lambda leaf: leaf[0], found)
     np.testing.assert_allclose(found.A[0, :4, :4], A, rtol=1e-3, atol=1e-4 * np.abs(A).max())
     np.testing.assert_allclose(found.B[0, :4], B, rtol=1e-3, atol=1e-4 * np.abs(B).max())
     np.testing.assert_array_equal(found.A[0, :, 4:], 0.0)

@@ -17,6 +17,10 @@ class Algorithm(eqx.Module):
     `ok`. Where `ok` is False the update is refused and the old state kept.
     """
 
+    def traceable(self, problem: Problem) -> bool:
+        """Whether JAX can compile `init` and `update` for this problem. If not, they run as they are."""
+        return True
+
     @abstractmethod
     def init(self, problem: Problem, samples: int, key: Key) -> Any:
         """The state before the first of iterations with `samples` rollouts from each condition."""

@@ -28,12 +28,13 @@ Todorov 2014). Process noise has no part in it, as it has none in 2005 unless it
 | alpha  | 2012, (12)     | step_length         |
 | c1     | 2012, (13)     | sufficient_decrease |
 
-What it knows it has from the problem's own equations. The rollouts given to `update` are only what the loop reports.
+What it knows it has from the problem's own equations, or from its simulator, whose derivatives are finite differences;
+then all but the simulation is compiled. The rollouts given to `update` are only what the loop reports.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
@@ -43,7 +44,7 @@ from jaxtyping import Array, Bool, Float
 from pilotfish.algebra import quadratic
 from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
-from pilotfish.types import Key, LinearGaussian, Problem, Quadratic, Rollouts
+from pilotfish.types import Key, LinearGaussian, Problem, Quadratic, Rollouts, Simulator
 
 STEP_LENGTHS = 10.0 ** np.linspace(0, -3, 11)  # (Tassa et al. 2012, code)
 GROWTH, SMALLEST, LARGEST = 2.0, 1e-6, 1e10  # of the regularisation (Tassa et al. 2012, code: 1.6, 1e-6, 1e10)
@@ -111,6 +112,24 @@ class Plan(NamedTuple):
         return -(alpha * linear + alpha**2 * curved)
 
 
+class Proposal(NamedTuple):
+    """A plan, and the regularisation it took."""
+
+    plan: Plan
+    regularisation: Float[Array, ""]
+    growth: Float[Array, ""]
+
+
+class Trajectories(NamedTuple):
+    """Where controllers lead, without any noise."""
+
+    x: Float[Array, "*N A T1 dx"]
+    u: Float[Array, "*N A T du"]
+    """Executed actions."""
+    cost: Float[Array, "*N A T1"]
+    """The last is the final one."""
+
+
 class ILQG(Algorithm):
     """Iterative linear-quadratic-Gaussian control."""
 
@@ -130,24 +149,25 @@ class ILQG(Algorithm):
         )
         check_number(self, "initial_noise", lambda v: v >= 0, "a standard deviation is 0 or more")
 
+    def traceable(self, problem: Problem) -> bool:
+        return problem.dynamics is not None
+
     def init(self, problem: Problem, samples: int, key: Key) -> State:
         """Trajectories from the conditions' means under the problem's first controller, or with noise."""
-        _equations(problem)
+        _check(problem)
+        first = problem.first_controller
         noise = self.initial_noise * problem.initial_std * jax.random.normal(key, (problem.horizon, problem.du))
-
-        def begin(start: Float[Array, "dx"], first: LinearGaussian) -> State:
-            silent = jnp.zeros_like(first.chol)
-            x, u, costs = _rollout(problem, start, LinearGaussian(first.K, first.k + noise, silent))
-            return State(
-                controller=LinearGaussian(first.K, u - jnp.einsum("tij,tj->ti", first.K, x[:-1]), silent),
-                x=x,
-                u=u,
-                cost=costs.sum(),
-                regularisation=jnp.asarray(self.regularisation, x.dtype),
-                growth=jnp.ones((), x.dtype),
-            )
-
-        return jax.vmap(begin)(problem.conditions.mean, problem.first_controller)
+        silent = jnp.zeros_like(first.chol)
+        tried = LinearGaussian(first.K[:, None], (first.k + noise)[:, None], silent[:, None])
+        x, u, cost = (leaf[:, 0] for leaf in _follow(problem, problem.conditions.mean, tried))
+        return State(
+            controller=LinearGaussian(first.K, _offsets(first.K, x, u), silent),
+            x=x,
+            u=u,
+            cost=cost.sum(-1),
+            regularisation=jnp.full(len(x), self.regularisation, x.dtype),
+            growth=jnp.ones(len(x), x.dtype),
+        )
 
     def explore(self, state: State) -> LinearGaussianPolicy:
         return LinearGaussianPolicy(state.controller)
@@ -156,7 +176,20 @@ class ILQG(Algorithm):
         return LinearGaussianPolicy(state.controller)
 
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
-        state, (ok, expected, step_length, gradient) = jax.vmap(lambda s: self._update(problem, s))(state)
+        model, proposal = self._propose(problem, state, _derivatives(problem, state))
+        tried = _follow(problem, state.x[:, 0], jax.vmap(_along)(state, proposal.plan))
+        return self._choose(state, model, proposal, tried)
+
+    @eqx.filter_jit
+    def _propose(self, problem: Problem, state: State, AB: Float[Array, "N T dx dz"]) -> tuple[Model, Proposal]:
+        """The model of each condition, and the step by it."""
+        model = jax.vmap(lambda AB, x, u: _expand(problem, AB, x, u))(AB, state.x, state.u)
+        return model, jax.vmap(lambda state, model: self._plan(problem, state, model))(state, model)
+
+    @eqx.filter_jit
+    def _choose(self, state: State, model: Model, proposal: Proposal, tried: Trajectories) -> tuple[State, Info]:
+        """The next state by the trajectories tried."""
+        state, (ok, expected, step_length, gradient) = jax.vmap(self._step)(state, model, proposal, tried)
         info = Info(
             ok=ok.all(),
             nominal_cost=state.cost.mean(),
@@ -167,12 +200,10 @@ class ILQG(Algorithm):
         )
         return state, jax.tree.map(jnp.nan_to_num, info)
 
-    def _update(self, problem: Problem, state: State):
+    def _step(self, state: State, model: Model, proposal: Proposal, tried: Trajectories):
         """One condition."""
-        model = _expand(problem, state.x, state.u)
-        plan, mu, growth = self._plan(problem, state, model)
+        (plan, mu, growth), (x, u, costs) = proposal, tried
         lengths = jnp.asarray(STEP_LENGTHS, state.x.dtype)
-        x, u, costs = jax.vmap(lambda alpha: _rollout(problem, state.x[0], _along(state, plan, alpha)))(lengths)
         finite = jnp.isfinite(x).all((1, 2)) & jnp.isfinite(u).all((1, 2))
         total = jnp.where(finite & jnp.isfinite(costs).all(1), costs.sum(1), jnp.inf)
         best = jnp.argmin(total)
@@ -184,7 +215,7 @@ class ILQG(Algorithm):
         K = jnp.where(taken | settled, plan.K, state.controller.K)
         mu, growth = _regularisation(mu, growth, taken | settled)
         new = State(
-            controller=LinearGaussian(K, u - jnp.einsum("tij,tj->ti", K, x[:-1]), state.controller.chol),
+            controller=LinearGaussian(K, _offsets(K, x, u), state.controller.chol),
             x=x,
             u=u,
             cost=jnp.where(taken, total[best], state.cost),
@@ -195,18 +226,17 @@ class ILQG(Algorithm):
         step_length = jnp.where(taken, lengths[best], 0.0)
         return new, (ok, plan.reduction(1.0), step_length, jnp.linalg.norm(plan.gradient))
 
-    def _plan(self, problem: Problem, state: State, model: Model):
+    def _plan(self, problem: Problem, state: State, model: Model) -> Proposal:
         """The step, by the least regularisation from the present one up that makes every Q_uu positive definite."""
 
-        def attempt(mu: Array, growth: Array) -> tuple[Plan, Array, Array]:
-            return self._backward(problem, state, model, mu), mu, growth
+        def attempt(mu: Array, growth: Array) -> Proposal:
+            return Proposal(self._backward(problem, state, model, mu), mu, growth)
 
-        def unusable(carry: tuple[Plan, Array, Array]) -> Array:
-            plan, mu, _ = carry
-            return ~plan.definite.all() & (mu < LARGEST)
+        def unusable(proposal: Proposal) -> Array:
+            return ~proposal.plan.definite.all() & (proposal.regularisation < LARGEST)
 
-        def raised(carry: tuple[Plan, Array, Array]):
-            return attempt(*_regularisation(carry[1], carry[2], jnp.asarray(False)))
+        def raised(proposal: Proposal) -> Proposal:
+            return attempt(*_regularisation(proposal.regularisation, proposal.growth, jnp.asarray(False)))
 
         return jax.lax.while_loop(unusable, raised, attempt(state.regularisation, state.growth))
 
@@ -323,37 +353,90 @@ def _regularisation(
     return jnp.where(succeeded, lowered, raised), jnp.where(succeeded, less, more)
 
 
-def _expand(problem: Problem, x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Model:
+def _derivatives(problem: Problem, state: State) -> Float[Array, "N T dx dz"]:
+    """[A, B] along the nominal trajectories: by automatic differentiation, or the simulator's."""
+    x, u = state.x[:, :-1], state.u
+    if problem.dynamics is None:
+        found = _simulator(problem).linearised(problem, np.asarray(x), np.asarray(u))
+        return jnp.concatenate([found.A, found.B], -1)
+    dynamics, dx = problem.dynamics, problem.dx
+    derivative = jax.jacfwd(lambda z: dynamics(z[:dx], z[dx:]))
+    return jax.vmap(jax.vmap(derivative))(jnp.concatenate([x, u], -1))
+
+
+def _expand(problem: Problem, AB: Float[Array, "T dx dz"], x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Model:
     """The dynamics to first, the costs to second order about a trajectory."""
-    (dynamics, cost_of), dx = _equations(problem), problem.dx
+    dx, cost_of = problem.dx, problem.cost
+    assert cost_of is not None
 
-    def expand(t: Array, z: Float[Array, "dz"]) -> tuple[Array, Quadratic]:
-        AB = jax.jacfwd(lambda z: dynamics(z[:dx], z[dx:]))(z)
-        return AB, quadratic.expand(lambda dz: cost_of((z + dz)[:dx], (z + dz)[dx:], t), jnp.zeros_like(z))
+    def expand(t: Array, z: Float[Array, "dz"]) -> Quadratic:
+        return quadratic.expand(lambda dz: cost_of((z + dz)[:dx], (z + dz)[dx:], t), jnp.zeros_like(z))
 
-    AB, cost = jax.vmap(expand)(jnp.arange(problem.horizon), jnp.concatenate([x[:-1], u], -1))
+    cost = jax.vmap(expand)(jnp.arange(problem.horizon), jnp.concatenate([x[:-1], u], -1))
     return Model(AB, cost, quadratic.expand(lambda d: _final_cost(problem, x[-1] + d), jnp.zeros(dx)))
+
+
+def _follow(problem: Problem, start: Float[Array, "N dx"], controllers: LinearGaussian) -> Trajectories:
+    """Where A controllers of each condition lead."""
+    if problem.dynamics is None:
+        x, u = _simulated(problem, start, controllers)
+    else:
+        of_condition = jax.vmap(lambda start, controller: _rollout(problem, start, controller), (None, 0))
+        x, u = jax.vmap(of_condition)(start, controllers)
+    return Trajectories(x, u, _costs(problem, x, u))
+
+
+def _simulated(problem: Problem, start: Float[Array, "N dx"], controllers: LinearGaussian) -> tuple[Array, Array]:
+    """States and executed actions, by the simulator."""
+    K, k = np.asarray(controllers.K), np.asarray(controllers.k)
+    low, high = map(np.asarray, _limits(problem))
+
+    def act(t: int, x: Float[np.ndarray, "N A dx"]) -> Float[np.ndarray, "N A du"]:
+        return np.clip(np.einsum("naij,naj->nai", K[:, :, t], x) + k[:, :, t], low, high)
+
+    first = np.broadcast_to(np.asarray(start)[:, None], (*k.shape[:2], problem.dx))
+    x, u = _simulator(problem).simulate(problem, first, act)
+    return jnp.asarray(x), jnp.asarray(u)
 
 
 def _rollout(
     problem: Problem, start: Float[Array, "dx"], controller: LinearGaussian
-) -> tuple[Float[Array, "T1 dx"], Float[Array, "T du"], Float[Array, "T1"]]:
-    """States, executed actions and costs of a controller without any noise; the last cost is the final one."""
-    dynamics, cost_of = _equations(problem)
+) -> tuple[Float[Array, "T1 dx"], Float[Array, "T du"]]:
+    """States and executed actions, by the equations of motion."""
+    dynamics = problem.dynamics
+    assert dynamics is not None
 
-    def step(x: Float[Array, "dx"], at_t: tuple[Array, LinearGaussian]):
-        t, now = at_t
+    def step(x: Float[Array, "dx"], now: LinearGaussian):
         u = problem.admissible(now.mean(x))
-        return dynamics(x, u), (x, u, cost_of(x, u, t))
+        return dynamics(x, u), (x, u)
 
-    last, (x, u, cost) = jax.lax.scan(step, start, (jnp.arange(problem.horizon), controller))
-    return jnp.concatenate([x, last[None]]), u, jnp.append(cost, _final_cost(problem, last))
+    last, (x, u) = jax.lax.scan(step, start, controller)
+    return jnp.concatenate([x, last[None]]), u
 
 
-def _along(state: State, plan: Plan, alpha: Float[Array, ""]) -> LinearGaussian:
-    """The controller that makes a step of length `alpha`."""
-    k = state.u + alpha * plan.k - jnp.einsum("tij,tj->ti", plan.K, state.x[:-1])
-    return LinearGaussian(plan.K, k, state.controller.chol)
+@eqx.filter_jit
+def _costs(problem: Problem, x: Float[Array, "N A T1 dx"], u: Float[Array, "N A T du"]) -> Float[Array, "N A T1"]:
+    cost_of = problem.cost
+    assert cost_of is not None
+
+    def one(x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Float[Array, "T1"]:
+        cost = jax.vmap(cost_of)(x[:-1], u, jnp.arange(problem.horizon))
+        return jnp.append(cost, _final_cost(problem, x[-1]))
+
+    return jax.vmap(jax.vmap(one))(x, u)
+
+
+def _along(state: State, plan: Plan) -> LinearGaussian:
+    """The controllers that make a step of each length."""
+    lengths = jnp.asarray(STEP_LENGTHS, state.x.dtype)[:, None, None]
+    k = _offsets(plan.K, state.x, state.u) + lengths * plan.k
+    over = (len(lengths), 1, 1, 1)
+    return LinearGaussian(jnp.tile(plan.K, over), k, jnp.tile(state.controller.chol, over))
+
+
+def _offsets(K: Float[Array, "*N T du dx"], x: Float[Array, "*N T1 dx"], u: Float[Array, "*N T du"]) -> Array:
+    """k, for which `K x + k` is u along a trajectory."""
+    return u - jnp.einsum("...ij,...j->...i", K, x[..., :-1, :])
 
 
 def _final_cost(problem: Problem, x: Float[Array, "dx"]) -> Float[Array, ""]:
@@ -367,13 +450,18 @@ def _limits(problem: Problem) -> tuple[Float[Array, "du"], Float[Array, "du"]]:
     return problem.action_low, problem.action_high
 
 
-def _equations(problem: Problem) -> tuple[Callable[[Array, Array], Array], Callable[[Array, Array, Array], Array]]:
-    """The dynamics and the cost."""
-    if problem.dynamics is None:
-        raise ValueError(
-            "ilqg needs the equations of motion: problem.dynamics is None. Write them in jax as dynamics(x, u), or "
-            "choose an algorithm that learns from rollouts alone, such as moto."
-        )
+def _check(problem: Problem) -> None:
+    """Refuse a problem of which too little is known."""
     if problem.cost is None:
         raise ValueError("ilqg needs the cost: problem.cost is None. Write it in jax as cost(x, u, t), or choose moto.")
-    return problem.dynamics, problem.cost
+    if problem.dynamics is None:
+        _simulator(problem)
+
+
+def _simulator(problem: Problem) -> Simulator:
+    if problem.simulator is None:
+        raise ValueError(
+            "ilqg needs the equations of motion: problem.dynamics is None. Write them in jax as dynamics(x, u), give a "
+            "MuJoCo model, or choose an algorithm that learns from rollouts alone, such as moto."
+        )
+    return problem.simulator

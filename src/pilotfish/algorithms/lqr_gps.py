@@ -63,6 +63,10 @@ class State(NamedTuple):
     """Expected cost of the last controller in the model fitted to its own rollouts."""
     cost_promised: Float[Array, ""]
     """Expected cost of this controller in that same model."""
+    best: LinearGaussian
+    """Of the controllers rolled out so far, that whose rollouts cost least."""
+    best_cost: Float[Array, ""]
+    """Their mean cost, infinite before the first."""
     history: History | None
     """None without a mixture."""
 
@@ -151,6 +155,8 @@ class LQRGPS(Algorithm):
                 factor=jnp.ones(()),
                 cost_before=unknown,
                 cost_promised=unknown,
+                best=controller,
+                best_cost=jnp.asarray(jnp.inf),
                 history=self._empty(samples, problem.horizon, width) if self.prior == "gmm" else None,
             )
 
@@ -160,7 +166,8 @@ class LQRGPS(Algorithm):
         return LinearGaussianPolicy(state.controller, self.noise_smoothing)
 
     def exploit(self, state: State) -> LinearGaussianPolicy:
-        return LinearGaussianPolicy(state.controller).noise_free()
+        """The best controller that was tried: an update may spoil what the one before could do."""
+        return LinearGaussianPolicy(state.best).noise_free()
 
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
         keys = jax.random.split(key, state.eta.shape[0])
@@ -186,6 +193,8 @@ class LQRGPS(Algorithm):
     ) -> tuple[State, CStep]:
         """One condition: x (M, T+1, dx), u (M, T, du), sampled_cost (M, T+1), valid (M,)."""
         needed = problem.dx + problem.du + 2 if self.prior == "none" else 2
+        spent = jnp.where(valid.all(), sampled_cost.sum(1).mean(), jnp.inf)
+        better = spent < state.best_cost
         x, u = jnp.where(valid[:, None, None], x, 0.0), jnp.where(valid[:, None, None], u, 0.0)
         count = valid.sum().astype(x.dtype)
         weight = valid / jnp.maximum(count, 1.0)
@@ -206,6 +215,8 @@ class LQRGPS(Algorithm):
             factor=factor,
             cost_before=before,
             cost_promised=_expected_cost(start, model, cost, final, step.controller),
+            best=jax.tree.map(lambda new, old: jnp.where(better, new, old), state.controller, state.best),
+            best_cost=jnp.where(better, spent, state.best_cost),
             history=history,
         )
         return new, step

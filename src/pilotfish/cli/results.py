@@ -172,7 +172,7 @@ def _with_interval(by_seed: np.ndarray, one_seed: np.ndarray) -> str:
 
 def export_policy(run: Run, algorithm: Algorithm, states: Any, seed: int, path: Path) -> None:
     state = jax.tree.map(lambda leaf: leaf[_index(run, seed)], states)
-    policy = algorithm.explore(state)
+    policy = algorithm.exploit(state)
     assert isinstance(policy, LinearGaussianPolicy)
     *_, world = setups.assemble(run.spec)
     tensors = policy.tensors()

@@ -67,6 +67,7 @@ def _learn(algorithm: Algorithm, problem: Problem, state: Any, rollouts: Rollout
     return state, Report(outcome(problem, rollouts), info)
 
 
+@eqx.filter_jit
 def outcome(problem: Problem, rollouts: Rollouts) -> Outcome:
     """Cost and success of rollouts, whatever the algorithm."""
     total = rollouts.cost.sum(-1)
@@ -95,14 +96,17 @@ def root_keys(seeds: Sequence[int]) -> Array:
 
 def initial(algorithm: Algorithm, world: World, samples: int, keys: Array) -> Any:
     """Initial states, one a seed."""
-    return jax.vmap(lambda key: algorithm.init(world.problem, samples, key))(keys)
+    if algorithm.traceable(world.problem):
+        return jax.vmap(lambda key: algorithm.init(world.problem, samples, key))(keys)
+    return _stacked(algorithm.init(world.problem, samples, key) for key in keys)
 
 
 def check(algorithm: Algorithm, world: World, samples: int) -> None:
     """Raise what the first iteration would raise, without running it: shapes, types and settings."""
     if samples < 1:
         raise ValueError(f"rollouts={samples}: an iteration needs at least one rollout.")
-    eqx.filter_eval_shape(_first_turn, algorithm, world.problem, samples)
+    if algorithm.traceable(world.problem):
+        eqx.filter_eval_shape(_first_turn, algorithm, world.problem, samples)
 
 
 def _first_turn(algorithm: Algorithm, problem: Problem, samples: int):
@@ -167,10 +171,9 @@ _explore_compiled, _learn_compiled = eqx.filter_jit(_explore), eqx.filter_jit(_l
 
 
 def _turn_on_host(algorithm: Algorithm, world: World, samples: int, keys: Array, i: Array, states: Any):
-    compiled = _explore_compiled, _learn_compiled
-    return _stacked(
-        _iteration(*compiled, algorithm, world, samples, key, i, _of_seed(states, s)) for s, key in enumerate(keys)
-    )
+    learn = _learn_compiled if algorithm.traceable(world.problem) else _learn
+    parts = _explore_compiled, learn, algorithm, world, samples
+    return _stacked(_iteration(*parts, key, i, _of_seed(states, s)) for s, key in enumerate(keys))
 
 
 def evaluate(algorithm: Algorithm, world: World, samples: int, key: Key, states: Any) -> Rollouts:

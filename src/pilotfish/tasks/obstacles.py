@@ -18,8 +18,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from pilotfish.tasks.hold import hold
-from pilotfish.tasks.mujoco import MujocoTask, Simulation
+from pilotfish.tasks.mujoco import MujocoTask
 from pilotfish.types import Gaussian, Problem, Step
+from pilotfish.worlds.mujoco import Simulation
 
 TARGET = (3.0, 0.0)  # m
 DT, HORIZON = 0.05, 200  # s, 10 s

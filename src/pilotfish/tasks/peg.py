@@ -32,8 +32,9 @@ from jaxtyping import Array, Bool, Float
 
 from pilotfish.tasks.costs import ALPHA
 from pilotfish.tasks.hold import hold
-from pilotfish.tasks.mujoco import GRID, VISUAL, MujocoTask, Simulation
+from pilotfish.tasks.mujoco import GRID, VISUAL, MujocoTask
 from pilotfish.types import Gaussian, Problem, Step
+from pilotfish.worlds.mujoco import Simulation
 
 DT, HORIZON = 0.05, 100  # s, 5 s; 5 steps of .01 an action
 GAINS = np.array([3.09, 1.08, 0.393, 0.674, 0.111, 0.152, 0.098])  # of the motors, G

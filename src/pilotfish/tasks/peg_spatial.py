@@ -16,8 +16,9 @@ from jaxtyping import Array, Bool, Float
 
 from pilotfish.tasks.costs import ell12
 from pilotfish.tasks.hold import hold
-from pilotfish.tasks.mujoco import GRID, VISUAL, MujocoTask, Simulation
+from pilotfish.tasks.mujoco import GRID, VISUAL, MujocoTask
 from pilotfish.types import Gaussian, Problem, Step
+from pilotfish.worlds.mujoco import Simulation
 
 DT, HORIZON = 0.01, 800  # s, 8 s (GPS'14); 2 steps of .005 an action (ours)
 ACTION_WEIGHT, TIP_WEIGHT = 1e-6, 1.0  # w_u, w_p (GPS'14)

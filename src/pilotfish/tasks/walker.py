@@ -20,6 +20,7 @@ import functools
 from typing import Literal, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
@@ -27,8 +28,9 @@ from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra.riccati import lqr
 from pilotfish.tasks.gait import walk
-from pilotfish.tasks.mujoco import MujocoTask, Simulation
+from pilotfish.tasks.mujoco import MujocoTask
 from pilotfish.types import Gaussian, LinearGaussian, Problem, Quadratic, Step
+from pilotfish.worlds.mujoco import Simulation
 
 DT, SUBSTEPS, HORIZON = 0.01, 5, 500  # s (both papers), of .002 s (ours), 5 s (GPS'14)
 VELOCITY, HEIGHT = 2.1, 1.1  # m/s and m, of the torso (both papers)
@@ -192,7 +194,8 @@ def demonstration() -> Walk:
     """A walk over flat ground, and the LQR's feedback for the distance from it."""
     world = Walker(start="scratch").world()
     x, u = walk(world.model, np.array(START + START_VELOCITY), np.zeros((HORIZON, 6)), SUBSTEPS)
-    f = world.linearised(x[:-1], u, DIFFERENCE)
+    f = world.simulation.linearised(world.problem, x[None, :-1], u[None], DIFFERENCE)
+    f = jax.tree.map(lambda leaf: leaf[0], f)
     weight = jnp.repeat(jnp.array([POSITION_WEIGHT, VELOCITY_WEIGHT]), 9).at[0].set(0.0)  # x may be anywhere
     H = jnp.diag(jnp.append(weight, jnp.full(6, TORQUE_WEIGHT)))
     cost = Quadratic(jnp.tile(H, (HORIZON, 1, 1)), jnp.zeros((HORIZON, 24)), jnp.zeros(HORIZON))

@@ -51,6 +51,6 @@ def _act(observe, static, arrays, episode, t, x: Float[Array, "N M dx"]) -> Floa
     return jax.vmap(jax.vmap(one, (None, 0, 0)))(arrays, episode, x)
 
 
-def admissible(problem: Problem, u: Float[np.ndarray, "n du"]) -> Float[np.ndarray, "n du"]:
+def admissible(problem: Problem, u: Float[np.ndarray, "*n du"]) -> Float[np.ndarray, "*n du"]:
     """The actions that the plant executes."""
     return u if problem.action_low is None else np.clip(u, problem.action_low, problem.action_high)

@@ -9,6 +9,8 @@ would follow is nan, and `valid` is False.
 
 # pyright: reportAttributeAccessIssue=false
 import contextlib
+import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 import equinox as eqx
@@ -16,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
 
 from pilotfish.policies import Policy
-from pilotfish.types import Key, LinearDynamics, Problem, Rollouts
+from pilotfish.types import Key, LinearDynamics, Problem, Rollouts, Simulator
 from pilotfish.worlds import World, host
 
 CURRENT = mujoco.mjtStage.mjSTAGE_VEL.value  # what is computed at a new state: all that position and velocity determine
@@ -47,21 +49,140 @@ def _quiet() -> Iterator[None]:
         before.set()
 
 
-class MujocoWorld(World):
-    """Simulates a MuJoCo model; the problem says what it is for."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Simulation(Simulator):
+    """What is simulated."""
 
-    problem: Problem
-    model: mujoco.MjModel = eqx.field(static=True)
-    fields: Mapping[str, np.ndarray] = eqx.field(default_factory=dict)
+    model: mujoco.MjModel
+    fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     """Fields of the model that differ between conditions, by name, with the condition as leading axis: the positions
     of bodies, say, as "body_pos" (N, nbody, 3)."""
     forces: np.ndarray | None = None
     """Forces and torques on every body at every step of an episode, in the world's frame: (T, nbody, 6), N and N m."""
-    threads: int = eqx.field(static=True, default=0)
+    threads: int = 0
     """Native threads; 0 for one a core. The rollouts do not depend on it."""
 
+    def of_condition(self, n: int) -> mujoco.MjModel:
+        """The model as it is in condition n."""
+        if not self.fields:
+            return self.model
+        model = copy.copy(self.model)
+        for name, values in self.fields.items():
+            getattr(model, name)[...] = values[n]
+        return model
+
+    def states(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+        """The states (N, dx) of all conditions at these positions (N, nq) and velocities (N, nv)."""
+        states = []
+        for n, (position, velocity) in enumerate(zip(qpos, qvel, strict=True)):
+            model = self.of_condition(n)
+            data = mujoco.MjData(model)
+            data.qpos[:], data.qvel[:] = position, velocity
+            mujoco.mj_forward(model, data)
+            states.append(np.concatenate([data.qpos, data.qvel, data.sensordata]))
+        return np.array(states)
+
+    def substeps(self, dt: float) -> int:
+        """Timesteps of the model in an action of dt seconds."""
+        step = self.model.opt.timestep
+        count = round(dt / step)
+        if count < 1 or abs(count * step - dt) > 1e-9 * dt:
+            raise ValueError(f"dt={dt} is no multiple of the model's timestep, {step}: choose one that is.")
+        return count
+
+    @_quiet()
+    def simulate(
+        self, problem: Problem, start: Float[np.ndarray, "N M dx"], act: Callable[[int, np.ndarray], np.ndarray]
+    ) -> tuple[Float[np.ndarray, "N M T1 dx"], Float[np.ndarray, "N M T du"]]:
+        (N, M, dx), T, substeps = start.shape, problem.horizon, self.substeps(problem.dt)
+        batch = self._batch(np.repeat(np.arange(N), M))
+        self._place(batch, start.reshape(N * M, dx))
+        x, u = np.full((N, M, T + 1, dx), np.nan), np.full((N, M, T, problem.du), np.nan)
+        states, actions = x.reshape(N * M, T + 1, dx), u.reshape(N * M, T, problem.du)
+        alive = np.isin(np.arange(N * M), _failed(batch.forward, stage=CURRENT), invert=True)
+        states[alive, 0] = _state(batch)[alive]
+        for t in range(T):
+            actions[alive, t] = act(t, x[:, :, t]).reshape(N * M, -1)[alive]
+            alive &= np.isfinite(actions[:, t]).all(1)
+            if not alive.any():
+                break
+            batch.ctrl[alive] = host.admissible(problem, actions[alive, t])
+            if self.forces is not None:
+                batch.xfrc_applied[...] = self.forces[t]
+            failed = _failed(batch.step, ids=np.flatnonzero(alive), nstep=substeps, stage=CURRENT)
+            alive[failed] = False
+            alive &= ~batch.warning[:, BROKEN, 1].any(1)
+            states[alive, t + 1] = _state(batch)[alive]
+        return x, u
+
+    @_quiet()
+    def linearised(
+        self,
+        problem: Problem,
+        x: Float[np.ndarray, "N T dx"],
+        u: Float[np.ndarray, "N T du"],
+        eps: float = 1e-6,
+    ) -> LinearDynamics:
+        """The same by central differences, also through contact.
+
+        Entries of x and u are moved by `eps` times one plus their size. What sensors read follows from positions and
+        velocities, so the columns of A that belong to sensors are zero. At its limit an action is moved inwards only.
+        """
+        (N, T, du), known = u.shape, self.model.nq + self.model.nv
+        z = np.concatenate([x[..., :known], u], -1).reshape(N * T, -1)
+        step = eps * (1.0 + np.abs(z))
+        moves = np.concatenate([np.zeros((1, known + du)), np.eye(known + du), -np.eye(known + du)])
+        moved = z[:, None] + moves * step[:, None]
+        moved[..., known:] = host.admissible(problem, moved[..., known:])
+        flat = moved.reshape(-1, known + du)
+        batch = self._batch(np.repeat(np.arange(N), T * len(moves)), persistent=False)
+        self._place(batch, flat[:, :known])
+        batch.ctrl[...] = flat[:, known:]
+        if self.forces is not None:
+            batch.xfrc_applied[...] = np.tile(np.repeat(self.forces, len(moves), 0), (N, 1, 1))
+        batch.step(nstep=self.substeps(problem.dt), stage=CURRENT)
+        after = _state(batch).reshape(N * T, len(moves), -1)
+        up, down = slice(1, known + du + 1), slice(known + du + 1, None)
+        apart = np.einsum("nii->ni", moved[:, up] - moved[:, down])
+        columns = np.moveaxis(after[:, up] - after[:, down], 1, 2) / np.where(apart > 0, apart, np.inf)[:, None]
+        A = np.zeros((N, T, problem.dx, problem.dx))
+        A[..., :known], B = columns[..., :known].reshape(N, T, -1, known), columns[..., known:].reshape(N, T, -1, du)
+        c = after[:, 0] - np.einsum("nij,nj->ni", columns, moved[:, 0])
+        return LinearDynamics(*map(jnp.asarray, (A, B, c.reshape(N, T, -1), np.zeros_like(A))))
+
+    def _batch(self, condition: np.ndarray, persistent: bool = True) -> Batch:
+        """One simulation for each entry of `condition`."""
+        batch = Batch(self.model, len(condition), self.threads, persistent)
+        for name, values in self.fields.items():
+            batch.expand(name)[...] = np.asarray(values)[condition]
+        return batch
+
+    def _place(self, batch: Batch, start: np.ndarray) -> None:
+        batch.qpos[...] = start[:, : self.model.nq]
+        batch.qvel[...] = start[:, self.model.nq : self.model.nq + self.model.nv]
+
+
+class MujocoWorld(World):
+    """Simulates a MuJoCo model; the problem says what it is for."""
+
+    problem: Problem
+    """With the simulator, which knows the dynamics."""
+    simulation: Simulation = eqx.field(static=True)
+
+    def __init__(
+        self,
+        problem: Problem,
+        model: mujoco.MjModel,
+        fields: Mapping[str, np.ndarray] | None = None,
+        forces: np.ndarray | None = None,
+        threads: int = 0,
+    ):
+        """`fields`, `forces` and `threads` are those of Simulation."""
+        self.simulation = Simulation(model, fields or {}, forces, threads)
+        self.problem = dataclasses.replace(problem, simulator=self.simulation)
+
     def __check_init__(self):
-        problem, model = self.problem, self.model
+        problem, model, fields, forces = self.problem, self.model, self.simulation.fields, self.simulation.forces
         state = f"nq + nv + nsensordata = {model.nq} + {model.nv} + {model.nsensordata}"
         if problem.dx != model.nq + model.nv + model.nsensordata:
             raise ValueError(
@@ -87,95 +208,30 @@ class MujocoWorld(World):
             raise ValueError("problem.cost is None: MujocoWorld has no other cost than the problem's.")
         if problem.noise_std is not None:
             raise ValueError("noise_std: MuJoCo has no process noise. Give None.")
-        self.substeps  # noqa: B018  raises what is wrong with dt
+        self.simulation.substeps(problem.dt)  # raises what is wrong with dt
         N = len(problem.conditions.mean)
-        for name, values in self.fields.items():
+        for name, values in fields.items():
             if name not in MODEL_FIELDS:
                 raise ValueError(f"fields: a MuJoCo model has no field {name!r}, or none that can differ.")
             shape = (N, *getattr(model, name).shape)
             if np.shape(values) != shape:
                 raise ValueError(f"fields[{name!r}] has the shape {np.shape(values)}: it must be {shape}.")
-        if self.forces is not None and self.forces.shape != (problem.horizon, model.nbody, 6):
-            raise ValueError(
-                f"forces has the shape {self.forces.shape}: it must be {(problem.horizon, model.nbody, 6)}."
-            )
+        if forces is not None and forces.shape != (problem.horizon, model.nbody, 6):
+            raise ValueError(f"forces has the shape {forces.shape}: it must be {(problem.horizon, model.nbody, 6)}.")
 
     @property
-    def substeps(self) -> int:
-        """Timesteps of the model in one action."""
-        step = self.model.opt.timestep
-        count = round(self.problem.dt / step)
-        if count < 1 or abs(count * step - self.problem.dt) > 1e-9 * self.problem.dt:
-            raise ValueError(
-                f"dt={self.problem.dt} is no multiple of the model's timestep, {step}: choose one that is."
-            )
-        return count
+    def model(self) -> mujoco.MjModel:
+        return self.simulation.model
 
     @property
     def traceable(self) -> bool:
         return False
 
-    @_quiet()
     def rollout(self, policy: Policy, samples: int, key: Key) -> Rollouts:
-        problem, T = self.problem, self.problem.horizon
-        N = len(problem.conditions.mean)
-        start, episode = host.begin(problem, policy, samples, key)
-        act = host.Actor(problem, policy, episode)
-        batch = self._batch(np.repeat(np.arange(N), samples))
-        self._place(batch, np.asarray(start).reshape(N * samples, -1))
-        x = np.full((N, samples, T + 1, problem.dx), np.nan)
-        u = np.full((N, samples, T, problem.du), np.nan)
-        states, actions = x.reshape(N * samples, T + 1, -1), u.reshape(N * samples, T, -1)
-        alive = np.isin(np.arange(N * samples), _failed(batch.forward, stage=CURRENT), invert=True)
-        states[alive, 0] = _state(batch)[alive]
-        for t in range(T):
-            actions[alive, t] = act(t, x[:, :, t])[alive]
-            alive &= np.isfinite(actions[:, t]).all(1)
-            if not alive.any():
-                break
-            batch.ctrl[alive] = host.admissible(problem, actions[alive, t])
-            if self.forces is not None:
-                batch.xfrc_applied[...] = self.forces[t]
-            failed = _failed(batch.step, ids=np.flatnonzero(alive), nstep=self.substeps, stage=CURRENT)
-            alive[failed] = False
-            alive &= ~batch.warning[:, BROKEN, 1].any(1)
-            states[alive, t + 1] = _state(batch)[alive]
-        return _recorded(problem, jnp.asarray(x), jnp.asarray(u), episode)
-
-    @_quiet()
-    def linearised(self, x: Float[ArrayLike, "n dx"], u: Float[ArrayLike, "n du"], eps: float = 1e-6) -> LinearDynamics:
-        """The dynamics about n states and actions of the first condition, by central differences, without noise.
-
-        Entries of x and u are moved by `eps` times one plus their size. What sensors read follows from positions and
-        velocities, so the columns of A that belong to sensors are zero. An action at its limit has half its effect.
-        """
-        n, known, du = len(np.asarray(x)), self.model.nq + self.model.nv, self.problem.du
-        z = np.concatenate([np.asarray(x)[:, :known], np.asarray(u)], -1)
-        step = eps * (1.0 + np.abs(z))
-        moves = np.concatenate([np.zeros((1, known + du)), np.eye(known + du), -np.eye(known + du)])
-        moved = z[:, None] + moves * step[:, None]
-        batch = self._batch(np.zeros(moved[..., 0].size, int), persistent=False)
-        flat = moved.reshape(-1, known + du)
-        self._place(batch, flat[:, :known])
-        batch.ctrl[...] = host.admissible(self.problem, flat[:, known:])
-        batch.step(nstep=self.substeps, stage=CURRENT)
-        after = _state(batch).reshape(n, len(moves), -1)
-        columns = np.moveaxis(after[:, 1 : known + du + 1] - after[:, known + du + 1 :], 1, 2) / (2 * step[:, None])
-        A = np.zeros((n, self.problem.dx, self.problem.dx))
-        A[:, :, :known], B = columns[..., :known], columns[..., known:]
-        c = after[:, 0] - np.einsum("nij,nj->ni", columns, z)
-        return LinearDynamics(*map(jnp.asarray, (A, B, c, np.zeros_like(A))))
-
-    def _batch(self, condition: np.ndarray, persistent: bool = True) -> Batch:
-        """One simulation for each entry of `condition`."""
-        batch = Batch(self.model, len(condition), self.threads, persistent)
-        for name, values in self.fields.items():
-            batch.expand(name)[...] = np.asarray(values)[condition]
-        return batch
-
-    def _place(self, batch: Batch, start: np.ndarray) -> None:
-        batch.qpos[...] = start[:, : self.model.nq]
-        batch.qvel[...] = start[:, self.model.nq : self.model.nq + self.model.nv]
+        start, episode = host.begin(self.problem, policy, samples, key)
+        act = host.Actor(self.problem, policy, episode)
+        x, u = self.simulation.simulate(self.problem, np.asarray(start), act)
+        return _recorded(self.problem, jnp.asarray(x), jnp.asarray(u), episode)
 
 
 def _state(batch: Batch) -> np.ndarray:
