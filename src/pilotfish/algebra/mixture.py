@@ -116,19 +116,21 @@ def log_likelihood(mixture: Mixture, z: Float[Array, "n d"], weight: Float[Array
     return share @ jax.nn.logsumexp(log_densities(mixture, z), 1)
 
 
-def moments_near(mixture: Mixture, points: Float[Array, "m d"], weight: Float[Array, "m"]) -> Gaussian:
-    """The Gaussian that the mixture makes of a place: the prior of one time step (Levine & Abbeel 2014).
+def moments_near(mixture: Mixture, points: Float[Array, "T m d"], weight: Float[Array, "m"]) -> Gaussian:
+    """The Gaussians that the mixture makes of T places: the priors of the time steps (Levine & Abbeel 2014).
 
-    The points' mean responsibilities weigh the components, of which these are mean and covariance. Without any point
-    they are those of the whole mixture.
+    The mean responsibilities of a place's points weigh the components, of which these are mean and covariance. Without
+    any point they are those of the whole mixture.
     """
-    points, share = _existing(points, weight)
-    responsibility = share @ jax.nn.softmax(log_densities(mixture, points), 1)
-    w = jnp.where(share.sum() > 0, responsibility, jax.nn.softmax(mixture.log_weight))
+    T, m, d = points.shape
+    points, share = _existing(points.reshape(T * m, d), jnp.tile(weight, T))
+    responsibility = jax.nn.softmax(log_densities(mixture, points), 1).reshape(T, m, -1)
+    near = T * jnp.einsum("tm,tmk->tk", share.reshape(T, m), responsibility)
+    w = jnp.where(share.sum() > 0, near, jax.nn.softmax(mixture.log_weight))
     mean = w @ mixture.mean
-    apart = mixture.mean - mean
-    within = jnp.einsum("k,kij,klj->il", w, mixture.chol, mixture.chol)
-    return Gaussian(mean, within + (w[:, None] * apart).T @ apart)
+    apart = mixture.mean - mean[:, None]
+    within = jnp.tensordot(w, mixture.chol @ mixture.chol.mT, 1)
+    return Gaussian(mean, within + (w[..., None] * apart).mT @ apart)
 
 
 def _existing(z: Float[Array, "n d"], weight: Float[Array, "n"]) -> tuple[Float[Array, "n d"], Float[Array, "n"]]:

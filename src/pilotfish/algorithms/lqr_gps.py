@@ -35,7 +35,7 @@ Expansion = Literal["samples", "mean"]
 
 EM_ITERATIONS = 20
 """Most steps of expectation-maximisation in an update; it begins where the last update's ended."""
-EM_TOLERANCE = 1e-3
+EM_TOLERANCE = 1e-2
 """Change of the mean log-likelihood at which they end, nats."""
 FACTOR_CLIP = (0.1, 5.0)
 """By how much one iteration may change the step size (MDGPS, section 4.2)."""

@@ -40,14 +40,15 @@ def fit(
     The weights sum to 1, and `count` is the number of rollouts that they stand for.
     """
     points = jnp.moveaxis(transitions(x, u), 1, 0)
+    near = None if prior is None else moments_near(prior, points, weight)
 
-    def step(points: Float[Array, "M d"]) -> LinearDynamics:
+    def step(points: Float[Array, "M d"], near: Gaussian | None) -> LinearDynamics:
         mean, cov = regression.moments(points, weight)
-        if prior is not None:
-            cov = regression.normal_inverse_wishart(mean, cov, count, moments_near(prior, points, weight))
+        if near is not None:
+            cov = regression.normal_inverse_wishart(mean, cov, count, near)
         return conditioned(Gaussian(mean, cov), x.shape[-1])
 
-    return jax.vmap(step)(points)
+    return jax.vmap(step)(points, near)
 
 
 def conditioned(joint: Gaussian, dx: int) -> LinearDynamics:
