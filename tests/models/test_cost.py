@@ -84,6 +84,7 @@ def test_a_quadratic_cost_is_found_from_samples_of_it(M):
     """From a window of steps where there are fewer samples than coefficients; a rollout of no weight has no part."""
     rng, steps = np.random.default_rng(3), 30
     A, b = rng.normal(size=(DX + DU, DX + DU)), rng.normal(size=DX + DU)
+    A = A @ A.T
     x, u = rng.normal(size=(M + 1, steps + 1, DX)), rng.normal(size=(M + 1, steps, DU))
     z = np.concatenate([x[:, :-1], u], -1)
     values = 100 * (np.einsum("mti,ij,mtj->mt", z, A, z) + z @ b + 3.0)
@@ -95,6 +96,16 @@ def test_a_quadratic_cost_is_found_from_samples_of_it(M):
         np.testing.assert_allclose(found.h[t], 100 * b, atol=2.0)
         np.testing.assert_allclose(found.c[t], 300.0, atol=2.0)
     assert not last.H.any()
+
+
+def test_negative_curvature_of_samples_is_not_believed():
+    """A saddle about 1: its slopes and its upward curvature are found, its downward one is not."""
+    rng, M, steps = np.random.default_rng(5), 300, 3
+    x, u = 1 + rng.normal(size=(M, steps + 1, 1)), rng.normal(size=(M, steps, 1))
+    values = 3 * x[:, :-1, 0] - 0.5 * (x[:, :-1, 0] - 1) ** 2 + 2 * u[..., 0] ** 2
+    found, _ = jax.jit(cost.fit)(*map(jnp.asarray, (x, u, values, np.full(M, 1 / M))))
+    np.testing.assert_allclose(found.H, np.tile(np.diag([0.0, 4.0]), (steps, 1, 1)), atol=0.1)
+    np.testing.assert_allclose(found.h[:, 0], 3.0, atol=0.1)
 
 
 def test_a_cost_that_varies_along_the_trajectory_is_fitted_where_it_is():

@@ -65,14 +65,22 @@ def fit_quadratic(
     y: Float[Array, "n"],
     weight: Float[Array, "n"] | None = None,
     ridge: Float[Array, ""] | float = 1e-6,
+    convex: bool = False,
 ) -> Quadratic:
-    """The quadratic function of `z`, in its own units, that fits `y` best."""
+    """The quadratic function of `z`, in its own units, that fits `y` best.
+
+    Where it must be `convex` the negative curvatures along the axes of the whitened Hessian are set to zero, which
+    leaves the slope at the mean of `z` as it is.
+    """
     n, d = z.shape
     w = jnp.ones(n, z.dtype) / n if weight is None else weight / weight.sum()
     mean, cov = moments(z, w)
     inverse = gaussian.solve_chol(gaussian.robust_cholesky(cov), jnp.eye(d))
     phi = features((z - mean) @ inverse.T)
     white = as_quadratic(solve(factor(phi, w, ridge), phi, w, y), d)
+    if convex:
+        curvature, axes = jnp.linalg.eigh(white.H)
+        white = Quadratic((axes * jnp.maximum(curvature, 0.0)) @ axes.T, white.h, white.c)
     return quadratic.compose(white, inverse, -inverse @ mean)
 
 

@@ -5,9 +5,11 @@ the samples of a step, the expansions (each a quadratic function of the absolute
 smooth on the scale of the exploration (GPS'14).
 
 Of a cost of which only samples are known a quadratic function is fitted to those of each step, and of as many steps
-around it as make three samples a coefficient; the cost must then not depend on the time step.
+around it as make three samples a coefficient; the cost must then not depend on the time step. It is made convex: what
+curvature few samples show to be negative is noise that the C-step would follow far away. On Gymnasium's Reacher, from
+10 rollouts, it climbs without that.
 
-Whether any of these is convex is not our matter: the C-step takes it.
+An expansion of a known cost need not be convex: the C-step takes it.
 """
 
 import jax
@@ -62,7 +64,7 @@ def fit(
         near, y = (jax.lax.dynamic_slice_in_dim(a, begin, window, 1) for a in (z, cost))
         scale = jnp.maximum(jnp.abs(y).max(), jnp.finfo(y.dtype).tiny)
         found = regression.fit_quadratic(
-            near.reshape(-1, d), y.ravel() / scale, jnp.repeat(weight, window), SAMPLED_COST_RIDGE
+            near.reshape(-1, d), y.ravel() / scale, jnp.repeat(weight, window), SAMPLED_COST_RIDGE, convex=True
         )
         return jax.tree.map(lambda leaf: scale * leaf, found)
 
