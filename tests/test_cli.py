@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import imageio.v3 as iio
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from pilotfish.experiments.setups import Setup
 from pilotfish.runs.store import Run
 from pilotfish.tasks.cartpole import CartPole
 
+TRAY = Path(__file__).parent.parent / "examples" / "tray"
 SMALL = ["--rollouts", "24", "--iterations", "3", "--seeds", "2"]
 
 
@@ -209,6 +211,10 @@ def test_export_acts_as_the_policy(capsys, folder, tmp_path):
         (["render", "nowhere"], 1, "nowhere holds no run"),
         (["report", "nowhere"], 1, "nowhere holds no run"),
         (["export", "nowhere"], 1, "nowhere holds no run"),
+        (["train", "nowhere.xml"], 2, "nowhere.xml: there is no such file"),
+        (["train", str(TRAY / "tray.xml")], 2, "  x[17]  x of sensor 'place' (framepos)\n"),
+        (["train", str(TRAY / "tray.xml"), "--cost", "nowhere.py"], 2, "nowhere.py: there is no such file"),
+        (["train", str(TRAY / "tray.xml"), "--cost=nowhere.py"], 2, "nowhere.py: there is no such file"),
         (["figure", "moto/1x"], 2, "unknown figure 'moto/1x': did you mean moto/1"),
         (["figure", "moto/1c", "--seeds", "0"], 2, "--seeds 0: must be 1 or more"),
     ],
@@ -294,6 +300,40 @@ def test_a_run_of_another_version_is_not_resumed(capsys, folder, tmp_path):
     code, _, err = call(capsys, "resume", copy)
     assert code == 1
     assert "Install pilotfish==0.0.7" in err
+
+
+@pytest.fixture(scope="module")
+def model_run(tmp_path_factory):
+    """A small run of a model and a cost, which lie in the folder `tray` beside `runs`."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copytree(TRAY, home / "tray")
+    words = ["train", "tray/tray.xml", "--cost", "tray/cost.py", "--algorithm", "lqr-gps", "--task.horizon", "2"]
+    with pytest.MonkeyPatch.context() as here:
+        here.chdir(home)
+        assert run([*words, "--rollouts", "24", "--iterations", "1", "--no-film"]) == 0
+    return home / "runs" / "tray-lqr-gps-1"
+
+
+def test_a_run_of_a_model_opens_from_anywhere(capsys, monkeypatch, tmp_path, model_run):
+    monkeypatch.chdir(tmp_path)
+    assert Run.open(model_run).metrics()["ok"].all()
+    then = json.loads((model_run / "evaluation.json").read_text())
+    code, out, _ = call(capsys, "evaluate", model_run, "--json")
+    assert code == 0
+    assert json.loads(out)["cost"] == then["cost"]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "resume", "render", "export"])
+@pytest.mark.parametrize(("name", "what"), [("cost.py", "has changed"), ("tray.xml", "was removed")])
+def test_a_run_of_another_model_or_cost_than_is_there_is_not_opened(capsys, model_run, command, name, what):
+    path = model_run.parent.parent / "tray" / name
+    before = path.read_bytes()
+    path.write_bytes(before + b" ") if what == "has changed" else path.unlink()
+    code, _, err = call(capsys, command, model_run)
+    path.write_bytes(before)
+    assert code == 1
+    assert f"{path} {what} since this run began" in err
+    assert "Put the file back as it was, or train anew" in err
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def execute(path, *words):
 
 
 def test_every_example_is_short_and_tested():
-    assert {path.stem for path in EXAMPLES} == {"learn", "own_task", "act_without_jax"}
+    assert {path.stem for path in EXAMPLES} == {"learn", "own_task", "own_model", "act_without_jax"}
     for path in EXAMPLES:
         assert len(path.read_text().splitlines()) < 40, path
 
@@ -39,6 +39,13 @@ def test_own_task():
     assert int(re.search(r"(\d+)% of the boats land", out).group(1)) > 90
 
 
+def test_own_model():
+    out = execute(ROOT / "examples" / "own_model.py")
+    share = [int(word) for word in re.findall(r"(\d+)% stay", out)]
+    assert share[0] == 0
+    assert share[-1] > 90
+
+
 def test_act_without_jax(tmp_path):
     folder = tmp_path / "run"
     small = ["--rollouts", "24", "--iterations", "2", "--no-film", "--out", str(folder)]
@@ -53,7 +60,7 @@ def test_act_without_jax(tmp_path):
 
 def test_readme_shows_the_examples_as_they_are():
     readme = (ROOT / "README.md").read_text()
-    sources = [path.read_text() for path in EXAMPLES]
+    sources = [path.read_text() for path in (ROOT / "examples").rglob("*.py")]
     blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     assert len(blocks) >= 2
     for block in blocks:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from pilotfish.runs.store import Run, RunError, Spec
     from pilotfish.runs.train import Result, TrainingFailed, train
     from pilotfish.tasks import Task
+    from pilotfish.tasks.model import ModelTask
     from pilotfish.types import Gaussian, LinearGaussian, Problem, Quadratic, Rollouts
     from pilotfish.worlds import World
     from pilotfish.worlds.jax import JaxWorld
@@ -62,6 +63,7 @@ _HOME = {
     "LinearGaussian": "types",
     "LinearGaussianPolicy": "policies.linear_gaussian",
     "MOTO": "algorithms.moto",
+    "ModelTask": "tasks.model",
     "MujocoWorld": "worlds.mujoco",
     "Policy": "policies",
     "Problem": "types",
@@ -89,6 +91,7 @@ __all__ = [
     "JaxWorld",
     "LinearGaussian",
     "LinearGaussianPolicy",
+    "ModelTask",
     "MujocoWorld",
     "Policy",
     "Problem",

@@ -241,7 +241,7 @@ def test_named_tasks_are_those_of_the_paper(name, target):
     assert (task.target, task.action_weight) == (target, 1e-3)
     np.testing.assert_array_equal(problem.action_high, np.ones(18))
     np.testing.assert_array_equal(problem.action_low, -np.ones(18))
-    np.testing.assert_allclose(problem.initial_std**2, 0.1)
+    np.testing.assert_allclose(problem.initial_std, 0.15)
     np.testing.assert_allclose(problem.conditions.cov[0], 1e-6 * np.eye(50))
     np.testing.assert_array_equal(tip(problem.conditions.mean[0]), [6.0, 0.0])
 

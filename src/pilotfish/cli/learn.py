@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from pilotfish.runs.store import Run, RunError, Spec
 from pilotfish.runs.train import TrainingFailed
 from pilotfish.runs.train import train as turn_the_crank
 from pilotfish.tasks import Task
+
+COST = re.compile(r"^--cost(?=$|=)")
+"""What is short for --task.cost."""
 
 
 def list_(argv: list[str]) -> None:
@@ -92,7 +96,7 @@ def train(argv: list[str]) -> int:
         if getattr(args, name) < least:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be {least} or more.")
     spec = Spec(
-        task={"name": task_name, "options": setups.options(args.task)},
+        task=setups.described(task_name, args.task),
         algorithm={"name": algorithm_name, "options": setups.options(args.algorithm)},
         rollouts=args.rollouts,
         iterations=args.iterations,
@@ -121,6 +125,7 @@ def resume(argv: list[str]) -> int:
     args = tyro.cli(_Resume, args=argv, prog="pilotfish resume", description=COMMANDS["resume"])
     run = Run.open(args.run)
     run.check_resumable()
+    setups.assemble(run.spec)  # before anything is written
     if args.iterations is not None:
         if args.iterations < 1:
             raise ValueError(f"--iterations {args.iterations}: must be 1 or more.")
@@ -168,7 +173,7 @@ def _run(run: Run, film: bool, as_json: bool) -> int:
 def _names(argv: list[str]) -> tuple[str, str, list[str]]:
     """The task and the algorithm, which decide what other options there are and their defaults; and the rest."""
     rest = list(argv)
-    algorithm = "moto"
+    algorithm = None
     for i, word in enumerate(rest):
         if word == "--algorithm":
             if i + 1 == len(rest):
@@ -182,12 +187,15 @@ def _names(argv: list[str]) -> tuple[str, str, list[str]]:
             break
     if not rest or rest[0].startswith("-"):
         known = ", ".join(tasks.registry())
-        raise ValueError(f"usage: pilotfish train TASK [OPTIONS], where TASK is one of {known}.")
-    return rest[0], algorithm, rest[1:]
+        raise ValueError(
+            f"usage: pilotfish train TASK [OPTIONS], where TASK is one of {known}; gym:NAME; or a MuJoCo model, "
+            "MODEL.xml --cost FILE.py."
+        )
+    return rest[0], algorithm or setups.default_algorithm(rest[0]), [COST.sub("--task.cost", word) for word in rest[1:]]
 
 
 def _free_folder(task: str, algorithm: str) -> Path:
     number = 1
-    while (path := Path("runs") / f"{task}-{algorithm}-{number}").exists():
+    while (path := Path("runs") / f"{Path(task).stem}-{algorithm}-{number}").exists():
         number += 1
     return path

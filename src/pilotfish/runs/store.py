@@ -45,7 +45,7 @@ class Spec:
     """Everything a run is made of, fully resolved."""
 
     task: dict[str, Any]
-    """name and options"""
+    """name and options; of a MuJoCo model also its files, with the SHA-256 of each"""
     algorithm: dict[str, Any]
     """name and options"""
     rollouts: int

@@ -73,7 +73,7 @@ class Octopus(DrawnTask):
     """Where the tip is to go, from (6, 0). (2, 3) is hard: 3.6 from the base, while a straight arm shortens to 5.0."""
     action_weight: float = 1e-3
     """Cost of an action is half this times its squared norm (GPS'14)."""
-    initial_std: float = 0.1**0.5
+    initial_std: float = 0.15
     """Standard deviation of the first controller's actions."""
 
     def problem(self) -> Problem:

@@ -1,6 +1,7 @@
 """What a task looks like in one state: strokes of its own drawing, or what a renderer sees."""
 
 # pyright: reportAttributeAccessIssue=false
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -67,7 +68,10 @@ def _strokes(task: DrawnTask) -> Scene:
 
 def _rendering(task: MujocoTask) -> Scene:
     simulation = task.simulation()
-    model = simulation.model
+    model = copy.copy(simulation.model)
+    size = model.vis.global_
+    size.offwidth, size.offheight = max(size.offwidth, WIDTH), max(size.offheight, HEIGHT)
+    camera = _camera(model)
     try:
         renderer = mujoco.Renderer(model, HEIGHT, WIDTH)
     except Exception as error:  # whatever the GL libraries of this machine raise
@@ -83,10 +87,26 @@ def _rendering(task: MujocoTask) -> Scene:
         data.qpos[:] = x[: own.nq]
         data.qvel[:] = x[own.nq : own.nq + own.nv]
         mujoco.mj_forward(own, data)
-        renderer.update_scene(data, camera=CAMERA)
+        renderer.update_scene(data, camera=camera)
         axis.imshow(renderer.render())
 
     return Scene(paint, HEIGHT / WIDTH, FRAME_SECONDS[1])
+
+
+def _camera(model: mujoco.MjModel) -> str | mujoco.MjvCamera:
+    """The model's camera CAMERA or, where it has none, MuJoCo's own but near enough to what moves to see it."""
+    if mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, CAMERA) >= 0:
+        return CAMERA
+    camera, data = mujoco.MjvCamera(), mujoco.MjData(model)
+    mujoco.mjv_defaultFreeCamera(model, camera)
+    mujoco.mj_forward(model, data)
+    moves = model.body_weldid[model.geom_bodyid] > 0
+    if moves.any():
+        centres, radii = data.geom_xpos[moves], model.geom_rbound[moves, None]
+        low, high = (centres - radii).min(0), (centres + radii).max(0)
+        camera.lookat = (low + high) / 2
+        camera.distance = min(camera.distance, 2 * np.linalg.norm(high - low))
+    return camera
 
 
 def _environment(task: GymnasiumTask) -> Scene:

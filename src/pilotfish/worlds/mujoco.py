@@ -38,7 +38,7 @@ BROKEN = [
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without MuJoCo's warnings, which it would print, and write to a file in the working directory."""
     before, silent = mujoco.MjLogConfig.get(), mujoco.MjLogConfig.get()
     silent.logto_console = silent.logto_file = False
@@ -90,7 +90,7 @@ class Simulation(Simulator):
             raise ValueError(f"dt={dt} is no multiple of the model's timestep, {step}: choose one that is.")
         return count
 
-    @_quiet()
+    @quiet()
     def simulate(
         self, problem: Problem, start: Float[np.ndarray, "N M dx"], act: Callable[[int, np.ndarray], np.ndarray]
     ) -> tuple[Float[np.ndarray, "N M T1 dx"], Float[np.ndarray, "N M T du"]]:
@@ -115,7 +115,7 @@ class Simulation(Simulator):
             states[alive, t + 1] = _state(batch)[alive]
         return x, u
 
-    @_quiet()
+    @quiet()
     def linearised(
         self,
         problem: Problem,

@@ -1,0 +1,284 @@
+"""Any MuJoCo model as a task: the model's file, and a Python file that says what it shall do.
+
+The state is x = [qpos, qvel, sensordata], the action u = ctrl; `describe` names their entries. The Python file defines
+in jax.numpy, with the arguments that Problem gives them,
+
+    cost(x, u, t)    and, where wanted,    final_cost(x)    success(x, u)    observe(x)
+
+It may import what is installed, but no file beside it: `files` names all that a task is made of. Learning begins with
+noise about the keyframe's ctrl, or about zero.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+import functools
+import math
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from pilotfish.tasks import Entry
+from pilotfish.tasks.mujoco import MujocoTask
+from pilotfish.types import Gaussian, LinearGaussian, Problem
+from pilotfish.worlds.mujoco import Simulation, quiet
+
+SUFFIXES = (".xml", ".mjb")
+SHORTEST = 0.02
+"""Seconds from one action to the next, at least, where nothing else is said."""
+NO_COST = """{model} needs a cost, by --cost FILE.py: a file such as
+
+    import jax.numpy as jnp
+
+    def cost(x, u, t):
+        return jnp.abs(x[0] - 1.0) + 0.001 * (u**2).sum()
+
+where final_cost(x) may be added, and success(x, u) with x, u of a whole episode. Of this model x and u are
+
+{entries}"""
+UNTRACEABLE = (
+    "JAX knows no numbers here, only their shapes. Write it in jax.numpy: jnp.sin(x) for np.sin(x) or math.sin(x), "
+    "jnp.where(a, b, c) for `b if a else c`"
+)
+
+HINGE, SLIDE, BALL, FREE = (
+    mujoco.mjtJoint.mjJNT_HINGE.value,
+    mujoco.mjtJoint.mjJNT_SLIDE.value,
+    mujoco.mjtJoint.mjJNT_BALL.value,
+    mujoco.mjtJoint.mjJNT_FREE.value,
+)
+TURN = tuple(f"{axis} of the orientation of {{}} (quaternion)" for axis in "wxyz")
+SPIN = tuple(f"{axis} of the angular velocity of {{}} (rad/s, in its own frame)" for axis in "xyz")
+POSITIONS = {
+    HINGE: ("angle of {} (rad)",),
+    SLIDE: ("position of {} (m)",),
+    BALL: TURN,
+    FREE: (*(f"{axis} of the position of {{}} (m)" for axis in "xyz"), *TURN),
+}
+VELOCITIES = {
+    HINGE: ("angular velocity of {} (rad/s)",),
+    SLIDE: ("velocity of {} (m/s)",),
+    BALL: SPIN,
+    FREE: (*(f"{axis} of the velocity of {{}} (m/s)" for axis in "xyz"), *SPIN),
+}
+"""What qpos and qvel hold of each kind of joint."""
+AXES = {1: ("",), 3: ("x of ", "y of ", "z of "), 4: ("w of ", "x of ", "y of ", "z of ")}
+"""What a sensor's entries are, by their number."""
+
+
+def _absolute(path: str | Path) -> str:
+    return os.path.abspath(path) if path else ""
+
+
+class ModelTask(MujocoTask):
+    """Do in a MuJoCo model what a cost asks for."""
+
+    model: str = eqx.field(static=True, converter=_absolute)
+    """The model's file: MJCF (.xml), or MuJoCo's binary format (.mjb)."""
+    cost: str = eqx.field(static=True, converter=_absolute, default="")
+    """The Python file that defines cost(x, u, t) in jax.numpy."""
+    horizon: int = eqx.field(static=True, default=100)
+    """Actions of an episode."""
+    dt: float = eqx.field(static=True, default=0.0)
+    """Seconds from one action to the next, a multiple of the model's timestep; 0 for the least that is .02 or more."""
+    keyframe: str = eqx.field(static=True, default="")
+    """The model's keyframe at which episodes start; by default its first or, where it has none, qpos0 at rest."""
+    start_std: float = 0.01
+    """Standard deviation of the start about it: of the positions of hinges and slides (rad, m) and of all velocities.
+    The orientations of ball joints and all positions of free ones are not varied."""
+    initial_std: float = 0.3
+    """Standard deviation of the first controller's actions, in halves of ctrlrange, or where there is none in the
+    action's unit."""
+
+    def __check_init__(self):
+        for name, least in (("horizon", 1), ("dt", 0), ("start_std", 0)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name}={getattr(self, name)}: must be {least} or more.")
+        if not self.initial_std > 0:
+            raise ValueError(f"initial_std={self.initial_std}: must be above 0, for nothing is learned without noise.")
+
+    @property
+    def files(self) -> list[str]:
+        """The files that the task is made of: model and cost, and what the model includes."""
+        self.problem()  # says what is wrong with them
+        included = mujoco.mju_getXMLDependencies(self.model) if self.model.endswith(".xml") else []
+        return sorted({self.model, self.cost, *map(_absolute, included)})
+
+    def simulation(self) -> Simulation:
+        return Simulation(_model(self.model))
+
+    def problem(self) -> Problem:
+        simulation = self.simulation()
+        model = simulation.model
+        if not self.cost:
+            raise ValueError(NO_COST.format(model=self.model, entries=describe(model)))
+        defined = _executed(self.cost, _existing(self.cost).read_bytes())
+        qpos, qvel, ctrl = self._start(model)
+        start = simulation.states(qpos[None], qvel[None])
+        low, high = _limits(model)
+        bounded = np.isfinite(low)
+        std = self.initial_std * np.where(bounded, np.ptp(model.actuator_ctrlrange, axis=1) / 2, 1.0)
+        T, dx, du = self.horizon, start.shape[1], model.nu
+        first = LinearGaussian(
+            jnp.zeros((1, T, du, dx)),
+            jnp.broadcast_to(jnp.asarray(np.clip(ctrl, low, high)), (1, T, du)),
+            jnp.broadcast_to(jnp.diag(jnp.asarray(std)), (1, T, du, du)),
+        )
+        try:
+            problem = Problem(
+                horizon=T,
+                dt=self.dt or math.ceil(SHORTEST / model.opt.timestep - 1e-9) * model.opt.timestep,
+                conditions=Gaussian(jnp.asarray(start), jnp.diag(self._spread(model, dx) ** 2)[None]),
+                initial_std=jnp.asarray(std),
+                action_low=low if bounded.any() else None,
+                action_high=high if bounded.any() else None,
+                demonstration=first,
+                cost=defined["cost"],
+                final_cost=defined.get("final_cost"),
+                success=defined.get("success"),
+                observe=defined.get("observe"),
+            )
+            _check(problem)
+        except Exception as error:  # whatever the user's functions raise, or the problem says of them
+            raise ValueError(_told(error, self.cost)) from error
+        return problem
+
+    def _start(self, model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions, velocities and actions of the keyframe."""
+        names = [model.key(i).name for i in range(model.nkey)]
+        if self.keyframe and self.keyframe not in names:
+            known = ", ".join(name or "(unnamed)" for name in names) or "none"
+            raise ValueError(f"keyframe={self.keyframe!r}: the keyframes of {self.model} are {known}.")
+        if not names:
+            return model.qpos0, np.zeros(model.nv), np.zeros(model.nu)
+        i = names.index(self.keyframe) if self.keyframe else 0
+        return model.key_qpos[i], model.key_qvel[i], model.key_ctrl[i]
+
+    def _spread(self, model: mujoco.MjModel, dx: int) -> np.ndarray:
+        """Standard deviation of every entry of the initial state."""
+        std = np.zeros(dx)
+        std[model.jnt_qposadr[np.isin(model.jnt_type, (HINGE, SLIDE))]] = self.start_std
+        std[model.nq : model.nq + model.nv] = self.start_std
+        return std
+
+
+def entry(path: str) -> Entry:
+    """The task of a model's file, which still needs a cost."""
+    return Entry(path, f"the MuJoCo model {path}", functools.partial(ModelTask, path))
+
+
+def describe(model: mujoco.MjModel) -> str:
+    """What the entries of a model's states and actions are, a line each."""
+    entries = {"x": list(_states(model)), "u": list(_actions(model))}
+    return "\n".join(f"{f'{name}[{i}]':>7}  {what}" for name, whats in entries.items() for i, what in enumerate(whats))
+
+
+def _states(model: mujoco.MjModel) -> Iterator[str]:
+    for meanings in (POSITIONS, VELOCITIES):
+        for j in range(model.njnt):
+            yield from (meaning.format(_joint(model, j)) for meaning in meanings[model.jnt_type[j]])
+    for i, size in enumerate(model.sensor_dim):
+        kind = mujoco.mjtSensor(model.sensor_type[i]).name.removeprefix("mjSENS_").lower()
+        for axis in AXES.get(size, [f"entry {k} of " for k in range(size)]):
+            yield f"{axis}sensor {_named(model.sensor(i))} ({kind})"
+
+
+def _actions(model: mujoco.MjModel) -> Iterator[str]:
+    for i, (low, high) in enumerate(zip(*_limits(model), strict=True)):
+        target = TARGETS.get(model.actuator_trntype[i])
+        place = f" at {target(model, int(model.actuator_trnid[i, 0]))}" if target else ""
+        limits = f"from {low:g} to {high:g}" if np.isfinite(low) else "without limits"
+        yield f"actuator {_named(model.actuator(i))}{place}, {limits}"
+
+
+def _joint(model: mujoco.MjModel, j: int) -> str:
+    joint, body = model.joint(j), f"body {_named(model.body(model.jnt_bodyid[j]))}"
+    if model.jnt_type[j] == FREE:
+        return body
+    return f"joint {_named(joint)}" if joint.name else f"joint {_named(joint)} of {body}"
+
+
+def _named(part: Any) -> str:
+    return repr(part.name) if part.name else str(part.id)
+
+
+TARGETS: dict[int, Callable[[mujoco.MjModel, int], str]] = {
+    mujoco.mjtTrn.mjTRN_JOINT.value: _joint,
+    mujoco.mjtTrn.mjTRN_JOINTINPARENT.value: _joint,
+    mujoco.mjtTrn.mjTRN_TENDON.value: lambda model, i: f"tendon {_named(model.tendon(i))}",
+    mujoco.mjtTrn.mjTRN_SITE.value: lambda model, i: f"site {_named(model.site(i))}",
+    mujoco.mjtTrn.mjTRN_BODY.value: lambda model, i: f"body {_named(model.body(i))}",
+}
+"""What an actuator moves, by the kind of its transmission."""
+
+
+def _limits(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the actions, infinite where there are none."""
+    limited, (low, high) = model.actuator_ctrllimited.astype(bool), model.actuator_ctrlrange.T
+    return np.where(limited, low, -np.inf), np.where(limited, high, np.inf)
+
+
+def _existing(path: str) -> Path:
+    if not (file := Path(path)).is_file():
+        raise ValueError(f"{path}: there is no such file.")
+    return file
+
+
+def _model(path: str) -> mujoco.MjModel:
+    file = str(_existing(path))
+    load = mujoco.MjModel.from_binary_path if file.endswith(".mjb") else mujoco.MjModel.from_xml_path
+    try:
+        with quiet():
+            model = load(file)
+    except ValueError as error:
+        raise ValueError(" ".join(f"{path}: {error}".split())) from error
+    if not model.nu:
+        raise ValueError(f"{path}: the model has no actuators, and so nothing to learn. Add an <actuator> section.")
+    return model
+
+
+@functools.lru_cache
+def _executed(path: str, source: bytes) -> dict[str, Any]:
+    """What a Python file defines. The same source gives the same functions, which JAX then compiles once."""
+    scope: dict[str, Any] = {"__name__": Path(path).stem, "__file__": path}
+    try:
+        exec(compile(source, path, "exec"), scope)
+    except Exception as error:  # whatever is in the user's file
+        raise ValueError(_told(error, path)) from error
+    if not callable(scope.get("cost")):
+        raise ValueError(f"{path} defines no function cost(x, u, t).")
+    return scope
+
+
+def _check(problem: Problem) -> None:
+    """That functions return what algorithms and the loop need of them, beyond the shapes that Problem asks for."""
+    x, u = jnp.zeros((problem.horizon + 1, problem.dx)), jnp.zeros((problem.horizon, problem.du))
+    number, truth = (jnp.floating, "a float: 1.0, not 1"), (jnp.bool_, "true or false, by a comparison")
+    for name, f, arguments, (kind, wanted) in (
+        ("cost(x, u, t)", problem.cost, (x[0], u[0], jnp.asarray(0)), number),
+        ("final_cost(x)", problem.final_cost, (x[0],), number),
+        ("success(x, u)", problem.success, (x, u), truth),
+    ):
+        if f is not None and not jnp.issubdtype(found := jax.eval_shape(f, *arguments).dtype, kind):
+            raise ValueError(f"{name} returns {found}; it must return {wanted}.")
+    if problem.observe is not None and len(found := jax.eval_shape(problem.observe, x[0]).shape) != 1:
+        raise ValueError(f"observe(x) returns an array of shape {found}; it must return a vector.")
+
+
+def _told(error: Exception, path: str) -> str:
+    """One line: where in the user's file, what is wrong, and what to do."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    said = str(error)
+    if isinstance(error, SyntaxError) and error.filename == path:
+        lines, said = [error.lineno], error.msg
+    where = f"{path}, line {lines[-1]}" if lines else path
+    if isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
+        return f"{where}: {UNTRACEABLE}."
+    kind = "" if isinstance(error, ValueError) and not lines else f"{type(error).__name__}: "
+    return f"{where}: {kind}{said}".splitlines()[0]
