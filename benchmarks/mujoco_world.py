@@ -16,6 +16,7 @@ from run import alternate
 
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.tasks.obstacles import Obstacles
+from pilotfish.tasks.peg import Peg
 from pilotfish.tasks.walker import Walker
 from pilotfish.types import Gaussian, LinearGaussian, Problem
 from pilotfish.worlds.mujoco import CURRENT, MujocoWorld
@@ -66,5 +67,6 @@ if __name__ == "__main__":
     print("| model | rollouts x actions x timesteps | timesteps a second: bare | with a policy | ratio of times |")
     print("|---|---|---|---|---|")
     compare("obstacles", Obstacles().world(), 5)
+    compare("peg", Peg().world(), 5)
     compare("walker", Walker().world(), 20)
     compare("humanoid", humanoid(), 20)

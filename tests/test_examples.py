@@ -22,7 +22,7 @@ def execute(path, *words):
 
 
 def test_every_example_is_short_and_tested():
-    assert {path.stem for path in EXAMPLES} == {"learn", "own_task", "own_model", "act_without_jax"}
+    assert {path.stem for path in EXAMPLES} == {"learn", "own_task", "own_model", "environment", "act_without_jax"}
     for path in EXAMPLES:
         assert len(path.read_text().splitlines()) < 40, path
 
@@ -44,6 +44,14 @@ def test_own_model():
     share = [int(word) for word in re.findall(r"(\d+)% stay", out)]
     assert share[0] == 0
     assert share[-1] > 90
+
+
+def test_environment():
+    total, inserted = re.search(
+        r"return (-\d+), the peg is in: (\w+)", execute(ROOT / "examples" / "environment.py")
+    ).groups()
+    assert -2000 < int(total) < -300
+    assert inserted == "False"
 
 
 def test_act_without_jax(tmp_path):

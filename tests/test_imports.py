@@ -18,7 +18,7 @@ LAYERS = [
     {"algorithms"},
     {"runs"},
     {"experiments", "view"},
-    {"cli"},
+    {"cli", "environments"},
     {"__init__", "__main__"},
 ]
 HEIGHT = {part: i for i, layer in enumerate(LAYERS) for part in layer}

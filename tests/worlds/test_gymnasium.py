@@ -1,5 +1,7 @@
 """The Gymnasium world on an environment whose every step is known, on one that breaks, and on Gymnasium's own."""
 
+import re
+import warnings
 from typing import ClassVar
 
 import gymnasium
@@ -10,18 +12,34 @@ import pytest
 
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.moto import MOTO
+from pilotfish.cli import run
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs import loop
-from pilotfish.runs.train import train
+from pilotfish.runs.store import Run, Spec
+from pilotfish.runs.train import TrainingFailed, train
 from pilotfish.tasks.gymnasium import GymnasiumTask, entry
 from pilotfish.types import LinearGaussian
+from pilotfish.worlds.gymnasium import begin
 
 KEY = jax.random.key(0)
 GOALS = [np.random.default_rng(seed).uniform(-1, 1) for seed in range(3)]
 
 
+STATES = {
+    "short": np.zeros(1),
+    "long": np.zeros(3),
+    "table": np.zeros((2, 2)),
+    "words": np.array(["left", "right"]),
+    "objects": np.array([0.0, None]),
+    "pair": {"position": 0.0, "goal": 0.0},
+}
+"""What is no state of a cart."""
+REWARDS = {"shape": np.zeros(2), "word": "1.0", "none": None, "complex": 1j, "unrewarded": np.nan}
+"""What is no reward."""
+
+
 class Cart(gymnasium.Env):
-    """A cart on a line that is rewarded for being near a goal drawn at reset; it ends at once, which nobody heeds."""
+    """A cart on a line that is rewarded for being near a goal drawn at reset; its third step may cause trouble."""
 
     metadata: ClassVar = {"render_fps": 10, "render_modes": []}
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -33,6 +51,8 @@ class Cart(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
+        if self.trouble == "slips":
+            self.np_random.normal()
         self.goal = np.random.default_rng(seed).uniform(-1, 1)
         self.state = np.array([0.0, self.goal])
         self.t = 0
@@ -44,20 +64,27 @@ class Cart(gymnasium.Env):
         self.t += 1
         self.state = np.array([self.state[0] + 0.1 * float(action[0]), self.goal])
         reward = -((self.state[0] - self.goal) ** 2)
-        if self.trouble == "nan" and self.t == 3:
-            self.state[0] = np.nan
-        if self.trouble == "shape":
-            reward = np.zeros(2)
-        return self.state.astype(np.float32), reward, True, False, {}
+        if self.trouble == "slips":
+            self.state[0] += self.np_random.normal()
+        if self.t == 3:
+            if self.trouble in ("nan", "dies"):
+                self.state[0] = np.nan
+            self.state = STATES.get(self.trouble, self.state)
+            reward = REWARDS.get(self.trouble, reward)
+        observation = self.state if self.trouble in STATES else self.state.astype(np.float32)
+        return observation, reward, self.trouble in ("ends", "dies") and self.t >= 3, self.t >= 2, {}
+
+
+TROUBLES = ("raises", "nan", "dies", "ends", "slips", *STATES, *REWARDS)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def registered():
     gymnasium.register("pilotfish-test/Cart-v0", Cart, max_episode_steps=1000)
-    for trouble in ("raises", "nan", "shape"):
+    for trouble in TROUBLES:
         gymnasium.register(f"pilotfish-test/{trouble}-v0", Cart, kwargs={"trouble": trouble})
     yield
-    for name in ("Cart", "raises", "nan", "shape"):
+    for name in ("Cart", *TROUBLES):
         del gymnasium.registry[f"pilotfish-test/{name}-v0"]
 
 
@@ -118,16 +145,143 @@ def test_an_environment_that_raises_ends_one_rollout(recwarn):
 
 def test_where_all_rollouts_break_off_the_environment_is_quoted():
     world = cart("raises").world()
-    with pytest.raises(RuntimeError, match=r"all 2 rollouts broke off; the environment raised: OSError\('lost"):
+    with pytest.raises(RuntimeError, match=r"all 2 rollouts broke off, .* by OSError: lost the connection"):
         world.rollout(policy(world.problem, offset=2.0, std=0.0), 2, KEY)
-    with pytest.raises(RuntimeError, match=r"shape-v0: the reward has the shape \(2,\); it must be one number"):
-        (world := cart("shape").world()).rollout(policy(world.problem), 2, KEY)
 
 
-def test_states_that_are_not_finite_end_a_rollout():
-    r = (world := cart("nan").world()).rollout(policy(world.problem), 2, KEY)
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        ("short", "the state has the shape (1,); it must have the shape (2,)"),
+        ("long", "the state has the shape (3,); it must have the shape (2,)"),
+        ("table", "the state has the shape (4,); it must have the shape (2,)"),
+        ("words", "the state is array(['left', 'right'], dtype='<U5'); it must be made of numbers"),
+        ("objects", "the state is array([0.0, None], dtype=object); it must be made of numbers"),
+        ("pair", "the observation is {'position': 0.0, 'goal': 0.0}; it must be made of numbers"),
+        ("shape", "the reward has the shape (2,); it must be one number"),
+        ("word", "the reward is '1.0'; it must be made of numbers"),
+        ("none", "the reward is None; it must be made of numbers"),
+        ("complex", "the reward is 1j; it must be made of numbers"),
+    ],
+)
+def test_states_and_rewards_that_do_not_fit_break_a_rollout_off_and_are_told(trouble, message):
+    world = cart(trouble).world()
+    told = f"all 2 rollouts broke off, the last of them by ValueError: pilotfish-test/{trouble}-v0: {message}."
+    with pytest.raises(RuntimeError, match=re.escape(told)):
+        world.rollout(policy(world.problem), 2, KEY)
+
+
+@pytest.mark.parametrize("trouble", ["short", "dies"])
+def test_what_breaks_off_is_one_rollout_and_no_other(trouble, recwarn):
+    world = cart().world()
+    policies = policy(world.problem)
+    sound = world.rollout(policies, 3, KEY)
+    world.copies[1].unwrapped.trouble = trouble
+    r = world.rollout(policies, 3, KEY)
+    np.testing.assert_array_equal(r.valid, [[True, False, True]])
+    np.testing.assert_array_equal(r.x[0, ::2], sound.x[0, ::2])
+    np.testing.assert_array_equal(r.x[0, 1, :3], sound.x[0, 1, :3])
+    assert np.isnan(r.x[0, 1, 4:]).all()
+    assert np.isnan(r.cost[0, 1, 3:]).all()
+    assert not [w for w in recwarn if "terminated" in str(w.message)]
+
+
+def test_a_reset_to_another_state_than_the_problems_is_told():
+    world = cart().world()
+    world.rollout(policy(world.problem), 1, KEY)
+    world.copies[0].unwrapped.reset = lambda **_: setattr(world.copies[0].unwrapped, "state", np.zeros(3)) or (0, {})
+    with pytest.raises(ValueError, match=r"Cart-v0: the state has the shape \(3,\); it must have the shape \(2,\)"):
+        world.rollout(policy(world.problem), 1, KEY)
+
+
+def test_actions_that_are_not_finite_end_a_rollout_before_the_environment_has_them():
+    world = cart(conditions=2).world()
+    bad = policy(world.problem)
+    k = bad.controller.k.at[1, 4].set(np.nan)
+    bad = LinearGaussianPolicy(LinearGaussian(bad.controller.K, k, bad.controller.chol))
+    r = world.rollout(bad, 2, KEY)
+    np.testing.assert_array_equal(r.valid, [[True, True], [False, False]])
+    assert [copy.unwrapped.t for copy in world.copies] == [6, 6, 4, 4]
+
+
+def test_what_was_learned_before_an_environment_breaks_is_kept(tmp_path):
+    """And the run goes on where it stopped once the environment works again."""
+    task = cart(start_std=0.05)
+    settings = {"rollouts": 10, "iterations": 4}
+    whole = train(LQRGPS(), task.world(), **settings)
+    world = task.world()
+
+    def breaks(turn):
+        if turn.i == 1:
+            for copy in world.copies:
+                copy.unwrapped.trouble = "long"
+
+    stored = Run.create(tmp_path / "run", Spec({}, {}, **settings, seeds=[0], checkpoint_every=100))
+    with pytest.raises(TrainingFailed, match="stopped in iteration 2: all 10 rollouts broke off"):
+        train(LQRGPS(), world, run=stored, observe=breaks, **settings)
+    assert len(stored.metrics()["cost"][0]) == 2
+    resumed = train(LQRGPS(), task.world(), run=stored, **settings)
+    jax.tree.map(np.testing.assert_array_equal, resumed.states, whole.states)
+
+
+@pytest.mark.parametrize("horizon", [3, 6])
+@pytest.mark.parametrize("trouble", ["nan", "unrewarded", "dies"])
+def test_what_is_not_finite_ends_a_rollout(trouble, horizon, recwarn):
+    """Also in the last step, and also where the environment calls that a termination."""
+    world = cart(trouble, horizon=horizon).world()
+    r = world.rollout(policy(world.problem), 2, KEY)
     assert not r.valid.any()
     assert np.isfinite(np.asarray(r.x)[:, :, :3]).all()
+    assert np.isnan(np.asarray(r.x)[:, :, 4:]).all()
+    assert np.isnan(np.asarray(r.cost)[:, :, 3:]).all()
+    assert all(copy.unwrapped.t == 3 for copy in world.copies)
+    assert not [w for w in recwarn if "terminated" in str(w.message)]
+
+
+def test_what_is_drawn_after_the_reset_is_another_in_every_rollout():
+    world = cart("slips", conditions=2).world()
+    first, again, other = (world.rollout(policy(world.problem, std=0.0), 20, jax.random.key(i)) for i in (0, 0, 1))
+    np.testing.assert_array_equal(first.x, again.x)
+    slips = np.diff(first.x[..., 0])
+    assert len(np.unique(slips)) == slips.size == 2 * 20 * 6
+    np.testing.assert_allclose(slips.std(), 1.0, rtol=0.15)
+    assert not np.isclose(slips, np.diff(other.x[..., 0])).any()
+    fewer = world.rollout(policy(world.problem, std=0.0), 5, jax.random.key(0))
+    np.testing.assert_array_equal(fewer.x[0], first.x[0, :5])
+
+
+# -- environments that terminate
+
+
+def test_a_terminal_state_stays_at_no_cost():
+    """The environment is not stepped on; what the policy asks for there is recorded."""
+    world = cart("ends", conditions=2).world()
+    with pytest.warns(
+        UserWarning, match=r"ends-v0 terminated an episode after 3 of 6 steps\. The horizon is fixed: the"
+    ):
+        r = world.rollout(policy(world.problem, gain=0.3), 3, KEY)
+    x, cost = np.asarray(r.x), np.asarray(r.cost)
+    assert r.valid.all()
+    assert all(copy.unwrapped.t == 3 for copy in world.copies)
+    np.testing.assert_array_equal(x[:, :, 4:], np.repeat(x[:, :, 3:4], 3, 2))
+    np.testing.assert_allclose(cost[..., :3], (x[:, :, 1:4, 0] - x[:, :, 1:4, 1]) ** 2)
+    assert (cost[..., 2] > 0).all()
+    assert not cost[..., 3:].any()
+    np.testing.assert_allclose(r.u[..., 0], 0.3 * x[:, :, :-1].sum(-1) + np.asarray(r.episode)[..., 0])
+
+
+def test_termination_is_told_once_where_it_matters():
+    world = cart("ends", horizon=3).world()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert world.rollout(policy(world.problem), 2, KEY).valid.all()  # in the last step
+        cart().world().rollout(policy(cart().problem()), 2, KEY)  # truncation
+    world = cart("ends").world()
+    for times in (1, 0):
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            world.rollout(policy(world.problem), 2, KEY)
+        assert len([w for w in heard if "terminated" in str(w.message)]) == times
 
 
 @pytest.mark.parametrize("algorithm", [LQRGPS(kl_step=0.5), MOTO(entropy_drop=0.3, kl_step=0.3)])
@@ -142,6 +296,67 @@ def test_algorithms_learn_from_rewards_alone(algorithm):
 
 
 # -- Gymnasium's own
+
+
+@pytest.mark.filterwarnings("ignore:InvertedPendulum-v5 terminated")
+@pytest.mark.parametrize(
+    ("env", "dx", "du"),
+    [
+        ("HalfCheetah-v5", 18, 6),
+        ("Hopper-v5", 12, 3),
+        ("InvertedPendulum-v5", 4, 1),
+        ("MountainCarContinuous-v0", 2, 1),
+        ("Pendulum-v1", 2, 1),
+        ("Pusher-v5", 22, 7),
+        ("Reacher-v5", 8, 2),
+        ("Swimmer-v5", 10, 2),
+        ("Walker2d-v5", 18, 6),
+    ],
+)
+def test_environments_have_whole_states_and_are_repeatable(env, dx, du):
+    """From the state in the middle of a rollout, and the action there, follow the next state and the cost."""
+    task = GymnasiumTask(env=env, horizon=20)
+    world = task.world()
+    problem = world.problem
+    assert (problem.dx, problem.du) == (dx, du)
+    first = LinearGaussianPolicy(problem.first_controller)
+    r, again = (world.rollout(first, 2, KEY) for _ in range(2))
+    assert r.valid.all()
+    jax.tree.map(np.testing.assert_array_equal, r, again)
+    assert not np.isclose(r.x[0, 0, 1:], r.x[0, 1, 1:]).all(1).any()
+    copy = task.make()
+    begin(copy, 0, np.asarray(r.x[0, 1, 2]))
+    reward = copy.step(np.clip(np.asarray(r.u[0, 1, 2]), *bounds(problem)).astype(np.float32))[1]
+    bare = copy.unwrapped
+    after = bare.state if hasattr(bare, "state") else np.concatenate([bare.data.qpos, bare.data.qvel])
+    np.testing.assert_allclose(after, r.x[0, 1, 3], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(-reward, r.cost[0, 1, 2], rtol=1e-3, atol=1e-3)
+
+
+def test_the_reward_of_a_goal_is_had_once():
+    """100 for the hill that the car of MountainCarContinuous-v0 comes up, less .1 u^2 for each step until then."""
+    world = GymnasiumTask(env="MountainCarContinuous-v0", horizon=200).world()
+    problem = world.problem
+    swing = jnp.zeros((1, 200, 1, 2)).at[..., 1].set(1e3)  # push where it moves to
+    with pytest.warns(UserWarning, match="MountainCarContinuous-v0 terminated an episode after"):
+        r = world.rollout(
+            LinearGaussianPolicy(LinearGaussian(swing, jnp.ones((1, 200, 1)), jnp.zeros((1, 200, 1, 1)))), 1, KEY
+        )
+    x, cost, u = np.asarray(r.x[0, 0]), np.asarray(r.cost[0, 0]), np.clip(r.u[0, 0, :, 0], -1, 1)
+    there = np.argmax(x[:, 0] >= 0.45)
+    assert 0 < there < 150
+    np.testing.assert_allclose(cost.sum(), 0.1 * (u[:there] ** 2).sum() - 100, rtol=1e-6)
+    np.testing.assert_array_equal(x[there:], np.broadcast_to(x[there], (201 - there, 2)))
+    assert problem.horizon == 200
+
+
+def test_a_simulation_that_diverges_ends_its_rollout(tmp_path, monkeypatch):
+    """MuJoCo would set it back to its start. It leaves no trace."""
+    monkeypatch.chdir(tmp_path)
+    world = GymnasiumTask(env="HalfCheetah-v5", horizon=5, start_std=1e10).world()
+    with pytest.raises(RuntimeError, match="HalfCheetah-v5: the simulation diverged, and MuJoCo reset it"):
+        world.rollout(policy(world.problem), 2, KEY)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("env", "dx", "du", "horizon"), [("Reacher-v5", 8, 2, 50), ("Pendulum-v1", 2, 1, 200)])
@@ -174,6 +389,7 @@ def test_a_walker_that_falls_goes_on():
     ("call", "message"),
     [
         (lambda: entry("gym:Reecher-v5"), "gym:Reecher-v5.*Reacher"),
+        (lambda: entry("gym:no_such_module:Reacher-v5"), "gym:no_such_module:Reacher-v5: No module named"),
         (
             lambda: GymnasiumTask(env="CartPole-v1").problem(),
             r"CartPole-v1 has the actions Discrete\(2\).*only continuous",
@@ -185,3 +401,28 @@ def test_a_walker_that_falls_goes_on():
 def test_what_cannot_be_learned_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("NoSuch-v0", "pilotfish: gym:NoSuch-v0: .*`NoSuch` doesn't exist.*"),
+        ("CartPole-v1", r"pilotfish: CartPole-v1 has the actions Discrete\(2\): only continuous ones .*"),
+    ],
+)
+def test_the_command_line_says_in_one_line_what_cannot_be_learned(name, message, tmp_path, capsys):
+    assert run(["train", f"gym:{name}", "--out", str(tmp_path / "run")]) == 2
+    assert re.fullmatch(message, capsys.readouterr().err.strip())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_name_may_have_the_module_that_registers_it(tmp_path, monkeypatch):
+    (tmp_path / "carts_of_another.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('carts/Pendulum-v0', 'gymnasium.envs.classic_control:PendulumEnv', max_episode_steps=7)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    task = entry("gym:carts_of_another:carts/Pendulum-v0").make()
+    assert task.steps == 7
+    assert task.problem().dx == 2
+    del gymnasium.registry["carts/Pendulum-v0"]

@@ -11,7 +11,7 @@ from pilotfish.policies import Policy
 from pilotfish.runs import loop, store
 from pilotfish.runs.loop import Turn
 from pilotfish.runs.store import Run, RunError
-from pilotfish.worlds import World
+from pilotfish.worlds import RolloutsFailed, World
 
 PATIENCE = 3
 """Refused updates in a row, of every seed, after which training stops."""
@@ -46,7 +46,7 @@ def train(
 
     With a `run`, metrics and checkpoints go to its folder, and a run that has some goes on where it stopped.
     Whatever ends the training (an error, Ctrl-C), the last whole iteration is in the folder. TrainingFailed if
-    every seed refuses three updates in a row.
+    every seed refuses three updates in a row, or all rollouts of an iteration break off.
     """
     loop.check(algorithm, world, rollouts)
     keys = loop.root_keys(seeds)
@@ -68,9 +68,12 @@ def train(
             refused = 0 if np.any(turn.report.info.ok) else refused + 1
             if refused == PATIENCE:
                 raise TrainingFailed(f"stopped after {PATIENCE} refused updates in a row: {explain(turn, 0)}")
-    except BaseException:
+    except BaseException as error:
         if run is not None and latest is not None:
             _keep(run, latest)
+        if isinstance(error, RolloutsFailed):
+            at = first if latest is None else latest.i + 1
+            raise TrainingFailed(f"stopped in iteration {at}: {error}.") from error
         raise
     if latest is not None:
         states = latest.states

@@ -1,10 +1,12 @@
 """Any environment of Gymnasium with continuous actions, as a task: its rewards are what is to be gained.
 
-The horizon is fixed, so an environment that ends an episode for falling is told not to, where it can be told. No
-formula of the reward is known: MOTO needs none, and LQR-GPS fits a quadratic function to the rewards of its rollouts.
+The horizon is fixed, so an environment that ends an episode for falling is told not to, where it can be told; what
+becomes of others is said in worlds/gymnasium.py. No formula of the reward is known: MOTO needs none, and LQR-GPS fits a
+quadratic function to the rewards of its rollouts.
 """
 
 import functools
+import importlib
 import inspect
 from typing import Any
 
@@ -17,6 +19,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from pilotfish.tasks import Entry, Task
 from pilotfish.types import Gaussian, Problem
 from pilotfish.worlds.gymnasium import GymnasiumWorld, begin
+from pilotfish.worlds.mujoco import quiet
 
 PREFIX = "gym:"
 LONGEST = 200
@@ -28,7 +31,7 @@ class GymnasiumTask(Task):
     """Gain what an environment of Gymnasium rewards."""
 
     env: str = eqx.field(static=True, default="Reacher-v5")
-    """The environment's name."""
+    """The environment's name; MODULE:NAME imports the module that registers it."""
     horizon: int = eqx.field(static=True, default=0)
     """Steps of an episode; 0 for the environment's own limit, or 200 where that is longer."""
     conditions: int = eqx.field(static=True, default=1)
@@ -48,6 +51,7 @@ class GymnasiumTask(Task):
         """Steps of an episode."""
         return self.horizon or min(_spec(self.env).max_episode_steps or LONGEST, LONGEST)
 
+    @quiet()
     def make(self) -> gymnasium.Env:
         """A copy of the environment, which renders to arrays."""
         settings: dict[str, Any] = {"max_episode_steps": self.steps + 1, "disable_env_checker": True}
@@ -97,9 +101,12 @@ def entry(name: str) -> Entry:
 
 
 def _spec(env: str) -> EnvSpec:
+    module, _, name = env.rpartition(":")
     try:
-        return gymnasium.spec(env)
-    except gymnasium.error.Error as error:
+        if module:
+            importlib.import_module(module)
+        return gymnasium.spec(name)
+    except (gymnasium.error.Error, ImportError) as error:
         raise ValueError(f"{PREFIX}{env}: {error}") from error
 
 

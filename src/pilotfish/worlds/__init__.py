@@ -8,6 +8,10 @@ from pilotfish.policies import Policy
 from pilotfish.types import Key, Problem, Rollouts
 
 
+class RolloutsFailed(RuntimeError):
+    """All rollouts of an iteration broke off; the message says by what."""
+
+
 class World(eqx.Module):
     """Where a policy acts."""
 
@@ -20,4 +24,7 @@ class World(eqx.Module):
 
     @abstractmethod
     def rollout(self, policy: Policy, samples: int, key: Key) -> Rollouts:
-        """`samples` rollouts from each condition, of a policy whose leading axis is the condition (N)."""
+        """`samples` rollouts from each condition, of a policy whose leading axis is the condition (N).
+
+        RolloutsFailed if what is acted on raised an error in all of them.
+        """

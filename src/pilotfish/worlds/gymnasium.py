@@ -3,13 +3,22 @@
     state    [qpos, qvel] of a MuJoCo environment, `state` of a classic one, of any other its observation
     cost     minus the reward; the last entry, the final cost, is 0
 
-An episode has a fixed horizon: neither termination nor truncation ends it. What an environment draws at its reset (the
-place of a goal, say) it draws by the condition's seed, so that all episodes of a condition begin alike.
+What an environment draws at its reset (the place of a goal, say) it draws by the condition's seed, so that all episodes
+of a condition begin alike; what it draws later, by its `np_random`, is another in every rollout. All rollouts advance
+together, each in a copy of the environment.
 
-All rollouts advance together, each in a copy of the environment. One that raises, or whose state or reward is not
-finite, ends there: what would follow is nan, and `valid` is False.
+An episode has a fixed horizon. Where the environment terminates it earlier, it is not stepped on: the terminal state
+stays, at no cost, until the horizon, as an absorbing state (Sutton, Barto: *Reinforcement Learning*, section 3.4). So
+the costs of an episode are minus the return as the environment defines it, the reward of a goal is had once, and cost
+and next state still follow from state and action. What happens if one steps on, no environment defines, and where we
+tried it is worse: after 30 iterations of 20 rollouts MOTO balances InvertedPendulum-v5 for 39 and 79 of 100 steps (two
+seeds), but for 2 where the fallen pendulum swings on. Truncation, as by a limit of time, ends nothing.
+
+A rollout ends where the environment raises, where its simulation diverges, and where a state or a reward is not finite,
+no number, or of a wrong shape: what would follow is nan, and `valid` is False.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +30,8 @@ import numpy as np
 
 from pilotfish.policies import Policy
 from pilotfish.types import Key, Problem, Rollouts
-from pilotfish.worlds import World, host
+from pilotfish.worlds import RolloutsFailed, World, host
+from pilotfish.worlds.mujoco import BROKEN, quiet
 
 
 class GymnasiumWorld(World):
@@ -34,6 +44,8 @@ class GymnasiumWorld(World):
     """The seed with which the episodes of each condition begin."""
     copies: list[gymnasium.Env] = eqx.field(static=True, default_factory=list, repr=False)
     """Those made so far."""
+    told: list[str] = eqx.field(static=True, default_factory=list, repr=False)
+    """Warnings given so far."""
 
     def __check_init__(self):
         if len(self.seeds) != len(self.problem.conditions.mean):
@@ -47,6 +59,7 @@ class GymnasiumWorld(World):
     def traceable(self) -> bool:
         return False
 
+    @quiet()
     def rollout(self, policy: Policy, samples: int, key: Key) -> Rollouts:
         problem, N, T = self.problem, len(self.seeds), self.problem.horizon
         start, episode = host.begin(problem, policy, samples, key)
@@ -57,32 +70,50 @@ class GymnasiumWorld(World):
         u = np.full((N, samples, T, problem.du), np.nan)
         cost = np.full((N, samples, T + 1), np.nan)
         states, actions, costs = x.reshape(-1, T + 1, problem.dx), u.reshape(-1, T, problem.du), cost.reshape(-1, T + 1)
+        randoms = np.random.default_rng(np.asarray(jax.random.key_data(key))).spawn(N * samples)
         spread = np.any(np.asarray(problem.conditions.cov) != 0, (1, 2)).tolist()
-        running: dict[int, gymnasium.Env] = {}
         for i, first in enumerate(np.asarray(start).reshape(N * samples, -1)):
             n = i // samples
-            states[i, 0] = begin(self.copies[i], self.seeds[n], first if spread[n] else None)
-            running[i] = self.copies[i]
+            state = begin(self.copies[i], self.seeds[n], first if spread[n] else None)
+            states[i, 0] = _sized(self.copies[i], state, problem.dx)
+            self.copies[i].unwrapped.np_random = randoms[i]
+        whole, terminated = np.ones(N * samples, bool), np.zeros(N * samples, bool)
         trouble: Exception | None = None
         for t in range(T):
             asked = act(t, x[:, :, t])
-            for i, env in list(running.items()):
-                actions[i, t] = asked[i]
+            actions[whole, t] = asked[whole]
+            whole &= np.isfinite(asked).all(1)
+            states[terminated, t + 1], costs[terminated, t] = states[terminated, t], 0.0
+            for i in np.flatnonzero(whole & ~terminated):
+                env, executed = self.copies[i], host.admissible(problem, asked[i : i + 1])[0]
                 try:
-                    states[i, t + 1], costs[i, t] = _step(env, host.admissible(problem, asked[i : i + 1])[0])
+                    state, costs[i, t], terminated[i] = _step(env, executed)
+                    states[i, t + 1] = _sized(env, state, problem.dx)
                 except Exception as error:  # whatever an environment raises: its rollout ends, the others go on
                     trouble = error
-                if not (np.isfinite(states[i, t + 1]).all() and np.isfinite(costs[i, t])):
-                    del running[i]
-        if not running and trouble is not None:
-            raise RuntimeError(
-                f"all {N * samples} rollouts broke off; the environment raised: {trouble!r}"
-            ) from trouble
-        costs[list(running), T] = 0.0
+            whole &= np.isfinite(states[:, t + 1]).all(1) & np.isfinite(costs[:, t])
+            terminated &= whole
+            if not whole.any():
+                break
+            if terminated.any() and t + 1 < T:
+                self._warn_of_termination(t + 1)
+        if not whole.any() and trouble is not None:
+            last = f"{type(trouble).__name__}: {trouble}"
+            raise RolloutsFailed(f"all {N * samples} rollouts broke off, the last of them by {last}") from trouble
+        costs[whole, T] = 0.0
         valid = np.isfinite(cost).all(-1)
         x, u, cost, valid = map(jnp.asarray, (x, u, cost, valid))
         o = x if problem.observe is None else jax.vmap(jax.vmap(jax.vmap(problem.observe)))(x)
         return Rollouts(x, o, u, cost, valid, episode)
+
+    def _warn_of_termination(self, step: int) -> None:
+        if not self.told:
+            self.told.append(
+                f"{_name(self.copies[0])} terminated an episode after {step} of {self.problem.horizon} steps. The "
+                "horizon is fixed: the terminal state stays until then, and nothing more is rewarded. Choose a shorter "
+                "horizon, or an environment that does not terminate, if episodes should rather go on."
+            )
+            warnings.warn(self.told[-1], stacklevel=6)  # the caller of rollout, which is wrapped twice
 
 
 def begin(env: gymnasium.Env, seed: int, x: np.ndarray | None = None) -> np.ndarray:
@@ -100,24 +131,39 @@ def begin(env: gymnasium.Env, seed: int, x: np.ndarray | None = None) -> np.ndar
     return _state(env, observation)
 
 
-def _step(env: gymnasium.Env, u: np.ndarray) -> tuple[np.ndarray, float]:
-    """The next state and the cost."""
+def _step(env: gymnasium.Env, u: np.ndarray) -> tuple[np.ndarray, float, bool]:
+    """The next state, the cost, and whether the environment terminates the episode."""
     space: Any = env.action_space
-    observation, reward, *_ = env.step(u.reshape(space.shape).astype(space.dtype))
-    cost = -np.asarray(reward, float)
+    observation, reward, terminated, *_ = env.step(u.reshape(space.shape).astype(space.dtype))
+    cost = -_numbers(env, "reward", reward)
     if cost.size != 1:
         raise ValueError(f"{_name(env)}: the reward has the shape {cost.shape}; it must be one number.")
-    return _state(env, observation), cost.item()
+    return _state(env, observation), cost.item(), bool(terminated)
 
 
 def _state(env: gymnasium.Env, observation) -> np.ndarray:
     bare: Any = env.unwrapped
     if hasattr(bare, "set_state") and hasattr(bare, "data"):
+        if any(bare.data.warning[kind].number for kind in BROKEN):
+            raise ValueError(f"{_name(env)}: the simulation diverged, and MuJoCo reset it.")
         return np.concatenate([bare.data.qpos, bare.data.qvel])
     state = getattr(bare, "state", None)
     if isinstance(state, np.ndarray | tuple | list):
-        return np.asarray(state, float).ravel()
-    return np.asarray(observation, float).ravel()
+        return _numbers(env, "state", state).ravel()
+    return _numbers(env, "observation", observation).ravel()
+
+
+def _numbers(env: gymnasium.Env, what: str, value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{_name(env)}: the {what} is {value!r:.80}; it must be made of numbers.")
+    return array.astype(float)
+
+
+def _sized(env: gymnasium.Env, state: np.ndarray, dx: int) -> np.ndarray:
+    if state.shape != (dx,):
+        raise ValueError(f"{_name(env)}: the state has the shape {state.shape}; it must have the shape ({dx},).")
+    return state
 
 
 def _name(env: gymnasium.Env) -> str:

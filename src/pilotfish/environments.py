@@ -1,0 +1,264 @@
+"""Every task as an environment of Gymnasium, for algorithms that are not ours.
+
+    import gymnasium, pilotfish.environments
+    env = gymnasium.make("pilotfish/peg-2d-v0")
+
+    observation    what a policy may see: problem.observe(x), or the state x
+    action         what is asked for, u; the plant executes it clipped to its limits
+    reward         -cost(x, u, t) of the action asked for, as in our worlds; the last one also has -final_cost(x)
+    truncated      after the problem's horizon; info["success"] (for stable-baselines3 also "is_success") then says
+                   whether the goal was reached, where the task defines one
+    terminated     where the simulation diverges; info["diverged"] is True
+
+An episode that diverges ends with its last finite observation. To diverge must save nothing, so its last reward is
+minus the dearest cost so far (0 where all were negative), times the number of steps that are left.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from jaxtyping import Array, Float
+
+from pilotfish import tasks
+from pilotfish.algebra import gaussian
+from pilotfish.tasks import Task
+from pilotfish.tasks.gymnasium import GymnasiumTask
+from pilotfish.tasks.mujoco import MujocoTask
+from pilotfish.types import Problem
+from pilotfish.worlds import host
+from pilotfish.worlds.mujoco import BROKEN, Simulation, quiet
+
+PIXELS = 480  # width of a picture
+NO_EPISODE = "no episode is under way (the last one took {steps} steps): call reset() first."
+
+
+class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
+    """A task as an environment."""
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012  declared so by Gymnasium
+
+    def __init__(
+        self,
+        task: Task | str,
+        condition: int | None = None,
+        time_in_observation: bool = False,
+        render_mode: str | None = None,
+    ):
+        """`task`: a task, or the name of a registered one.
+
+        `condition`: the initial state's condition in all episodes; None: drawn for each.
+        `time_in_observation`: the last entry of an observation is the fraction of the episode that has passed.
+        """
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode={render_mode!r}: choose 'rgb_array', or None.")
+        self.task = _task(task)
+        self.problem = problem = self.task.problem()
+        count = len(problem.conditions.mean)
+        if condition is not None and not 0 <= condition < count:
+            raise ValueError(f"condition={condition}: the conditions of this task are numbered 0 to {count - 1}.")
+        self.condition, self.time_in_observation, self.render_mode = condition, time_in_observation, render_mode
+        self.dt = problem.dt
+        self.metadata = {**type(self).metadata, "render_fps": max(1, round(1 / problem.dt))}
+        self._plant = _plant(self.task, problem)
+        assert problem.cost is not None
+        self._cost = _compiled(problem.cost)
+        self._final_cost = _compiled(problem.final_cost or (lambda x: jnp.zeros(())))
+        self._observe = _compiled(problem.observe or (lambda x: x))
+        self._reaches = problem.success and _compiled(problem.success)
+        self._draw = jax.jit(
+            lambda n, seed: gaussian.draw(jax.tree.map(lambda leaf: leaf[n], problem.conditions), jax.random.key(seed))
+        )
+        self._states: list[np.ndarray] = []
+        self._actions: list[np.ndarray] = []
+        self._dearest, self._ended = 0.0, True
+        seen = self._observe(problem.conditions.mean[0]).size + time_in_observation
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (seen,), np.float64)
+        low, high = (
+            limit if bound is None else np.asarray(bound, float)
+            for bound, limit in ((problem.action_low, -np.inf), (problem.action_high, np.inf))
+        )
+        self.action_space = gymnasium.spaces.Box(low, high, (problem.du,), np.float64)
+
+    @property
+    def state(self) -> np.ndarray | None:
+        """The state x (dx,), None before the first episode. When it is set, the episode goes on from there."""
+        return self._states[-1].copy() if self._states else None
+
+    @state.setter
+    def state(self, x: np.ndarray) -> None:
+        x = np.array(x, float)
+        if not self._states:
+            raise gymnasium.error.ResetNeeded(NO_EPISODE.format(steps=0))
+        if x.shape != (self.problem.dx,) or not np.isfinite(x).all():
+            raise ValueError(f"state={x}: give {self.problem.dx} finite numbers.")
+        self._states[-1] = self._plant.place(x, self._n)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode; info["condition"] is its initial state's condition."""
+        super().reset(seed=seed)
+        count = len(self.problem.conditions.mean)
+        self._n = int(self.np_random.integers(count)) if self.condition is None else self.condition
+        start = self._draw(self._n, self.np_random.integers(2**32, dtype=np.uint32))
+        self._states, self._actions = [self._plant.place(np.array(start, float), self._n)], []
+        self._dearest, self._ended = 0.0, False
+        return self._observation(), {"condition": self._n}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if self._ended:
+            raise gymnasium.error.ResetNeeded(NO_EPISODE.format(steps=len(self._actions)))
+        u, t, x = np.array(action, float), len(self._actions), self._states[-1]
+        if u.shape != (self.problem.du,) or not np.isfinite(u).all():
+            raise ValueError(f"action={action}: give {self.problem.du} finite numbers.")
+        cost = float(self._cost(x, u, t))
+        after = self._plant.step(x, u, t, self.np_random)
+        self._ended = t + 1 == self.problem.horizon
+        if self._ended:
+            cost += float(self._final_cost(after))
+        if np.isfinite(cost):
+            self._dearest = max(self._dearest, cost)
+        if not (np.isfinite(cost) and np.isfinite(after).all()):
+            self._ended = True
+            left = self.problem.horizon - t
+            return self._observation(), -left * self._dearest, True, False, {"diverged": True} | self._success(False)
+        self._states.append(after)
+        self._actions.append(u)
+        info = self._success(True) if self._ended else {}
+        return self._observation(), -cost, False, self._ended, info
+
+    def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """A picture of the state, (height, width, 3)."""
+        if self.render_mode is None:
+            gymnasium.logger.warn("render() without a render_mode shows nothing: make it with render_mode='rgb_array'.")
+            return None
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        look = self._look
+        figure = Figure(figsize=(PIXELS / 100, 2 * round(PIXELS * look.ratio / 2) / 100), dpi=100)
+        canvas = FigureCanvasAgg(figure)
+        axis = figure.add_axes((0, 0, 1, 1))
+        look.paint(axis, self._states[-1], self._n, 1.0)
+        axis.set_axis_off()
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+    @functools.cached_property
+    def _look(self):
+        from pilotfish.view.scene import scene
+
+        return scene(self.task)
+
+    def _observation(self) -> np.ndarray:
+        o = np.array(self._observe(self._states[-1]), float)
+        return np.append(o, len(self._actions) / self.problem.horizon) if self.time_in_observation else o
+
+    def _success(self, finished: bool) -> dict[str, bool]:
+        if self._reaches is None:
+            return {}
+        success = finished and bool(self._reaches(np.array(self._states), np.array(self._actions)))
+        return {"success": success, "is_success": success}
+
+
+class _Plant(ABC):
+    """What is acted on."""
+
+    @abstractmethod
+    def place(self, x: np.ndarray, condition: int) -> np.ndarray:
+        """Go to the state x (dx,) of a condition; what it then is."""
+
+    @abstractmethod
+    def step(self, x: np.ndarray, u: np.ndarray, t: int, random: np.random.Generator) -> np.ndarray:
+        """The state after step t; not finite if the simulation diverged."""
+
+
+class _Equations(_Plant):
+    """A problem's own dynamics."""
+
+    def __init__(self, problem: Problem):
+        def step(x, u, noise: Float[Array, "dx"]) -> Float[Array, "dx"]:
+            assert problem.dynamics is not None
+            return problem.dynamics(x, problem.admissible(u)) + noise
+
+        self._step = jax.jit(step)
+        self._noise_std = np.zeros(problem.dx) if problem.noise_std is None else np.asarray(problem.noise_std)
+
+    def place(self, x, condition):
+        return x
+
+    def step(self, x, u, t, random):
+        return np.array(self._step(x, u, self._noise_std * random.normal(size=x.size)), float)
+
+
+class _Simulation(_Plant):
+    """A MuJoCo model."""
+
+    def __init__(self, problem: Problem, simulation: Simulation):
+        def of_condition(n: int):
+            model = simulation.of_condition(n)
+            return model, mujoco.MjData(model)
+
+        self._problem, self._forces = problem, simulation.forces
+        self._substeps = simulation.substeps(problem.dt)
+        self._of_condition = functools.cache(of_condition)
+
+    def place(self, x, condition):
+        self._model, self._data = self._of_condition(condition)
+        nq, nv = self._model.nq, self._model.nv
+        mujoco.mj_resetData(self._model, self._data)
+        self._data.qpos[:], self._data.qvel[:] = x[:nq], x[nq : nq + nv]
+        return self._state()
+
+    @quiet()
+    def step(self, x, u, t, random):
+        self._data.ctrl[:] = host.admissible(self._problem, u)
+        if self._forces is not None:
+            self._data.xfrc_applied[:] = self._forces[t]
+        mujoco.mj_step(self._model, self._data, nstep=self._substeps)
+        state = self._state()
+        diverged = any(self._data.warning[kind].number for kind in BROKEN)
+        return np.full_like(state, np.nan) if diverged else state
+
+    def _state(self) -> np.ndarray:
+        mujoco.mj_step1(self._model, self._data)  # so that the sensors read the state as it is now
+        return np.concatenate([self._data.qpos, self._data.qvel, self._data.sensordata])
+
+
+def _compiled(f: Callable) -> Callable:
+    """`f`, compiled: as a function of its own, for jax would hash a method's task, which may have arrays."""
+
+    def call(*arguments):
+        return f(*arguments)
+
+    return jax.jit(call)
+
+
+def _plant(task: Task, problem: Problem) -> _Plant:
+    if isinstance(task, MujocoTask):
+        return _Simulation(problem, task.simulation())
+    if problem.dynamics is None:
+        raise ValueError(f"task: {type(task).__name__} has neither equations of motion nor a MuJoCo model to step.")
+    return _Equations(problem)
+
+
+def _task(task: Task | str) -> Task:
+    if isinstance(task, GymnasiumTask):
+        raise ValueError(f"task: {task.env} is an environment of Gymnasium already: gymnasium.make({task.env!r}).")
+    if isinstance(task, Task):
+        return task
+    if task not in (registry := tasks.registry()):
+        raise ValueError(f"task={task!r}: give a Task, or one of the names {', '.join(registry)}.")
+    return registry[task].make()
+
+
+for _name in tasks.registry():
+    gymnasium.register(f"pilotfish/{_name}-v0", "pilotfish.environments:TaskEnvironment", kwargs={"task": _name})
