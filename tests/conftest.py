@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,3 +18,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionstart() -> None:
     """What pilotfish says of rendering stands before a test imports mujoco, and after its types are watched."""
     importlib.import_module("pilotfish")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room_for_programs() -> Iterator[None]:
+    """What one file compiled is let go: all files' programs are more pieces of memory than Linux lets a process have."""
+    yield
+    importlib.import_module("jax").clear_caches()

@@ -8,7 +8,9 @@ import pytest
 
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.experiments import setups
+from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs import loop
+from pilotfish.runs.train import train
 from pilotfish.tasks import registry
 from pilotfish.worlds.jax import JaxWorld
 
@@ -23,6 +25,54 @@ def learn(task, setup, seeds):
     final = loop.evaluate(setup.algorithm, world, 50, jax.random.key(99), states)
     held = jax.vmap(jax.vmap(jax.vmap(world.problem.success)))(final.x, final.u)
     return np.asarray(report.outcome.success), np.asarray(held.mean((1, 2)))
+
+
+def train_on(name, algorithm, seeds):
+    """Noise-free episodes' costs and successes (seed,) of a task in its own world, as it is set up."""
+    setup, world = setups.setup(name, algorithm), setups.task_entry(name).make().world()
+    settings = {"rollouts": setup.rollouts, "iterations": setup.iterations, "seeds": range(seeds)}
+    states = train(setup.algorithm, world, **settings).states
+    final = loop.evaluate(setup.algorithm, world, 20, jax.random.key(99), states)
+    succeeds = world.problem.success or (lambda x, u: False)
+    succeeded = jax.vmap(jax.vmap(jax.vmap(succeeds)))(final.x, final.u) & final.valid
+    return np.asarray(final.cost.sum(-1).mean((1, 2))), np.asarray(succeeded.mean((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("task", "algorithm", "seeds", "least"),
+    [
+        ("peg", "lqr-gps", 3, 0.95),
+        ("peg-blind", "lqr-gps", 3, 0.9),
+        ("obstacles", "lqr-gps", 5, 0.9),
+        ("peg-2d", "lqr-gps", 5, 0.85),
+        ("peg-3d", "lqr-gps", 3, 0.95),
+        ("octopus", "lqr-gps", 3, 0.95),
+        ("obstacles", "moto", 3, 0.7),
+        ("peg-2d", "moto", 3, 0.6),
+        ("swimmer", "moto", 3, 0.6),
+        ("swimmer-cgps", "lqr-gps", 3, 0.6),
+    ],
+)
+def test_what_simulators_hold_is_learned(task, algorithm, seeds, least):
+    """Of all seeds' noise-free episodes at least so many succeed."""
+    assert train_on(task, algorithm, seeds)[1].mean() >= least
+
+
+def test_a_walker_walks_better_than_its_demonstration():
+    problem = registry()["walker"].make().problem()
+    shown = LinearGaussianPolicy(problem.demonstration).noise_free()
+    before = registry()["walker"].make().world().rollout(shown, 20, jax.random.key(0)).cost.sum(-1).mean()
+    cost, walks = train_on("walker", "lqr-gps", 3)
+    assert (walks == 1.0).all()
+    assert cost.max() < 0.75 * before
+
+
+def test_reacher_is_learned_from_its_rewards():
+    """Seven of ten seeds or more find the better one of its two minima."""
+    setup, world = setups.setup("gym:Reacher-v5", "lqr-gps"), setups.task_entry("gym:Reacher-v5").make().world()
+    result = train(setup.algorithm, world, rollouts=10, iterations=20, seeds=range(10))
+    final = loop.evaluate(setup.algorithm, world, 1, jax.random.key(99), result.states)
+    assert (np.asarray(final.cost.sum(-1))[:, 0, 0] < 3.5).sum() >= 7
 
 
 @pytest.mark.parametrize(

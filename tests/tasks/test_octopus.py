@@ -227,9 +227,12 @@ def test_success_is_to_end_with_the_tip_at_the_target(target):
     success, u = Octopus(target=target).problem().success, jnp.zeros((100, 18))
     x = np.tile(np.asarray(START), (101, 1))
     for distance, reached in ((0.09, True), (0.11, False)):
-        x[-1] = arm_with_tip((target[0] - distance * 0.6, target[1] + distance * 0.8))
+        x[-10:] = arm_with_tip((target[0] - distance * 0.6, target[1] + distance * 0.8))
         assert success(jnp.asarray(x), u) == reached
-    x[-1], x[-2] = START, arm_with_tip(target)
+    x[-10:] = arm_with_tip(target)
+    x[-1] = arm_with_tip((target[0] - 0.2, target[1]))
+    assert success(jnp.asarray(x), u)
+    x[-10:-1] = START
     assert not success(jnp.asarray(x), u)
 
 

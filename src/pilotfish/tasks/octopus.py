@@ -97,8 +97,11 @@ class Octopus(DrawnTask):
         return 0.5 * self.action_weight * (u**2).sum() + TIP_WEIGHT * ell12(tip(x) - jnp.asarray(self.target))
 
     def reaches(self, x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Bool[Array, ""]:
-        """True if the tip is within .1 of the target in the last state."""
-        return jnp.linalg.norm(tip(x[-1]) - jnp.asarray(self.target)) < SUCCESS_DISTANCE
+        """True if the tip is within .1 of the target in the mean of the last ten states.
+
+        Not in the very last: it costs nothing, and the optimum lets go of it by .06.
+        """
+        return jnp.linalg.norm(jax.vmap(tip)(x[-10:]) - jnp.asarray(self.target), axis=1).mean() < SUCCESS_DISTANCE
 
     def dynamics(self, x: Float[Array, "dx"], u: Float[Array, "du"]) -> Float[Array, "dx"]:
         """The state 2 units of time later; `u` within [-1, 1]."""
