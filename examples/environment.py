@@ -8,6 +8,7 @@ gymnasium.register_envs(pilotfish.environments)
 env = gymnasium.make("pilotfish/peg-2d-v0", time_in_observation=True)
 
 observation, info = env.reset(seed=0)
+env.action_space.seed(0)
 total, ended = 0.0, False
 while not ended:
     observation, reward, terminated, truncated, info = env.step(env.action_space.sample())

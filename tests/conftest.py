@@ -22,6 +22,6 @@ def pytest_sessionstart() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _room_for_programs() -> Iterator[None]:
-    """What one file compiled is let go: all files' programs are more pieces of memory than Linux lets a process have."""
+    """What a file compiled is let go: all files' programs take more pieces of memory than Linux lets a process have."""
     yield
     importlib.import_module("jax").clear_caches()

@@ -50,7 +50,7 @@ def test_environment():
     total, inserted = re.search(
         r"return (-\d+), the peg is in: (\w+)", execute(ROOT / "examples" / "environment.py")
     ).groups()
-    assert -2000 < int(total) < -300
+    assert int(total) < -300
     assert inserted == "False"
 
 

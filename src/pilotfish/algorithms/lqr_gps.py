@@ -145,7 +145,7 @@ class LQRGPS(Algorithm):
             )
         if self.prior == "gmm" and samples < 2:
             raise ValueError(f"rollouts={samples}: the dynamics need at least 2 rollouts an iteration.")
-        unknown = jnp.nan * jnp.ones(())  # of strong type
+        unknown, infinite = jnp.nan * jnp.ones(()), jnp.inf * jnp.ones(())  # of strong type
         width = 2 * problem.dx + problem.du
 
         def begin(controller: LinearGaussian) -> State:
@@ -156,7 +156,7 @@ class LQRGPS(Algorithm):
                 cost_before=unknown,
                 cost_promised=unknown,
                 best=controller,
-                best_cost=jnp.asarray(jnp.inf),
+                best_cost=infinite,
                 history=self._empty(samples, problem.horizon, width) if self.prior == "gmm" else None,
             )
 
@@ -258,8 +258,8 @@ class LQRGPS(Algorithm):
         points = jnp.concatenate([dynamics.transitions(x, u)[None], old.points[:-1]])
         usable = jnp.concatenate([valid.astype(x.dtype)[None], old.valid[:-1]])
         z, weight = points.reshape(-1, points.shape[-1]), jnp.repeat(usable.ravel(), points.shape[2])
-        fresh = mixture.begin(z, weight, old.mixture.log_weight.shape[0], key)
-        start = jax.tree.map(lambda a, b: jnp.where(old.fitted, a, b), old.mixture, fresh)
+        clusters = old.mixture.log_weight.shape[0]
+        start = jax.lax.cond(old.fitted, lambda: old.mixture, lambda: mixture.begin(z, weight, clusters, key))
         return History(points, usable, mixture.fit(z, weight, start, EM_ITERATIONS, EM_TOLERANCE), usable.any())
 
 
