@@ -34,7 +34,7 @@ from pilotfish.tasks.gymnasium import GymnasiumTask
 from pilotfish.tasks.mujoco import MujocoTask
 from pilotfish.types import Problem
 from pilotfish.worlds import host
-from pilotfish.worlds.mujoco import BROKEN, Simulation, quiet
+from pilotfish.worlds.mujoco import Simulation, diverged, quiet, state
 
 PIXELS = 480  # width of a picture
 NO_EPISODE = "no episode is under way (the last one took {steps} steps): call reset() first."
@@ -207,30 +207,28 @@ class _Simulation(_Plant):
             model = simulation.of_condition(n)
             return model, mujoco.MjData(model)
 
-        self._problem, self._forces = problem, simulation.forces
+        self._problem, self._simulation = problem, simulation
         self._substeps = simulation.substeps(problem.dt)
         self._of_condition = functools.cache(of_condition)
 
     def place(self, x, condition):
         self._model, self._data = self._of_condition(condition)
-        nq, nv = self._model.nq, self._model.nv
         mujoco.mj_resetData(self._model, self._data)
-        self._data.qpos[:], self._data.qvel[:] = x[:nq], x[nq : nq + nv]
+        self._simulation.place(self._data, x)
         return self._state()
 
     @quiet()
     def step(self, x, u, t, random):
         self._data.ctrl[:] = host.admissible(self._problem, u)
-        if self._forces is not None:
-            self._data.xfrc_applied[:] = self._forces[t]
+        if self._simulation.forces is not None:
+            self._data.xfrc_applied[:] = self._simulation.forces[t]
         mujoco.mj_step(self._model, self._data, nstep=self._substeps)
-        state = self._state()
-        diverged = any(self._data.warning[kind].number for kind in BROKEN)
-        return np.full_like(state, np.nan) if diverged else state
+        after = self._state()
+        return np.full_like(after, np.nan) if diverged(self._data) else after
 
     def _state(self) -> np.ndarray:
         mujoco.mj_step1(self._model, self._data)  # so that the sensors read the state as it is now
-        return np.concatenate([self._data.qpos, self._data.qvel, self._data.sensordata])
+        return state(self._data)
 
 
 def _compiled(f: Callable) -> Callable:

@@ -200,6 +200,12 @@ class Problem(eqx.Module):
         std = jnp.broadcast_to(jnp.diag(self.initial_std), (N, T, self.du, self.du))
         return LinearGaussian(jnp.zeros((N, T, self.du, self.dx)), jnp.zeros((N, T, self.du)), std)
 
+    def costs(self, x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Float[Array, "T1"]:
+        """Cost of each step of an episode; the last entry is the final cost."""
+        assert self.cost is not None
+        cost = jax.vmap(self.cost)(x[:-1], u, jnp.arange(self.horizon))
+        return jnp.append(cost, 0.0 if self.final_cost is None else self.final_cost(x[-1]))
+
     def admissible(self, u: Float[Array, "*batch du"]) -> Float[Array, "*batch du"]:
         """The action that the plant executes when asked for `u`: clipped to its bounds."""
         return u if self.action_low is None else jnp.clip(u, self.action_low, self.action_high)

@@ -7,7 +7,7 @@ import jaxtyping
 import mujoco
 import numpy as np
 import pytest
-from oracles import draw, regulator
+from oracles import draw, point_mass, regulator
 from scipy import optimize
 
 from pilotfish.algorithms import ilqg
@@ -419,20 +419,9 @@ def test_in_the_loop_it_reaches_the_known_optimum_compiles_once_and_survives_the
         np.testing.assert_array_equal(a, b)
 
 
-CART = """
-<mujoco>
-  <option timestep="0.02" gravity="0 0 0" integrator="Euler"/>
-  <worldbody>
-    <body><joint name="x" type="slide" axis="1 0 0"/><geom type="sphere" size=".1" mass="2"/></body>
-  </worldbody>
-  <actuator><motor joint="x" gear="3"/></actuator>
-</mujoco>
-"""
-
-
 def test_a_simulator_serves_as_well_as_its_equations():
     """Two carts with gears of 3 and 1.5, whose semi-implicit Euler steps are equations too."""
-    model = mujoco.MjModel.from_xml_string(CART)
+    model = mujoco.MjModel.from_xml_string(point_mass.MJCF)
     gears = np.stack([model.actuator_gear, 0.5 * model.actuator_gear])
     known = {
         "cost": lambda x, u, t: 2.0 - jnp.cos(x[0] - 1.0) + 0.1 * x[1] ** 2 + 1e-2 * (u**2).sum(),
@@ -468,7 +457,7 @@ def test_a_simulator_serves_as_well_as_its_equations():
 
 def test_a_trajectory_on_which_the_simulation_breaks_is_not_taken():
     """Beyond 1e10 m/s^2 MuJoCo gives up: the longer steps are no candidates."""
-    model = mujoco.MjModel.from_xml_string(CART.replace('gear="3"', 'gear="1e11"'))
+    model = mujoco.MjModel.from_xml_string(point_mass.MJCF.replace('gear="3"', 'gear="1e11"'))
     problem = problem_of(None, lambda x, u, t: (u[0] - 1.0) ** 2, np.zeros((1, 2)), horizon=3, du=1)
     problem = MujocoWorld(problem, model).problem
     state = ILQG().init(problem, 1, KEY)

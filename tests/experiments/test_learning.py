@@ -27,9 +27,9 @@ def learn(task, setup, seeds):
     return np.asarray(report.outcome.success), np.asarray(held.mean((1, 2)))
 
 
-def train_on(name, algorithm, seeds):
-    """Noise-free episodes' costs and successes (seed,) of a task in its own world, as it is set up."""
-    setup, world = setups.setup(name, algorithm), setups.task_entry(name).make().world()
+def train_on(name, setup, seeds):
+    """Noise-free episodes' costs and successes (seed,) of a task in its own world."""
+    world = setups.task_entry(name).make().world()
     settings = {"rollouts": setup.rollouts, "iterations": setup.iterations, "seeds": range(seeds)}
     states = train(setup.algorithm, world, **settings).states
     final = loop.evaluate(setup.algorithm, world, 20, jax.random.key(99), states)
@@ -55,24 +55,22 @@ def train_on(name, algorithm, seeds):
 )
 def test_what_simulators_hold_is_learned(task, algorithm, seeds, least):
     """Of all seeds' noise-free episodes at least so many succeed."""
-    assert train_on(task, algorithm, seeds)[1].mean() >= least
+    assert train_on(task, setups.setup(task, algorithm), seeds)[1].mean() >= least
 
 
 def test_a_walker_walks_better_than_its_demonstration():
     problem = registry()["walker"].make().problem()
     shown = LinearGaussianPolicy(problem.demonstration).noise_free()
     before = registry()["walker"].make().world().rollout(shown, 20, jax.random.key(0)).cost.sum(-1).mean()
-    cost, walks = train_on("walker", "lqr-gps", 3)
+    cost, walks = train_on("walker", setups.setup("walker", "lqr-gps"), 3)
     assert (walks == 1.0).all()
     assert cost.max() < 0.75 * before
 
 
 def test_reacher_is_learned_from_its_rewards():
     """Seven of ten seeds or more find the better one of its two minima."""
-    setup, world = setups.setup("gym:Reacher-v5", "lqr-gps"), setups.task_entry("gym:Reacher-v5").make().world()
-    result = train(setup.algorithm, world, rollouts=10, iterations=20, seeds=range(10))
-    final = loop.evaluate(setup.algorithm, world, 1, jax.random.key(99), result.states)
-    assert (np.asarray(final.cost.sum(-1))[:, 0, 0] < 3.5).sum() >= 7
+    setup = setups.setup("gym:Reacher-v5", "lqr-gps")._replace(rollouts=10, iterations=20)
+    assert (train_on("gym:Reacher-v5", setup, 10)[0] < 3.5).sum() >= 7
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from oracles import point_mass
 
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.policies import Policy
@@ -32,15 +33,6 @@ ARM = """
   </worldbody>
   <actuator><motor joint="shoulder"/><motor joint="elbow"/></actuator>
   <sensor><framepos objtype="site" objname="tip"/><framelinvel objtype="site" objname="tip"/></sensor>
-</mujoco>
-"""
-POINT = """
-<mujoco>
-  <option timestep="0.02" gravity="0 0 0" integrator="Euler"/>
-  <worldbody>
-    <body><joint name="x" type="slide" axis="1 0 0"/><geom type="sphere" size=".1" mass="2"/></body>
-  </worldbody>
-  <actuator><motor joint="x" gear="3"/></actuator>
 </mujoco>
 """
 N, M, T, DX, DU = 2, 3, 20, 10, 2
@@ -165,7 +157,7 @@ def test_a_policy_sees_what_is_observed():
 
 def test_forces_act_when_they_are_said_to():
     """A push of 6 N for two steps of .04 s on 2 kg is .24 m/s."""
-    model = mujoco.MjModel.from_xml_string(POINT)
+    model = mujoco.MjModel.from_xml_string(point_mass.MJCF)
     problem = Problem(10, 0.04, Gaussian(jnp.zeros((1, 2)), jnp.zeros((1, 2, 2))), jnp.ones(1), lambda x, u, t: x @ x)
     forces = np.zeros((10, model.nbody, 6))
     forces[4:6, 1, 0] = 6.0
@@ -179,7 +171,7 @@ def test_forces_act_when_they_are_said_to():
 
 def test_linear_dynamics_are_found_exactly():
     """Semi-implicit Euler, two steps of h = .02: v' = v + 2 h 3 u / 2, p' = p + 2 h v + 3 h^2 3 u / 2."""
-    model = mujoco.MjModel.from_xml_string(POINT)
+    model = mujoco.MjModel.from_xml_string(point_mass.MJCF)
     problem = Problem(5, 0.04, Gaussian(jnp.zeros((1, 2)), jnp.zeros((1, 2, 2))), jnp.ones(1), lambda x, u, t: x @ x)
     rng = np.random.default_rng(0)
     found = Simulation(model).linearised(problem, rng.normal(size=(1, 4, 2)), rng.normal(size=(1, 4, 1)))
@@ -288,7 +280,7 @@ def point_world():
         return (x[0] - 1.0) ** 2 + 0.1 * x[1] ** 2 + 0.01 * (u**2).sum()
 
     start = Gaussian(jnp.array([[0.0, 0.0], [0.5, 0.0]]), 1e-2 * jnp.eye(2)[None].repeat(2, 0))
-    return MujocoWorld(Problem(25, 0.04, start, jnp.ones(1), cost), mujoco.MjModel.from_xml_string(POINT))
+    return MujocoWorld(Problem(25, 0.04, start, jnp.ones(1), cost), mujoco.MjModel.from_xml_string(point_mass.MJCF))
 
 
 def test_an_algorithm_learns_and_a_stopped_run_goes_on_bit_identically(tmp_path):

@@ -45,6 +45,7 @@ from pilotfish.algebra import quadratic
 from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.types import Key, LinearGaussian, Problem, Quadratic, Rollouts, Simulator
+from pilotfish.worlds import host
 
 STEP_LENGTHS = 10.0 ** np.linspace(0, -3, 11)  # (Tassa et al. 2012, code)
 GROWTH, SMALLEST, LARGEST = 2.0, 1e-6, 1e10  # of the regularisation (Tassa et al. 2012, code: 1.6, 1e-6, 1e10)
@@ -389,10 +390,9 @@ def _follow(problem: Problem, start: Float[Array, "N dx"], controllers: LinearGa
 def _simulated(problem: Problem, start: Float[Array, "N dx"], controllers: LinearGaussian) -> tuple[Array, Array]:
     """States and executed actions, by the simulator."""
     K, k = np.asarray(controllers.K), np.asarray(controllers.k)
-    low, high = map(np.asarray, _limits(problem))
 
     def act(t: int, x: Float[np.ndarray, "N A dx"]) -> Float[np.ndarray, "N A du"]:
-        return np.clip(np.einsum("naij,naj->nai", K[:, :, t], x) + k[:, :, t], low, high)
+        return host.admissible(problem, np.einsum("naij,naj->nai", K[:, :, t], x) + k[:, :, t])
 
     first = np.broadcast_to(np.asarray(start)[:, None], (*k.shape[:2], problem.dx))
     x, u = _simulator(problem).simulate(problem, first, act)
@@ -416,14 +416,7 @@ def _rollout(
 
 @eqx.filter_jit
 def _costs(problem: Problem, x: Float[Array, "N A T1 dx"], u: Float[Array, "N A T du"]) -> Float[Array, "N A T1"]:
-    cost_of = problem.cost
-    assert cost_of is not None
-
-    def one(x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Float[Array, "T1"]:
-        cost = jax.vmap(cost_of)(x[:-1], u, jnp.arange(problem.horizon))
-        return jnp.append(cost, _final_cost(problem, x[-1]))
-
-    return jax.vmap(jax.vmap(one))(x, u)
+    return jax.vmap(jax.vmap(problem.costs))(x, u)
 
 
 def _along(state: State, plan: Plan) -> LinearGaussian:

@@ -20,6 +20,7 @@ from pilotfish.runs.store import Run, RunError, Spec
 from pilotfish.runs.train import TrainingFailed
 from pilotfish.runs.train import train as turn_the_crank
 from pilotfish.tasks import Task
+from pilotfish.worlds import World
 
 COST = re.compile(r"^--cost(?=$|=)")
 """What is short for --task.cost."""
@@ -103,9 +104,10 @@ def train(argv: list[str]) -> int:
         seeds=list(range(args.seed, args.seed + args.seeds)),
         checkpoint_every=args.checkpoint_every,
     )
-    _, algorithm, world = setups.assemble(spec)
+    assembled = _, algorithm, world = setups.assemble(spec)
     loop.check(algorithm, world, args.rollouts)  # before the folder exists
-    return _run(Run.create(args.out or _free_folder(task_name, algorithm_name), spec), args.film, args.json)
+    run = Run.create(args.out or _free_folder(task_name, algorithm_name), spec)
+    return _run(run, assembled, args.film, args.json)
 
 
 @dataclasses.dataclass
@@ -125,17 +127,17 @@ def resume(argv: list[str]) -> int:
     args = tyro.cli(_Resume, args=argv, prog="pilotfish resume", description=COMMANDS["resume"])
     run = Run.open(args.run)
     run.check_resumable()
-    setups.assemble(run.spec)  # before anything is written
+    assembled = setups.assemble(run.spec)  # before anything is written
     if args.iterations is not None:
         if args.iterations < 1:
             raise ValueError(f"--iterations {args.iterations}: must be 1 or more.")
         run.extend(args.iterations)
-    return _run(run, args.film, args.json)
+    return _run(run, assembled, args.film, args.json)
 
 
-def _run(run: Run, film: bool, as_json: bool) -> int:
+def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json: bool) -> int:
     """Train, evaluate, draw, and say what came of it."""
-    task, algorithm, world = setups.assemble(run.spec)
+    task, algorithm, world = assembled
     console = Console(file=sys.stderr if as_json else sys.stdout, highlight=False)
     console.print(
         f"{run.spec.algorithm['name']} on {run.spec.task['name']}, {len(run.spec.seeds)} seed(s) -> {run.path}",
@@ -158,7 +160,7 @@ def _run(run: Run, film: bool, as_json: bool) -> int:
     except TrainingFailed as error:
         raise RunError(f"{error} What was learned before is in {run.path}.") from error
     summary = evaluate_states(run, algorithm, world, result.states, EVALUATION_ROLLOUTS)
-    export_policy(run, algorithm, result.states, summary["best_seed"], run.path / "policy.safetensors")
+    export_policy(run, algorithm, world, result.states, summary["best_seed"], run.path / "policy.safetensors")
     draw(run, task, summary, film)
     if as_json:
         print(json.dumps({"run": str(run.path), **summary}))

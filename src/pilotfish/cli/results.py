@@ -112,7 +112,7 @@ def export(argv: list[str]) -> None:
     path = args.output or run.path / "policy.safetensors"
     if path.suffix != ".safetensors":
         raise ValueError(f"-o {path}: a policy is exported as .safetensors.")
-    export_policy(run, algorithm, states, seed, path)
+    export_policy(run, algorithm, world, states, seed, path)
     print(path)
 
 
@@ -170,11 +170,10 @@ def _with_interval(by_seed: np.ndarray, one_seed: np.ndarray) -> str:
     return f"{np.nanmean(values):.5g} (95% interval {low:.5g} to {high:.5g})"
 
 
-def export_policy(run: Run, algorithm: Algorithm, states: Any, seed: int, path: Path) -> None:
+def export_policy(run: Run, algorithm: Algorithm, world: World, states: Any, seed: int, path: Path) -> None:
     state = jax.tree.map(lambda leaf: leaf[_index(run, seed)], states)
     policy = algorithm.exploit(state)
     assert isinstance(policy, LinearGaussianPolicy)
-    *_, world = setups.assemble(run.spec)
     tensors = policy.tensors()
     if world.problem.action_low is not None:
         tensors |= {

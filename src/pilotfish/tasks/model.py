@@ -13,6 +13,7 @@ noise about the keyframe's ctrl, or about zero.
 import functools
 import math
 import os
+import runpy
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -246,9 +247,8 @@ def _model(path: str) -> mujoco.MjModel:
 @functools.lru_cache
 def _executed(path: str, source: bytes) -> dict[str, Any]:
     """What a Python file defines. The same source gives the same functions, which JAX then compiles once."""
-    scope: dict[str, Any] = {"__name__": Path(path).stem, "__file__": path}
     try:
-        exec(compile(source, path, "exec"), scope)
+        scope = runpy.run_path(path, run_name=Path(path).stem)
     except Exception as error:  # whatever is in the user's file
         raise ValueError(_told(error, path)) from error
     if not callable(scope.get("cost")):

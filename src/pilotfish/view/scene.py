@@ -84,8 +84,7 @@ def _rendering(task: MujocoTask) -> Scene:
 
     def paint(axis: Axes, x: np.ndarray, condition: int, scale: float) -> None:
         own, data = of_condition(condition)
-        data.qpos[:] = x[: own.nq]
-        data.qvel[:] = x[own.nq : own.nq + own.nv]
+        simulation.place(data, x)
         mujoco.mj_forward(own, data)
         renderer.update_scene(data, camera=camera)
         axis.imshow(renderer.render())

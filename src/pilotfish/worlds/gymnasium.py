@@ -31,7 +31,7 @@ import numpy as np
 from pilotfish.policies import Policy
 from pilotfish.types import Key, Problem, Rollouts
 from pilotfish.worlds import RolloutsFailed, World, host
-from pilotfish.worlds.mujoco import BROKEN, quiet
+from pilotfish.worlds.mujoco import diverged, quiet
 
 
 class GymnasiumWorld(World):
@@ -144,7 +144,7 @@ def _step(env: gymnasium.Env, u: np.ndarray) -> tuple[np.ndarray, float, bool]:
 def _state(env: gymnasium.Env, observation) -> np.ndarray:
     bare: Any = env.unwrapped
     if hasattr(bare, "set_state") and hasattr(bare, "data"):
-        if any(bare.data.warning[kind].number for kind in BROKEN):
+        if diverged(bare.data):
             raise ValueError(f"{_name(env)}: the simulation diverged, and MuJoCo reset it.")
         return np.concatenate([bare.data.qpos, bare.data.qvel])
     state = getattr(bare, "state", None)

@@ -74,13 +74,18 @@ class Simulation(Simulator):
     def states(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
         """The states (N, dx) of all conditions at these positions (N, nq) and velocities (N, nv)."""
         states = []
-        for n, (position, velocity) in enumerate(zip(qpos, qvel, strict=True)):
+        for n, x in enumerate(np.concatenate([qpos, qvel], 1)):
             model = self.of_condition(n)
             data = mujoco.MjData(model)
-            data.qpos[:], data.qvel[:] = position, velocity
+            self.place(data, x)
             mujoco.mj_forward(model, data)
-            states.append(np.concatenate([data.qpos, data.qvel, data.sensordata]))
+            states.append(state(data))
         return np.array(states)
+
+    def place(self, data: mujoco.MjData | Batch, x: np.ndarray) -> None:
+        """Put one simulation, or each of a batch, into the positions and velocities with which a state x begins."""
+        data.qpos[...] = x[..., : self.model.nq]
+        data.qvel[...] = x[..., self.model.nq : self.model.nq + self.model.nv]
 
     def substeps(self, dt: float) -> int:
         """Timesteps of the model in an action of dt seconds."""
@@ -96,11 +101,11 @@ class Simulation(Simulator):
     ) -> tuple[Float[np.ndarray, "N M T1 dx"], Float[np.ndarray, "N M T du"]]:
         (N, M, dx), T, substeps = start.shape, problem.horizon, self.substeps(problem.dt)
         batch = self._batch(np.repeat(np.arange(N), M))
-        self._place(batch, start.reshape(N * M, dx))
+        self.place(batch, start.reshape(N * M, dx))
         x, u = np.full((N, M, T + 1, dx), np.nan), np.full((N, M, T, problem.du), np.nan)
         states, actions = x.reshape(N * M, T + 1, dx), u.reshape(N * M, T, problem.du)
         alive = np.isin(np.arange(N * M), _failed(batch.forward, stage=CURRENT), invert=True)
-        states[alive, 0] = _state(batch)[alive]
+        states[alive, 0] = state(batch)[alive]
         for t in range(T):
             actions[alive, t] = act(t, x[:, :, t]).reshape(N * M, -1)[alive]
             alive &= np.isfinite(actions[:, t]).all(1)
@@ -112,7 +117,7 @@ class Simulation(Simulator):
             failed = _failed(batch.step, ids=np.flatnonzero(alive), nstep=substeps, stage=CURRENT)
             alive[failed] = False
             alive &= ~batch.warning[:, BROKEN, 1].any(1)
-            states[alive, t + 1] = _state(batch)[alive]
+            states[alive, t + 1] = state(batch)[alive]
         return x, u
 
     @quiet()
@@ -136,12 +141,12 @@ class Simulation(Simulator):
         moved[..., known:] = host.admissible(problem, moved[..., known:])
         flat = moved.reshape(-1, known + du)
         batch = self._batch(np.repeat(np.arange(N), T * len(moves)), persistent=False)
-        self._place(batch, flat[:, :known])
+        self.place(batch, flat)
         batch.ctrl[...] = flat[:, known:]
         if self.forces is not None:
             batch.xfrc_applied[...] = np.tile(np.repeat(self.forces, len(moves), 0), (N, 1, 1))
         batch.step(nstep=self.substeps(problem.dt), stage=CURRENT)
-        after = _state(batch).reshape(N * T, len(moves), -1)
+        after = state(batch).reshape(N * T, len(moves), -1)
         up, down = slice(1, known + du + 1), slice(known + du + 1, None)
         apart = np.einsum("nii->ni", moved[:, up] - moved[:, down])
         columns = np.moveaxis(after[:, up] - after[:, down], 1, 2) / np.where(apart > 0, apart, np.inf)[:, None]
@@ -156,10 +161,6 @@ class Simulation(Simulator):
         for name, values in self.fields.items():
             batch.expand(name)[...] = np.asarray(values)[condition]
         return batch
-
-    def _place(self, batch: Batch, start: np.ndarray) -> None:
-        batch.qpos[...] = start[:, : self.model.nq]
-        batch.qvel[...] = start[:, self.model.nq : self.model.nq + self.model.nv]
 
 
 class MujocoWorld(World):
@@ -183,11 +184,11 @@ class MujocoWorld(World):
 
     def __check_init__(self):
         problem, model, fields, forces = self.problem, self.model, self.simulation.fields, self.simulation.forces
-        state = f"nq + nv + nsensordata = {model.nq} + {model.nv} + {model.nsensordata}"
+        entries = f"nq + nv + nsensordata = {model.nq} + {model.nv} + {model.nsensordata}"
         if problem.dx != model.nq + model.nv + model.nsensordata:
             raise ValueError(
-                f"conditions.mean has {problem.dx} columns, but a state of this model has {state}: its positions, its "
-                "velocities and what its sensors read."
+                f"conditions.mean has {problem.dx} columns, but a state of this model has {entries}: its positions, "
+                "its velocities and what its sensors read."
             )
         if problem.du != model.nu:
             raise ValueError(
@@ -234,8 +235,14 @@ class MujocoWorld(World):
         return _recorded(self.problem, jnp.asarray(x), jnp.asarray(u), episode)
 
 
-def _state(batch: Batch) -> np.ndarray:
-    return np.concatenate([batch.qpos, batch.qvel, batch.sensordata], -1)
+def state(data: mujoco.MjData | Batch) -> np.ndarray:
+    """The state x of one simulation, or of each of a batch."""
+    return np.concatenate([data.qpos, data.qvel, data.sensordata], -1)
+
+
+def diverged(data: mujoco.MjData) -> bool:
+    """Whether a simulation was reset by MuJoCo, or would be."""
+    return any(data.warning[kind].number for kind in BROKEN)
 
 
 def _failed(call: Callable, **arguments) -> np.ndarray:
@@ -250,15 +257,7 @@ def _failed(call: Callable, **arguments) -> np.ndarray:
 @eqx.filter_jit
 def _recorded(problem: Problem, x: Float[Array, "N M T1 dx"], u: Float[Array, "N M T du"], episode) -> Rollouts:
     """Rollouts of these states and actions, with what the problem says of them."""
-    assert problem.cost is not None
-    cost_of = problem.cost
-
-    def one(x, u):
-        o = x if problem.observe is None else jax.vmap(problem.observe)(x)
-        cost = jax.vmap(cost_of)(x[:-1], u, jnp.arange(problem.horizon))
-        final = jnp.zeros((), cost.dtype) if problem.final_cost is None else problem.final_cost(x[-1])
-        return o, jnp.append(cost, final)
-
-    o, cost = jax.vmap(jax.vmap(one))(x, u)
+    o = x if problem.observe is None else jax.vmap(jax.vmap(jax.vmap(problem.observe)))(x)
+    cost = jax.vmap(jax.vmap(problem.costs))(x, u)
     valid = jnp.isfinite(x).all((2, 3)) & jnp.isfinite(u).all((2, 3)) & jnp.isfinite(cost).all(2)
     return Rollouts(x, o, u, cost, valid, episode)
