@@ -3,9 +3,9 @@
 Every algorithm is a choice of a local model (what we believe), an update (how we improve) and a policy (who
 acts). A world turns a policy into rollouts, an algorithm turns rollouts into a better policy:
 
-    state = algorithm.init(problem, samples, key)
+    state = algorithm.init(problem, episodes, key)
     for i in range(iterations):
-        rollouts = world.rollout(algorithm.explore(state), samples, key_i)
+        rollouts = world.rollout(algorithm.explore(state), episodes, key_i)
         state, info = algorithm.update(problem, state, rollouts, key_i)
     policy = algorithm.exploit(state)
 
@@ -16,7 +16,10 @@ importing jax takes a second.
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -35,7 +38,43 @@ def _render_without_a_screen() -> None:
         return
 
 
+class _RegisterAfter(MetaPathFinder):
+    """Registers our tasks with Gymnasium when it is imported, be that before pilotfish or after.
+
+    Gymnasium finds no plugins by itself, and to import it here would take longer than all else.
+    """
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        if name != "gymnasium.envs.registration":
+            return None
+        sys.meta_path.remove(self)
+        found = find_spec(name)
+        assert found is not None
+        assert found.loader is not None
+        load = found.loader.exec_module
+
+        def load_and_register(module: Any) -> None:
+            load(module)
+            register_environments(module.register)
+
+        found.loader.exec_module = load_and_register
+        return found
+
+
+def register_environments(register: Callable[..., None]) -> None:
+    """Make every task known as pilotfish/NAME-v0 to Gymnasium, by its own function `register`."""
+    from pilotfish.registry import TASKS
+
+    for task in TASKS:
+        kwargs = {"task": task.name}
+        register(f"pilotfish/{task.name}-v0", "pilotfish.environments:TaskEnvironment", kwargs=kwargs)
+
+
 _render_without_a_screen()
+if "gymnasium.envs.registration" in sys.modules:
+    register_environments(sys.modules["gymnasium.envs.registration"].register)
+else:
+    sys.meta_path.insert(0, _RegisterAfter())
 
 if TYPE_CHECKING:
     from pilotfish.algorithms import Algorithm
@@ -44,18 +83,25 @@ if TYPE_CHECKING:
     from pilotfish.algorithms.moto import MOTO
     from pilotfish.policies import Policy
     from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
-    from pilotfish.runs.loop import evaluate, iteration, scan
-    from pilotfish.runs.store import Run, RunError, Spec
+    from pilotfish.policies.network import Network, NetworkPolicy
+    from pilotfish.runs.evaluation import Evaluation, evaluate
+    from pilotfish.runs.loop import iteration, scan
+    from pilotfish.runs.spec import RunError, Spec
+    from pilotfish.runs.store import Run
     from pilotfish.runs.train import Result, TrainingFailed, train
     from pilotfish.tasks import Task
     from pilotfish.tasks.model import ModelTask
-    from pilotfish.types import Gaussian, LinearGaussian, Problem, Quadratic, Rollouts
+    from pilotfish.types import Dynamics, Gaussian, LinearGaussian, Problem, Quadratic, Rollouts
     from pilotfish.worlds import World
+    from pilotfish.worlds.host import PlantWorld
     from pilotfish.worlds.jax import JaxWorld
     from pilotfish.worlds.mujoco import MujocoWorld
+    from pilotfish.worlds.plant import Plant
 
 _HOME = {
     "Algorithm": "algorithms",
+    "Dynamics": "types",
+    "Evaluation": "runs.evaluation",
     "Gaussian": "types",
     "ILQG": "algorithms.ilqg",
     "JaxWorld": "worlds.jax",
@@ -65,18 +111,22 @@ _HOME = {
     "MOTO": "algorithms.moto",
     "ModelTask": "tasks.model",
     "MujocoWorld": "worlds.mujoco",
+    "Network": "policies.network",
+    "NetworkPolicy": "policies.network",
+    "Plant": "worlds.plant",
+    "PlantWorld": "worlds.host",
     "Policy": "policies",
     "Problem": "types",
     "Quadratic": "types",
     "Result": "runs.train",
     "Rollouts": "types",
     "Run": "runs.store",
-    "RunError": "runs.store",
-    "Spec": "runs.store",
+    "RunError": "runs.spec",
+    "Spec": "runs.spec",
     "Task": "tasks",
     "TrainingFailed": "runs.train",
     "World": "worlds",
-    "evaluate": "runs.loop",
+    "evaluate": "runs.evaluation",
     "iteration": "runs.loop",
     "scan": "runs.loop",
     "train": "runs.train",
@@ -87,12 +137,18 @@ __all__ = [
     "LQRGPS",
     "MOTO",
     "Algorithm",
+    "Dynamics",
+    "Evaluation",
     "Gaussian",
     "JaxWorld",
     "LinearGaussian",
     "LinearGaussianPolicy",
     "ModelTask",
     "MujocoWorld",
+    "Network",
+    "NetworkPolicy",
+    "Plant",
+    "PlantWorld",
     "Policy",
     "Problem",
     "Quadratic",

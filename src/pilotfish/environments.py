@@ -1,6 +1,6 @@
 """Every task as an environment of Gymnasium, for algorithms that are not ours.
 
-    import gymnasium, pilotfish.environments
+    import gymnasium, pilotfish
     env = gymnasium.make("pilotfish/peg-2d-v0")
 
     observation    what a policy may see: problem.observe(x), or the state x
@@ -14,27 +14,18 @@ An episode that diverges ends with its last finite observation. To diverge must 
 minus the dearest cost so far (0 where all were negative), times the number of steps that are left.
 """
 
-# pyright: reportAttributeAccessIssue=false
 import functools
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import jax
-import jax.numpy as jnp
-import mujoco
 import numpy as np
-from jaxtyping import Array, Float
 
 from pilotfish import tasks
 from pilotfish.algebra import gaussian
 from pilotfish.tasks import Task
 from pilotfish.tasks.gymnasium import GymnasiumTask
-from pilotfish.tasks.mujoco import MujocoTask
-from pilotfish.types import Problem
-from pilotfish.worlds import host
-from pilotfish.worlds.mujoco import Simulation, diverged, quiet, state
 
 PIXELS = 480  # width of a picture
 NO_EPISODE = "no episode is under way (the last one took {steps} steps): call reset() first."
@@ -67,11 +58,10 @@ class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
         self.condition, self.time_in_observation, self.render_mode = condition, time_in_observation, render_mode
         self.dt = problem.dt
         self.metadata = {**type(self).metadata, "render_fps": max(1, round(1 / problem.dt))}
-        self._plant = _plant(self.task, problem)
+        self._plant = self.task.world().plant(1)
         assert problem.cost is not None
-        self._cost = _compiled(problem.cost)
-        self._final_cost = _compiled(problem.final_cost or (lambda x: jnp.zeros(())))
-        self._observe = _compiled(problem.observe or (lambda x: x))
+        self._cost, self._final_cost = _compiled(problem.cost), _compiled(problem.final_cost)
+        self._observe = _compiled(problem.observe)
         self._reaches = problem.success and _compiled(problem.success)
         self._draw = jax.jit(
             lambda n, seed: gaussian.draw(jax.tree.map(lambda leaf: leaf[n], problem.conditions), jax.random.key(seed))
@@ -79,13 +69,9 @@ class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
         self._states: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
         self._dearest, self._ended = 0.0, True
-        seen = self._observe(problem.conditions.mean[0]).size + time_in_observation
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (seen,), np.float64)
-        low, high = (
-            limit if bound is None else np.asarray(bound, float)
-            for bound, limit in ((problem.action_low, -np.inf), (problem.action_high, np.inf))
-        )
-        self.action_space = gymnasium.spaces.Box(low, high, (problem.du,), np.float64)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (problem.do + time_in_observation,), np.float64)
+        self._low, self._high = np.asarray(problem.action_low, float), np.asarray(problem.action_high, float)
+        self.action_space = gymnasium.spaces.Box(self._low, self._high, (problem.du,), np.float64)
 
     @property
     def state(self) -> np.ndarray | None:
@@ -99,7 +85,7 @@ class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
             raise gymnasium.error.ResetNeeded(NO_EPISODE.format(steps=0))
         if x.shape != (self.problem.dx,) or not np.isfinite(x).all():
             raise ValueError(f"state={x}: give {self.problem.dx} finite numbers.")
-        self._states[-1] = self._plant.place(x, self._n)
+        self._states[-1] = self._placed(x)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -109,7 +95,7 @@ class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
         count = len(self.problem.conditions.mean)
         self._n = int(self.np_random.integers(count)) if self.condition is None else self.condition
         start = self._draw(self._n, self.np_random.integers(2**32, dtype=np.uint32))
-        self._states, self._actions = [self._plant.place(np.array(start, float), self._n)], []
+        self._states, self._actions = [self._placed(np.array(start, float))], []
         self._dearest, self._ended = 0.0, False
         return self._observation(), {"condition": self._n}
 
@@ -120,7 +106,7 @@ class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
         if u.shape != (self.problem.du,) or not np.isfinite(u).all():
             raise ValueError(f"action={action}: give {self.problem.du} finite numbers.")
         cost = float(self._cost(x, u, t))
-        after = self._plant.step(x, u, t, self.np_random)
+        after = self._plant.step(np.clip(u, self._low, self._high)[None], t, np.ones(1, bool)).x[0]
         self._ended = t + 1 == self.problem.horizon
         if self._ended:
             cost += float(self._final_cost(after))
@@ -158,6 +144,10 @@ class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
 
         return scene(self.task)
 
+    def _placed(self, x: np.ndarray) -> np.ndarray:
+        """The state in which the plant is when it was asked to be in x."""
+        return self._plant.place(x[None], [self._n], [self.np_random])[0]
+
     def _observation(self) -> np.ndarray:
         o = np.array(self._observe(self._states[-1]), float)
         return np.append(o, len(self._actions) / self.problem.horizon) if self.time_in_observation else o
@@ -169,68 +159,6 @@ class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
         return {"success": success, "is_success": success}
 
 
-class _Plant(ABC):
-    """What is acted on."""
-
-    @abstractmethod
-    def place(self, x: np.ndarray, condition: int) -> np.ndarray:
-        """Go to the state x (dx,) of a condition; what it then is."""
-
-    @abstractmethod
-    def step(self, x: np.ndarray, u: np.ndarray, t: int, random: np.random.Generator) -> np.ndarray:
-        """The state after step t; not finite if the simulation diverged."""
-
-
-class _Equations(_Plant):
-    """A problem's own dynamics."""
-
-    def __init__(self, problem: Problem):
-        def step(x, u, noise: Float[Array, "dx"]) -> Float[Array, "dx"]:
-            assert problem.dynamics is not None
-            return problem.dynamics(x, problem.admissible(u)) + noise
-
-        self._step = jax.jit(step)
-        self._noise_std = np.zeros(problem.dx) if problem.noise_std is None else np.asarray(problem.noise_std)
-
-    def place(self, x, condition):
-        return x
-
-    def step(self, x, u, t, random):
-        return np.array(self._step(x, u, self._noise_std * random.normal(size=x.size)), float)
-
-
-class _Simulation(_Plant):
-    """A MuJoCo model."""
-
-    def __init__(self, problem: Problem, simulation: Simulation):
-        def of_condition(n: int):
-            model = simulation.of_condition(n)
-            return model, mujoco.MjData(model)
-
-        self._problem, self._simulation = problem, simulation
-        self._substeps = simulation.substeps(problem.dt)
-        self._of_condition = functools.cache(of_condition)
-
-    def place(self, x, condition):
-        self._model, self._data = self._of_condition(condition)
-        mujoco.mj_resetData(self._model, self._data)
-        self._simulation.place(self._data, x)
-        return self._state()
-
-    @quiet()
-    def step(self, x, u, t, random):
-        self._data.ctrl[:] = host.admissible(self._problem, u)
-        if self._simulation.forces is not None:
-            self._data.xfrc_applied[:] = self._simulation.forces[t]
-        mujoco.mj_step(self._model, self._data, nstep=self._substeps)
-        after = self._state()
-        return np.full_like(after, np.nan) if diverged(self._data) else after
-
-    def _state(self) -> np.ndarray:
-        mujoco.mj_step1(self._model, self._data)  # so that the sensors read the state as it is now
-        return state(self._data)
-
-
 def _compiled(f: Callable) -> Callable:
     """`f`, compiled: as a function of its own, for jax would hash a method's task, which may have arrays."""
 
@@ -238,14 +166,6 @@ def _compiled(f: Callable) -> Callable:
         return f(*arguments)
 
     return jax.jit(call)
-
-
-def _plant(task: Task, problem: Problem) -> _Plant:
-    if isinstance(task, MujocoTask):
-        return _Simulation(problem, task.simulation())
-    if problem.dynamics is None:
-        raise ValueError(f"task: {type(task).__name__} has neither equations of motion nor a MuJoCo model to step.")
-    return _Equations(problem)
 
 
 def _task(task: Task | str) -> Task:
@@ -257,6 +177,3 @@ def _task(task: Task | str) -> Task:
         raise ValueError(f"task={task!r}: give a Task, or one of the names {', '.join(registry)}.")
     return registry[task].make()
 
-
-for _name in tasks.registry():
-    gymnasium.register(f"pilotfish/{_name}-v0", "pilotfish.environments:TaskEnvironment", kwargs={"task": _name})

@@ -10,13 +10,12 @@ to keep its promises; set the environment variable `JAX_ENABLE_X64=0` to stay in
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
 if "JAX_ENABLE_X64" not in os.environ:
     jax.config.update("jax_enable_x64", True)
@@ -29,12 +28,12 @@ def _floats(value: Any) -> Array:
     return jnp.asarray(value, dtype=jnp.result_type(float))
 
 
-def _float_leaves(tree: Any) -> Any:
-    return jax.tree.map(_floats, tree)
-
-
-def _optional_floats(value: Any) -> Array | None:
-    return None if value is None else _floats(value)
+def _of_size(value: Any, size: int, name: str) -> Array:
+    """A vector of `size` floats; one number stands for all of them."""
+    array = _floats(value)
+    if array.shape not in ((), (size,)):
+        raise ValueError(f"{name} has the shape {array.shape}; it must have the shape ({size},).")
+    return jnp.broadcast_to(array, (size,))
 
 
 Step = Int[Array, ""] | int
@@ -91,95 +90,165 @@ class Quadratic(eqx.Module):
         return 0.5 * jnp.einsum("...i,...ij,...j->...", z, self.H, z) + (self.h * z).sum(-1) + self.c
 
 
-class Simulator(ABC):
-    """Known dynamics that JAX cannot trace. It has all conditions' dynamics, and works on NumPy arrays."""
+class Dynamics(ABC):
+    """What known dynamics can do, whoever knows them: equations, a simulation, a model that was learned."""
+
+    @property
+    @abstractmethod
+    def traceable(self) -> bool:
+        """Whether JAX can compile both methods. If not, they work on NumPy arrays."""
 
     @abstractmethod
     def simulate(
-        self, problem: "Problem", start: Float[np.ndarray, "N M dx"], act: Callable[[int, np.ndarray], np.ndarray]
-    ) -> tuple[Float[np.ndarray, "N M T1 dx"], Float[np.ndarray, "N M T du"]]:
-        """States and actions of M rollouts of each condition, where `act(t, x)` says what is asked for in the states
-        x (N, M, dx). nan from where one broke off.
+        self, problem: "Problem", start: Float[ArrayLike, "N A dx"], controllers: LinearGaussian
+    ) -> tuple[Float[ArrayLike, "N A T1 dx"], Float[ArrayLike, "N A T du"]]:
+        """States and executed actions of A controllers (leading axes N, A, T) in each of N conditions, all without
+        noise: the actions are `Kx + k`, clipped to the bounds. nan from where a simulation broke off.
         """
 
     @abstractmethod
     def linearised(
-        self, problem: "Problem", x: Float[np.ndarray, "N T dx"], u: Float[np.ndarray, "N T du"]
+        self, problem: "Problem", x: Float[ArrayLike, "N T dx"], u: Float[ArrayLike, "N T du"]
     ) -> LinearDynamics:
         """The dynamics about states and actions at all steps, without noise; leading axes (N, T)."""
+
+
+class Equations(eqx.Module, Dynamics):
+    """Dynamics written in JAX: `function(x, u)` is the next state."""
+
+    function: Callable[[Array, Array], Array]
+
+    def __call__(self, x: Float[Array, "dx"], u: Float[Array, "du"]) -> Float[Array, "dx"]:
+        return self.function(x, u)
+
+    @property
+    def traceable(self) -> bool:
+        return True
+
+    def simulate(self, problem: "Problem", start: Float[Array, "N A dx"], controllers: LinearGaussian):
+        return jax.vmap(jax.vmap(lambda x, controller: self._rollout(problem, x, controller)))(start, controllers)
+
+    def _rollout(self, problem: "Problem", start: Float[Array, "dx"], controller: LinearGaussian):
+        def step(x: Float[Array, "dx"], now: LinearGaussian):
+            u = problem.admissible(now.mean(x))
+            return self.function(x, u), (x, u)
+
+        last, (x, u) = jax.lax.scan(step, start, controller)
+        return jnp.concatenate([x, last[None]]), u
+
+    def linearised(self, problem: "Problem", x: Float[Array, "N T dx"], u: Float[Array, "N T du"]) -> LinearDynamics:
+        dx = x.shape[-1]
+        derivative = jax.jacfwd(lambda z: self.function(z[:dx], z[dx:]))
+        z = jnp.concatenate([x, u], -1)
+        AB = jax.vmap(jax.vmap(derivative))(z)
+        c = jax.vmap(jax.vmap(self.function))(x, u) - jnp.einsum("...ij,...j->...i", AB, z)
+        return LinearDynamics(AB[..., :dx], AB[..., dx:], c, jnp.zeros((*c.shape, dx), c.dtype))
+
+
+def identity(x: Array) -> Array:
+    """What a policy sees where nothing hides the state."""
+    return x
+
+
+def no_cost(x: Array) -> Array:
+    """The final cost where there is none."""
+    return jnp.zeros((), x.dtype)
 
 
 class Problem(eqx.Module):
     """All that is known of a task without running it.
 
-    Functions take one state `x` (dx,), one action `u` (du,) and a time step `t`; they are written in
-    jax.numpy and batched by whoever calls them.
+    Functions take one state `x` (dx,), one action `u` (du,) and a time step `t`; they are written in jax.numpy and
+    batched by whoever calls them. What a problem lacks has a neutral value: an infinite bound, no noise, no final cost.
+    None stands only for what may be unknown: the formula of the cost, the dynamics, what success is.
     """
 
     horizon: int = eqx.field(static=True)
     """Number of actions T of an episode."""
     dt: float = eqx.field(static=True)
     """Seconds from one action to the next."""
-    conditions: Gaussian = eqx.field(converter=_float_leaves)
+    conditions: Gaussian
     """Distribution of the initial state: mean (N, dx), covariance (N, dx, dx), one row a condition."""
-    initial_std: Float[Array, "du"] = eqx.field(converter=_floats)
+    initial_std: Float[Array, "du"]
     """Standard deviation of the actions with which learning begins (the action's units)."""
     cost: Callable[[Array, Array, Array], Array] | None
     """`cost(x, u, t)`: cost of step t. None where only samples of it are known, as of an environment's rewards; these
     must then not depend on the time step."""
-    final_cost: Callable[[Array], Array] | None = None
-    """`final_cost(x)`: cost of the state after the last action; None for 0."""
-    dynamics: Callable[[Array, Array], Array] | None = None
-    """`dynamics(x, u)`: the next state. None where only a simulator or a robot knows it."""
-    simulator: Simulator | None = None
-    """What knows the dynamics if JAX does not: a world that can fills it in."""
-    noise_std: Float[Array, "dx"] | None = eqx.field(converter=_optional_floats, default=None)
-    """Standard deviation of the process noise added to every next state; None for 0."""
-    action_low: Float[Array, "du"] | None = eqx.field(converter=_optional_floats, default=None)
-    """Lower bound of the actions the plant can execute; None if unbounded."""
-    action_high: Float[Array, "du"] | None = eqx.field(converter=_optional_floats, default=None)
-    """Upper bound of the actions the plant can execute; None if unbounded."""
-    observe: Callable[[Array], Array] | None = None
-    """`observe(x)`: what a policy may see; None for the state itself."""
-    success: Callable[[Array, Array], Array] | None = None
+    final_cost: Callable[[Array], Array]
+    """`final_cost(x)`: cost of the state after the last action."""
+    dynamics: Dynamics | None
+    """What is known of the dynamics. A function `dynamics(x, u)` of the next state becomes `Equations`; a world of a
+    simulator fills in what it can. None where only a robot or an environment knows them."""
+    noise_std: Float[Array, "dx"]
+    """Standard deviation of the process noise added to every next state."""
+    action_low: Float[Array, "du"]
+    """Lower bound of the actions the plant can execute."""
+    action_high: Float[Array, "du"]
+    """Upper bound of the actions the plant can execute."""
+    observe: Callable[[Array], Array]
+    """`observe(x)`: what a policy may see."""
+    success: Callable[[Array, Array], Array] | None
     """`success(x, u)`: True if one rollout, x (T+1, dx) and u (T, du), reached the goal; None if undefined."""
-    demonstration: LinearGaussian | None = eqx.field(converter=_float_leaves, default=None)
-    """Controllers with which learning begins, leading axes (N, T): one that walks, say. None for zero gains and
-    `initial_std`."""
+    first_controller: LinearGaussian
+    """Controllers with which learning begins, leading axes (N, T): one that walks, say. Where none is given, zero gains
+    and `initial_std`."""
+
+    def __init__(
+        self,
+        horizon: int,
+        dt: float,
+        conditions: Gaussian,
+        initial_std: Any,
+        cost: Callable[[Array, Array, Array], Array] | None,
+        final_cost: Callable[[Array], Array] = no_cost,
+        dynamics: Dynamics | Callable[[Array, Array], Array] | None = None,
+        noise_std: Any = 0.0,
+        action_low: Any = -jnp.inf,
+        action_high: Any = jnp.inf,
+        observe: Callable[[Array], Array] = identity,
+        success: Callable[[Array, Array], Array] | None = None,
+        first_controller: LinearGaussian | None = None,
+    ):
+        self.horizon, self.dt = horizon, dt
+        self.conditions = jax.tree.map(_floats, conditions)
+        self.initial_std = _floats(initial_std)
+        N, du, dx = len(self.conditions.mean), self.initial_std.shape[-1], self.conditions.mean.shape[-1]
+        self.cost, self.final_cost, self.observe, self.success = cost, final_cost, observe, success
+        self.dynamics = dynamics if dynamics is None or isinstance(dynamics, Dynamics) else Equations(dynamics)
+        self.noise_std = _of_size(noise_std, dx, "noise_std")
+        self.action_low = _of_size(action_low, du, "action_low")
+        self.action_high = _of_size(action_high, du, "action_high")
+        if first_controller is None:
+            std = jnp.broadcast_to(jnp.diag(self.initial_std), (N, horizon, du, du))
+            first_controller = LinearGaussian(jnp.zeros((N, horizon, du, dx)), jnp.zeros((N, horizon, du)), std)
+        self.first_controller = jax.tree.map(_floats, first_controller)
 
     def __check_init__(self):
         if self.horizon < 1:
             raise ValueError(f"horizon={self.horizon}: an episode needs at least one action.")
         if not self.dt > 0:
             raise ValueError(f"dt={self.dt}: the time between two actions must be positive.")
-        if self.cost is None and self.final_cost is not None:
+        if self.cost is None and self.final_cost is not no_cost:
             raise ValueError("final_cost without cost: give both, or neither where the world brings the costs.")
-        if (self.action_low is None) != (self.action_high is None):
-            raise ValueError("action_low and action_high go together: give both or neither.")
         x, u, t = jnp.zeros(self.dx), jnp.zeros(self.du), jnp.asarray(0)
         xs, us = jnp.zeros((self.horizon + 1, self.dx)), jnp.zeros((self.horizon, self.du))
+        equations = self.dynamics.function if isinstance(self.dynamics, Equations) else None
         for name, f, args, shape in (
             ("cost(x, u, t)", self.cost, (x, u, t), ()),
             ("final_cost(x)", self.final_cost, (x,), ()),
-            ("dynamics(x, u)", self.dynamics, (x, u), (self.dx,)),
+            ("dynamics(x, u)", equations, (x, u), (self.dx,)),
             ("success(x, u)", self.success, (xs, us), ()),
         ):
             if f is not None and (found := jnp.shape(jax.eval_shape(f, *args))) != shape:
                 raise ValueError(f"{name} returns an array of shape {found}; it must have the shape {shape}.")
-        if self.demonstration is not None:
-            shape = (len(self.conditions.mean), self.horizon, self.du, self.dx)
-            if self.demonstration.K.shape != shape:
-                raise ValueError(
-                    f"demonstration.K has the shape {self.demonstration.K.shape}; it must have the shape {shape}: "
-                    "condition, time step, action, state."
-                )
-        for name, array, size in (
-            ("noise_std", self.noise_std, self.dx),
-            ("action_low", self.action_low, self.du),
-            ("action_high", self.action_high, self.du),
-        ):
-            if array is not None and array.shape != (size,):
-                raise ValueError(f"{name} has the shape {array.shape}; it must have the shape ({size},).")
+        if len(seen := jnp.shape(jax.eval_shape(self.observe, x))) != 1:
+            raise ValueError(f"observe(x) returns an array of shape {seen}; it must return a vector.")
+        shape = (len(self.conditions.mean), self.horizon, self.du, self.dx)
+        if self.first_controller.K.shape != shape:
+            raise ValueError(
+                f"first_controller.K has the shape {self.first_controller.K.shape}; it must have the shape {shape}: "
+                "condition, time step, action, state."
+            )
 
     @property
     def dx(self) -> int:
@@ -187,28 +256,24 @@ class Problem(eqx.Module):
         return self.conditions.mean.shape[-1]
 
     @property
+    def do(self) -> int:
+        """Dimension of what a policy sees."""
+        return jax.eval_shape(self.observe, jnp.zeros(self.dx)).shape[0]
+
+    @property
     def du(self) -> int:
         """Dimension of the action."""
         return self.initial_std.shape[-1]
-
-    @property
-    def first_controller(self) -> LinearGaussian:
-        """The controllers with which learning begins; leading axes (N, T)."""
-        if self.demonstration is not None:
-            return self.demonstration
-        N, T = len(self.conditions.mean), self.horizon
-        std = jnp.broadcast_to(jnp.diag(self.initial_std), (N, T, self.du, self.du))
-        return LinearGaussian(jnp.zeros((N, T, self.du, self.dx)), jnp.zeros((N, T, self.du)), std)
 
     def costs(self, x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Float[Array, "T1"]:
         """Cost of each step of an episode; the last entry is the final cost."""
         assert self.cost is not None
         cost = jax.vmap(self.cost)(x[:-1], u, jnp.arange(self.horizon))
-        return jnp.append(cost, 0.0 if self.final_cost is None else self.final_cost(x[-1]))
+        return jnp.append(cost, self.final_cost(x[-1]))
 
     def admissible(self, u: Float[Array, "*batch du"]) -> Float[Array, "*batch du"]:
         """The action that the plant executes when asked for `u`: clipped to its bounds."""
-        return u if self.action_low is None else jnp.clip(u, self.action_low, self.action_high)
+        return jnp.clip(u, self.action_low, self.action_high)
 
 
 class Rollouts(eqx.Module):
@@ -220,21 +285,83 @@ class Rollouts(eqx.Module):
     """Actions that the policy asked for, before they are clipped to the plant's bounds."""
     cost: Float[Array, "*batch T1"]
     """Cost of each step; the last entry is the final cost."""
-    valid: Bool[Array, "*batch"]
-    """False where a rollout broke off or is not finite. Fits take it as a weight."""
+    steps: Int[Array, "*batch"]
+    """How many steps happened before the rollout broke off: all T of them in most. What follows is no data."""
     episode: Any
     """What the policy drew at each rollout's start."""
+
+    @classmethod
+    def recorded(cls, x: Array, o: Array, u: Array, cost: Array, episode: Any) -> "Rollouts":
+        """Rollouts of which a step happened if state, action, cost and next state are finite, and so all before it.
+
+        The final cost belongs to the last step.
+        """
+        state = jnp.isfinite(x).all(-1) & jnp.isfinite(o).all(-1)
+        priced = jnp.isfinite(cost)
+        whole = state[..., :-1] & state[..., 1:] & jnp.isfinite(u).all(-1) & priced[..., :-1]
+        whole = whole.at[..., -1].set(whole[..., -1] & priced[..., -1])
+        return cls(x, o, u, cost, jnp.cumprod(whole, -1, dtype=int).sum(-1), episode)
+
+    @property
+    def valid(self) -> Bool[Array, "*batch"]:
+        """True where no rollout broke off."""
+        return self.steps == self.u.shape[-2]
+
+    @property
+    def happened(self) -> Bool[Array, "*batch T"]:
+        """True for the steps that happened."""
+        return jnp.arange(self.u.shape[-2]) < self.steps[..., None]
+
+    @property
+    def weight(self) -> Float[Array, "*batch T1"]:
+        """Each rollout's share in the mean over the rollouts of its condition: for every step over those in which it
+        happened, in the last column over those that did not break off. Sums to 1 over rollouts, or to 0 without any.
+        """
+        counted = jnp.concatenate([self.happened, self.valid[..., None]], -1).astype(self.x.dtype)
+        return counted / jnp.maximum(counted.sum(-2, keepdims=True), 1.0)
+
+    def cleaned(self) -> "Rollouts":
+        """The same with zeros in place of all that did not happen: there a weight of 0 leaves nothing behind."""
+        step, whole = self.happened, self.valid[..., None]
+        reached = jnp.concatenate([step[..., :1], step], -1)
+        x, o = (jnp.where(reached[..., None], leaf, 0.0) for leaf in (self.x, self.o))
+        u = jnp.where(step[..., None], self.u, 0.0)
+        cost = jnp.where(jnp.concatenate([step, whole], -1), self.cost, 0.0)
+        return Rollouts(x, o, u, cost, self.steps, self.episode)
+
+
+DECREASE = "decrease"
+"""The title of what an update says of how much cheaper it makes an episode. It is drawn beside what came of it."""
+
+
+class Shown(NamedTuple):
+    """How a number that an iteration reports is shown: as an annotation of its field.
+
+    Fields of the same title share a panel.
+    """
+
+    title: str
+    unit: str = ""
+    scale: Literal["linear", "log"] = "linear"
+    bound: str = ""
+    """The setting that bounds it, by its name, nested ones with dots; a leading minus turns its sign."""
+    times: str = ""
+    """The field of the same report by which that bound is multiplied."""
+    column: str = ""
+    """Its name in the table that one watches; empty: it has no column there."""
+    form: str = "{:.3g}"
+    """How it is written there."""
 
 
 class Outcome(NamedTuple):
     """What one iteration's rollouts amount to, whatever the algorithm. All are scalars."""
 
-    cost: Float[Array, ""]
-    """Mean over valid rollouts of the cost of an episode."""
+    cost: Annotated[Float[Array, ""], Shown("cost of an episode", scale="log", column="cost", form="{:.4g}")]
+    """Mean cost of an episode, over the rollouts that did not break off."""
     cost_std: Float[Array, ""]
-    success: Float[Array, ""]
+    success: Annotated[Float[Array, ""], Shown("rollouts that succeed", "%", column="success", form="{:.0%}")]
     """Fraction of all rollouts that reach the goal; nan where the task defines none."""
-    valid: Float[Array, ""]
+    valid: Annotated[Float[Array, ""], Shown("rollouts that did not break off", "%")]
     """Fraction of rollouts that did not break off."""
     broken_at: Int[Array, ""]
     """First time step at which any rollout is not finite; -1 if none."""

@@ -116,17 +116,18 @@ def log_likelihood(mixture: Mixture, z: Float[Array, "n d"], weight: Float[Array
     return share @ jax.nn.logsumexp(log_densities(mixture, z), 1)
 
 
-def moments_near(mixture: Mixture, points: Float[Array, "T m d"], weight: Float[Array, "m"]) -> Gaussian:
+def moments_near(mixture: Mixture, points: Float[Array, "T m d"], weight: Float[Array, "T m"]) -> Gaussian:
     """The Gaussians that the mixture makes of T places: the priors of the time steps (Levine & Abbeel 2014).
 
-    The mean responsibilities of a place's points weigh the components, of which these are mean and covariance. Without
-    any point they are those of the whole mixture.
+    The mean responsibilities of a place's points weigh the components, of which these are mean and covariance; the
+    weights of a place's points sum to 1. Where it has no point they are those of the whole mixture.
     """
     T, m, d = points.shape
-    points, share = _existing(points.reshape(T * m, d), jnp.tile(weight, T))
+    occupied = weight.sum(1, keepdims=True) > 0
+    points, share = _existing(points.reshape(T * m, d), weight.reshape(T * m))
     responsibility = jax.nn.softmax(log_densities(mixture, points), 1).reshape(T, m, -1)
-    near = T * jnp.einsum("tm,tmk->tk", share.reshape(T, m), responsibility)
-    w = jnp.where(share.sum() > 0, near, jax.nn.softmax(mixture.log_weight))
+    near = occupied.sum() * jnp.einsum("tm,tmk->tk", share.reshape(T, m), responsibility)
+    w = jnp.where(occupied, near, jax.nn.softmax(mixture.log_weight))
     mean = w @ mixture.mean
     apart = mixture.mean - mean[:, None]
     within = jnp.tensordot(w, mixture.chol @ mixture.chol.mT, 1)

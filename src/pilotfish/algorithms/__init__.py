@@ -5,6 +5,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 from pilotfish.policies import Policy
 from pilotfish.types import Key, Problem, Rollouts
@@ -13,8 +16,9 @@ from pilotfish.types import Key, Problem, Rollouts
 class Algorithm(eqx.Module):
     """Improves a policy by rollouts. The object is its hyperparameters; what it learns is in its state.
 
-    `State` is what the next iteration needs, `Info` what this one reports: a NamedTuple of scalars, among them
-    `ok`. Where `ok` is False the update is refused and the old state kept.
+    `State` is what the next iteration needs, `Info` what this one reports: a NamedTuple of scalars, of which `Shown`
+    annotations say how they are shown, and of `ok` (N,): False for a condition that could not be improved. What such a
+    condition keeps is the algorithm's to say (`accepted`); where no condition could be, the loop keeps the old state.
     """
 
     def traceable(self, problem: Problem) -> bool:
@@ -22,20 +26,29 @@ class Algorithm(eqx.Module):
         return True
 
     @abstractmethod
-    def init(self, problem: Problem, samples: int, key: Key) -> Any:
-        """The state before the first of iterations with `samples` rollouts from each condition."""
+    def init(self, problem: Problem, episodes: int, key: Key) -> Any:
+        """The state before the first of iterations with `episodes` rollouts from each condition."""
 
     @abstractmethod
     def explore(self, state: Any) -> Policy:
-        """What to roll out next; leading axis: the condition."""
+        """What to roll out next."""
 
     @abstractmethod
     def exploit(self, state: Any) -> Policy:
-        """What we would deploy now; leading axis: the condition."""
+        """What we would deploy now."""
 
     @abstractmethod
     def update(self, problem: Problem, state: Any, rollouts: Rollouts, key: Key) -> tuple[Any, Any]:
         """The next state, and what this iteration reports."""
+
+
+def accepted(ok: Bool[Array, "N"], new: Any, old: Any) -> Any:
+    """`new` of the conditions that are `ok`, `old` of the others; the leading axis of all leaves is the condition."""
+
+    def chosen(new: Array, old: Array) -> Array:
+        return jnp.where(ok.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(chosen, new, old)
 
 
 def check_number(algorithm: Algorithm, name: str, holds: Callable[[float], bool], remedy: str) -> None:

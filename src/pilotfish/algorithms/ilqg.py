@@ -28,11 +28,11 @@ Todorov 2014). Process noise has no part in it, as it has none in 2005 unless it
 | alpha  | 2012, (12)     | step_length         |
 | c1     | 2012, (13)     | sufficient_decrease |
 
-What it knows it has from the problem's own equations, or from its simulator, whose derivatives are finite differences;
-then all but the simulation is compiled. The rollouts given to `update` are only what the loop reports.
+What it knows it has from the problem's dynamics (models/known.py): equations, or a simulation, whose derivatives are
+finite differences; then all but the simulation is compiled. The rollouts given to `update` are only what the loop reports.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import equinox as eqx
 import jax
@@ -42,10 +42,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import quadratic
-from pilotfish.algorithms import Algorithm, check_number
+from pilotfish.algorithms import Algorithm, accepted, check_number
+from pilotfish.models.known import Expansion, expand, known
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
-from pilotfish.types import Key, LinearGaussian, Problem, Quadratic, Rollouts, Simulator
-from pilotfish.worlds import host
+from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Quadratic, Rollouts, Shown
 
 STEP_LENGTHS = 10.0 ** np.linspace(0, -3, 11)  # (Tassa et al. 2012, code)
 GROWTH, SMALLEST, LARGEST = 2.0, 1e-6, 1e10  # of the regularisation (Tassa et al. 2012, code: 1.6, 1e-6, 1e10)
@@ -71,28 +71,18 @@ class State(NamedTuple):
 class Info(NamedTuple):
     """What an iteration reports. Means are over conditions; where not finite, they are the largest number or 0."""
 
-    ok: Bool[Array, ""]
-    """False if a nominal trajectory, its feedback or a derivative along it is not finite: the old state is kept."""
-    nominal_cost: Float[Array, ""]
+    ok: Bool[Array, "N"]
+    """False if a nominal trajectory, its feedback or a derivative along it is not finite: the condition keeps its state."""
+    nominal_cost: Annotated[Float[Array, ""], Shown("cost of the nominal trajectories", scale="log", column="nominal")]
     """Mean cost of the nominal trajectories, after the step."""
-    expected_reduction: Float[Array, ""]
+    expected_reduction: Annotated[Float[Array, ""], Shown(DECREASE, column="expected")]
     """Mean reduction of that cost that a full step promised."""
-    step_length: Float[Array, ""]
+    step_length: Annotated[Float[Array, ""], Shown("part of the step that was taken", column="step")]
     """Mean part of the step that was taken; a condition that kept its trajectory counts 0."""
-    regularisation: Float[Array, ""]
+    regularisation: Annotated[Float[Array, ""], Shown("regularisation", scale="log")]
     """Largest regularisation, for the next iteration."""
-    gradient: Float[Array, ""]
+    gradient: Annotated[Float[Array, ""], Shown("norm of the gradient", scale="log", column="gradient")]
     """Mean norm of the cost's gradient in the actions before the step, without what presses against a limit."""
-
-
-class Model(NamedTuple):
-    """The problem about a nominal trajectory, in deviations from it."""
-
-    AB: Float[Array, "T dx dz"]
-    cost: Quadratic
-    """Over dz, one per step."""
-    final: Quadratic
-    """Over dx."""
 
 
 class Plan(NamedTuple):
@@ -151,11 +141,11 @@ class ILQG(Algorithm):
         check_number(self, "initial_noise", lambda v: v >= 0, "a standard deviation is 0 or more")
 
     def traceable(self, problem: Problem) -> bool:
-        return problem.dynamics is not None
+        return known(problem, "ilqg").traceable
 
-    def init(self, problem: Problem, samples: int, key: Key) -> State:
+    def init(self, problem: Problem, episodes: int, key: Key) -> State:
         """Trajectories from the conditions' means under the problem's first controller, or with noise."""
-        _check(problem)
+        known(problem, "ilqg")
         first = problem.first_controller
         noise = self.initial_noise * problem.initial_std * jax.random.normal(key, (problem.horizon, problem.du))
         silent = jnp.zeros_like(first.chol)
@@ -177,22 +167,25 @@ class ILQG(Algorithm):
         return LinearGaussianPolicy(state.controller)
 
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
-        model, proposal = self._propose(problem, state, _derivatives(problem, state))
+        f = known(problem, "ilqg").linearised(problem, state.x[:, :-1], state.u)
+        expansion, proposal = self._propose(problem, state, jnp.concatenate([f.A, f.B], -1))
         tried = _follow(problem, state.x[:, 0], jax.vmap(_along)(state, proposal.plan))
-        return self._choose(state, model, proposal, tried)
+        return self._choose(state, expansion, proposal, tried)
 
     @eqx.filter_jit
-    def _propose(self, problem: Problem, state: State, AB: Float[Array, "N T dx dz"]) -> tuple[Model, Proposal]:
-        """The model of each condition, and the step by it."""
-        model = jax.vmap(lambda AB, x, u: _expand(problem, AB, x, u))(AB, state.x, state.u)
+    def _propose(self, problem: Problem, state: State, AB: Float[Array, "N T dx dz"]) -> tuple[Expansion, Proposal]:
+        """The expansion of each condition, and the step by it."""
+        model = jax.vmap(lambda AB, x, u: expand(problem, AB, x, u))(AB, state.x, state.u)
         return model, jax.vmap(lambda state, model: self._plan(problem, state, model))(state, model)
 
     @eqx.filter_jit
-    def _choose(self, state: State, model: Model, proposal: Proposal, tried: Trajectories) -> tuple[State, Info]:
+    def _choose(self, state: State, model: Expansion, proposal: Proposal, tried: Trajectories) -> tuple[State, Info]:
         """The next state by the trajectories tried."""
+        old = state
         state, (ok, expected, step_length, gradient) = jax.vmap(self._step)(state, model, proposal, tried)
+        state = accepted(ok, state, old)
         info = Info(
-            ok=ok.all(),
+            ok=ok,
             nominal_cost=state.cost.mean(),
             expected_reduction=expected.mean(),
             step_length=step_length.mean(),
@@ -201,7 +194,7 @@ class ILQG(Algorithm):
         )
         return state, jax.tree.map(jnp.nan_to_num, info)
 
-    def _step(self, state: State, model: Model, proposal: Proposal, tried: Trajectories):
+    def _step(self, state: State, model: Expansion, proposal: Proposal, tried: Trajectories):
         """One condition."""
         (plan, mu, growth), (x, u, costs) = proposal, tried
         lengths = jnp.asarray(STEP_LENGTHS, state.x.dtype)
@@ -227,7 +220,7 @@ class ILQG(Algorithm):
         step_length = jnp.where(taken, lengths[best], 0.0)
         return new, (ok, plan.reduction(1.0), step_length, jnp.linalg.norm(plan.gradient))
 
-    def _plan(self, problem: Problem, state: State, model: Model) -> Proposal:
+    def _plan(self, problem: Problem, state: State, model: Expansion) -> Proposal:
         """The step, by the least regularisation from the present one up that makes every Q_uu positive definite."""
 
         def attempt(mu: Array, growth: Array) -> Proposal:
@@ -241,10 +234,10 @@ class ILQG(Algorithm):
 
         return jax.lax.while_loop(unusable, raised, attempt(state.regularisation, state.growth))
 
-    def _backward(self, problem: Problem, state: State, model: Model, mu: Float[Array, ""]) -> Plan:
+    def _backward(self, problem: Problem, state: State, model: Expansion, mu: Float[Array, ""]) -> Plan:
         """The minimiser of every Q_t, from the last to the first."""
         dx = problem.dx
-        low, high = _limits(problem)
+        low, high = problem.action_low, problem.action_high
         action = jnp.diag(jnp.concatenate([jnp.zeros(dx), 1.0 / problem.initial_std**2]))
 
         def step(carry: tuple[Quadratic, Float[Array, "dx"]], at_t: tuple):
@@ -354,64 +347,11 @@ def _regularisation(
     return jnp.where(succeeded, lowered, raised), jnp.where(succeeded, less, more)
 
 
-def _derivatives(problem: Problem, state: State) -> Float[Array, "N T dx dz"]:
-    """[A, B] along the nominal trajectories: by automatic differentiation, or the simulator's."""
-    x, u = state.x[:, :-1], state.u
-    if problem.dynamics is None:
-        found = _simulator(problem).linearised(problem, np.asarray(x), np.asarray(u))
-        return jnp.concatenate([found.A, found.B], -1)
-    dynamics, dx = problem.dynamics, problem.dx
-    derivative = jax.jacfwd(lambda z: dynamics(z[:dx], z[dx:]))
-    return jax.vmap(jax.vmap(derivative))(jnp.concatenate([x, u], -1))
-
-
-def _expand(problem: Problem, AB: Float[Array, "T dx dz"], x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Model:
-    """The dynamics to first, the costs to second order about a trajectory."""
-    dx, cost_of = problem.dx, problem.cost
-    assert cost_of is not None
-
-    def expand(t: Array, z: Float[Array, "dz"]) -> Quadratic:
-        return quadratic.expand(lambda dz: cost_of((z + dz)[:dx], (z + dz)[dx:], t), jnp.zeros_like(z))
-
-    cost = jax.vmap(expand)(jnp.arange(problem.horizon), jnp.concatenate([x[:-1], u], -1))
-    return Model(AB, cost, quadratic.expand(lambda d: _final_cost(problem, x[-1] + d), jnp.zeros(dx)))
-
-
 def _follow(problem: Problem, start: Float[Array, "N dx"], controllers: LinearGaussian) -> Trajectories:
     """Where A controllers of each condition lead."""
-    if problem.dynamics is None:
-        x, u = _simulated(problem, start, controllers)
-    else:
-        of_condition = jax.vmap(lambda start, controller: _rollout(problem, start, controller), (None, 0))
-        x, u = jax.vmap(of_condition)(start, controllers)
+    first = jnp.broadcast_to(start[:, None], (*controllers.k.shape[:2], problem.dx))
+    x, u = map(jnp.asarray, known(problem, "ilqg").simulate(problem, first, controllers))
     return Trajectories(x, u, _costs(problem, x, u))
-
-
-def _simulated(problem: Problem, start: Float[Array, "N dx"], controllers: LinearGaussian) -> tuple[Array, Array]:
-    """States and executed actions, by the simulator."""
-    K, k = np.asarray(controllers.K), np.asarray(controllers.k)
-
-    def act(t: int, x: Float[np.ndarray, "N A dx"]) -> Float[np.ndarray, "N A du"]:
-        return host.admissible(problem, np.einsum("naij,naj->nai", K[:, :, t], x) + k[:, :, t])
-
-    first = np.broadcast_to(np.asarray(start)[:, None], (*k.shape[:2], problem.dx))
-    x, u = _simulator(problem).simulate(problem, first, act)
-    return jnp.asarray(x), jnp.asarray(u)
-
-
-def _rollout(
-    problem: Problem, start: Float[Array, "dx"], controller: LinearGaussian
-) -> tuple[Float[Array, "T1 dx"], Float[Array, "T du"]]:
-    """States and executed actions, by the equations of motion."""
-    dynamics = problem.dynamics
-    assert dynamics is not None
-
-    def step(x: Float[Array, "dx"], now: LinearGaussian):
-        u = problem.admissible(now.mean(x))
-        return dynamics(x, u), (x, u)
-
-    last, (x, u) = jax.lax.scan(step, start, controller)
-    return jnp.concatenate([x, last[None]]), u
 
 
 @eqx.filter_jit
@@ -430,31 +370,3 @@ def _along(state: State, plan: Plan) -> LinearGaussian:
 def _offsets(K: Float[Array, "*N T du dx"], x: Float[Array, "*N T1 dx"], u: Float[Array, "*N T du"]) -> Array:
     """k, for which `K x + k` is u along a trajectory."""
     return u - jnp.einsum("...ij,...j->...i", K, x[..., :-1, :])
-
-
-def _final_cost(problem: Problem, x: Float[Array, "dx"]) -> Float[Array, ""]:
-    return jnp.zeros((), x.dtype) if problem.final_cost is None else problem.final_cost(x)
-
-
-def _limits(problem: Problem) -> tuple[Float[Array, "du"], Float[Array, "du"]]:
-    """Bounds of the actions, infinite where there are none."""
-    if problem.action_low is None or problem.action_high is None:
-        return jnp.full(problem.du, -jnp.inf), jnp.full(problem.du, jnp.inf)
-    return problem.action_low, problem.action_high
-
-
-def _check(problem: Problem) -> None:
-    """Refuse a problem of which too little is known."""
-    if problem.cost is None:
-        raise ValueError("ilqg needs the cost: problem.cost is None. Write it in jax as cost(x, u, t), or choose moto.")
-    if problem.dynamics is None:
-        _simulator(problem)
-
-
-def _simulator(problem: Problem) -> Simulator:
-    if problem.simulator is None:
-        raise ValueError(
-            "ilqg needs the equations of motion: problem.dynamics is None. Write them in jax as dynamics(x, u), give a "
-            "MuJoCo model, or choose an algorithm that learns from rollouts alone, such as moto."
-        )
-    return problem.simulator

@@ -1,100 +1,97 @@
 """LQR-GPS: the trajectory optimiser of guided policy search (Levine & Abbeel, NIPS 2014).
 
-What the MOTO paper calls "GPS". Each iteration, from rollouts of the current time-varying linear-Gaussian controller:
+What the MOTO paper calls "GPS". Each iteration, from rollouts of the current time-varying linear-Gaussian controllers:
 
     dynamics of each step, with a prior        models/dynamics.py
     second-order expansion of the cost         models/cost.py
-    best controller within the trust region    updates/c_step.py
-    step size of the next iteration            `_factor`
+    size of this step, from the last one       updates/step_size.py
+    best controller within the trust region    updates/c_step
+    what is deployed: the best one tried       updates/best_so_far.py
 
-| symbol     | paper               | code         |
-| eps        | GPS'14, section 3   | T kl_step    |
-| eta        | GPS'14, section 3   | eta          |
-| l^k_m      | MDGPS, section 4.2  | `_expected_cost` |
+| symbol | paper             | code      |
+| eps    | GPS'14, section 3 | T kl_step |
+| eta    | GPS'14, section 3 | eta       |
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import Annotated, NamedTuple, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pilotfish.algebra import chain, gaussian, mixture, quadratic, regression
+from pilotfish.algebra import chain, gaussian, quadratic, regression
 from pilotfish.algebra.batch import each
-from pilotfish.algebra.mixture import Mixture
 from pilotfish.algorithms import Algorithm, check_number
-from pilotfish.models import cost as cost_model
-from pilotfish.models import dynamics
+from pilotfish.models.cost import CostExpansion
+from pilotfish.models.dynamics import FittedDynamics, Memory
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
-from pilotfish.types import Gaussian, Key, LinearDynamics, LinearGaussian, Problem, Quadratic, Rollouts
-from pilotfish.updates.c_step import CStep, TrustRegion, c_step, kept_unless
-
-Prior = Literal["none", "gmm"]
-Expansion = Literal["samples", "mean"]
-
-EM_ITERATIONS = 20
-"""Most steps of expectation-maximisation in an update; it begins where the last update's ended."""
-EM_TOLERANCE = 1e-2
-"""Change of the mean log-likelihood at which they end, nats."""
-FACTOR_CLIP = (0.1, 5.0)
-"""By how much one iteration may change the step size (MDGPS, section 4.2)."""
-
-
-class History(NamedTuple):
-    """What the mixture is fitted to, and where its next fit begins."""
-
-    points: Float[Array, "K M T d"]
-    """Transitions [x; u; x'] of the last iterations, newest first."""
-    valid: Float[Array, "K M"]
-    mixture: Mixture
-    fitted: Bool[Array, ""]
+from pilotfish.types import (
+    DECREASE,
+    Gaussian,
+    Key,
+    LinearDynamics,
+    LinearGaussian,
+    Problem,
+    Quadratic,
+    Rollouts,
+    Shown,
+)
+from pilotfish.updates.best_so_far import BestSoFar
+from pilotfish.updates.c_step import CStep, Objective, TrustRegion, c_step, kept_unless
+from pilotfish.updates.step_size import Steps, StepSize
 
 
 class State(NamedTuple):
     """What the next iteration needs; leading axis: the condition."""
 
     controller: LinearGaussian
-    eta: Float[Array, ""]
+    eta: Float[Array, "N"]
     """Multiplier of the last trust region, nan before the first."""
-    factor: Float[Array, ""]
-    """What `kl_step` is multiplied by."""
-    cost_before: Float[Array, ""]
-    """Expected cost of the last controller in the model fitted to its own rollouts."""
-    cost_promised: Float[Array, ""]
-    """Expected cost of this controller in that same model."""
-    best: LinearGaussian
-    """Of the controllers rolled out so far, that whose rollouts cost least."""
-    best_cost: Float[Array, ""]
-    """Their mean cost, infinite before the first."""
-    history: History | None
-    """None without a mixture."""
+    steps: Steps
+    best: BestSoFar
+    memory: Memory | None
+    """What the dynamics' prior remembers; None without one."""
 
 
 class Info(NamedTuple):
     """What an iteration reports. Means are over time steps and conditions."""
 
-    ok: Bool[Array, ""]
-    """False if no condition's controller could be improved: all are kept."""
-    kept: Float[Array, ""]
-    """Fraction of conditions that keep their controller: there the fitted dynamics in closed loop with it overflow,
-    or too few rollouts were usable to fit any."""
-    kl: Float[Array, ""]
+    ok: Bool[Array, "N"]
+    """False where a condition keeps its controller: the fitted dynamics in closed loop with it overflow, or too few
+    transitions were there to fit any."""
+    kl: Annotated[
+        Float[Array, ""], Shown("KL of a step", "nats", bound="kl_step", times="step_factor", column="KL", form="{:.3f}")
+    ]
     """Mean expected KL of the new controller to the old, in the model, nats a step."""
-    kl_max: Float[Array, ""]
+    kl_max: Annotated[Float[Array, ""], Shown("KL of a step", "nats")]
     """The largest of what the trust region bounds: a condition's mean over its steps, or a step's KL."""
-    entropy: Float[Array, ""]
+    entropy: Annotated[Float[Array, ""], Shown("entropy of a step's actions", "nats", column="entropy", form="{:.2f}")]
     """Mean entropy of the new controller's actions, nats a step."""
-    entropy_change: Float[Array, ""]
+    entropy_change: Annotated[Float[Array, ""], Shown("change of entropy", "nats")]
     """Its mean change."""
-    eta: Float[Array, ""]
+    eta: Annotated[Float[Array, ""], Shown("multiplier of the trust region", scale="log")]
     """Median multiplier of the trust region, in units of the cost."""
-    passes: Float[Array, ""]
+    passes: Annotated[Float[Array, ""], Shown("backward passes")]
     """Mean number of backward passes that the trust region took."""
-    step_factor: Float[Array, ""]
+    step_factor: Annotated[Float[Array, ""], Shown("step size, factor", scale="log")]
     """Mean factor of `kl_step` by the adaptation of the step size."""
-    predicted: Float[Array, ""]
+    predicted: Annotated[Float[Array, ""], Shown(DECREASE)]
     """Mean decrease of the expected cost of an episode that the model promises."""
+
+
+class Model(NamedTuple):
+    """What is believed of a condition: `x_0`, and dynamics and cost of all steps."""
+
+    start: Gaussian
+    dynamics: LinearDynamics
+    cost: Quadratic
+    final: Quadratic
+
+    def expected_cost(self, controller: LinearGaussian) -> Float[Array, ""]:
+        """Expected cost of an episode of a controller."""
+        z, last = chain.forward(self.start, self.dynamics, controller)
+        return quadratic.expectation(self.cost, z).sum() + quadratic.expectation(self.final, last)
 
 
 class LQRGPS(Algorithm):
@@ -104,168 +101,78 @@ class LQRGPS(Algorithm):
     """Bound on the expected KL between successive controllers, nats a step (paper: eps / T)."""
     trust: TrustRegion = eqx.field(static=True, default="trajectory")
     """What the bound holds for: the trajectory's mean over its steps (GPS'14), or every single step."""
-    prior: Prior = eqx.field(static=True, default="none")
-    """Prior of the dynamics: none, or a mixture of Gaussians over the transitions of all steps and recent iterations,
-    which makes do with fewer rollouts than state and action have dimensions."""
-    clusters: int = eqx.field(static=True, default=20)
-    """Most Gaussians in the mixture."""
-    samples_per_cluster: int = eqx.field(static=True, default=40)
-    """There are no more Gaussians than one in so many transitions, but at least two."""
-    prior_rollouts: int = eqx.field(static=True, default=20)
-    """Number of the newest rollouts from a condition that the mixture sees, rounded up to whole iterations."""
-    expansion: Expansion = eqx.field(static=True, default="samples")
-    """Where the cost is expanded: averaged over the samples of a step, or at their mean."""
-    smallest_step: float = 1.0
-    """Smallest factor of `kl_step` that the adaptation of the step size may choose (MDGPS, section 4.2); where smallest
-    and largest are 1, the step size stays."""
-    largest_step: float = 1.0
-    """Largest factor of `kl_step` that the adaptation of the step size may choose."""
+    dynamics: FittedDynamics = FittedDynamics()
+    """How the dynamics are fitted."""
+    cost: CostExpansion = CostExpansion()
+    """How the cost becomes quadratic."""
+    step: StepSize = StepSize()
+    """How `kl_step` is adapted."""
     noise_smoothing: float = eqx.field(static=True, default=0.0)
     """Standard deviation, in time steps, of the Gaussian filter that smooths exploration noise over time; 0: white."""
 
     def __check_init__(self):
-        for name, allowed in (("trust", TrustRegion), ("prior", Prior), ("expansion", Expansion)):
-            if getattr(self, name) not in get_args(allowed):
-                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(get_args(allowed))}.")
+        if self.trust not in get_args(TrustRegion):
+            raise ValueError(f"trust={self.trust!r}: choose one of {', '.join(get_args(TrustRegion))}.")
         check_number(self, "kl_step", lambda v: v > 0, "the bound on the KL must be positive")
-        check_number(self, "clusters", lambda v: v >= 2, "a mixture has at least 2 Gaussians")
-        check_number(self, "samples_per_cluster", lambda v: v >= 1, "at least 1 transition a Gaussian")
-        check_number(self, "prior_rollouts", lambda v: v >= 1, "the mixture needs at least this iteration's rollouts")
         check_number(self, "noise_smoothing", lambda v: v >= 0, "a standard deviation; 0 leaves the noise white")
-        check_number(self, "smallest_step", lambda v: 0 < v <= 1, "a factor of kl_step, above 0 and at most 1")
-        check_number(self, "largest_step", lambda v: v >= 1, "a factor of kl_step, at least 1")
 
-    def init(self, problem: Problem, samples: int, key: Key) -> State:
+    def init(self, problem: Problem, episodes: int, key: Key) -> State:
         """The problem's first controller; nothing is known of the dynamics."""
-        need = problem.dx + problem.du + 2
-        if self.prior == "none" and samples < need:
-            raise ValueError(
-                f"rollouts={samples}: without a prior the dynamics of {problem.dx} + {problem.du} variables need at "
-                f"least {need} rollouts an iteration. Raise rollouts to {need} or more, or set prior='gmm'."
-            )
-        if self.prior == "gmm" and samples < 2:
-            raise ValueError(f"rollouts={samples}: the dynamics need at least 2 rollouts an iteration.")
-        unknown, infinite = jnp.nan * jnp.ones(()), jnp.inf * jnp.ones(())  # of strong type
-        width = 2 * problem.dx + problem.du
-
-        def begin(controller: LinearGaussian) -> State:
-            return State(
-                controller=controller,
-                eta=unknown,
-                factor=jnp.ones(()),
-                cost_before=unknown,
-                cost_promised=unknown,
-                best=controller,
-                best_cost=infinite,
-                history=self._empty(samples, problem.horizon, width) if self.prior == "gmm" else None,
-            )
-
-        return jax.vmap(begin)(problem.first_controller)
+        first, memory = problem.first_controller, self.dynamics.begin(problem, episodes)
+        N = len(first.k)
+        return State(
+            controller=first,
+            eta=jnp.full(N, jnp.nan),
+            steps=self.step.begin(N),
+            best=BestSoFar.begin(first),
+            memory=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (N, *leaf.shape)), memory),
+        )
 
     def explore(self, state: State) -> LinearGaussianPolicy:
         return LinearGaussianPolicy(state.controller, self.noise_smoothing)
 
     def exploit(self, state: State) -> LinearGaussianPolicy:
-        """The best controller that was tried: an update may spoil what the one before could do."""
-        return LinearGaussianPolicy(state.best).noise_free()
+        """The best controller that was tried."""
+        return LinearGaussianPolicy(state.best.controller).noise_free()
 
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
-        keys = jax.random.split(key, state.eta.shape[0])
-        conditions = state, rollouts.x, rollouts.u, rollouts.cost, rollouts.valid, keys
-        new, step = each(lambda *condition: self._update(problem, *condition), *conditions)
+        keys, data = jax.random.split(key, len(state.eta)), rollouts.cleaned()
+        memory, model, enough = each(lambda *one: self._model(problem, *one), state.memory, data, keys)
+        now = jax.vmap(Model.expected_cost)(model, state.controller)
+        factor = self.step.factor(state.steps, now)
+        step = each(self._step, model, state.controller, self.kl_step * factor, state.eta, enough)
+        new = State(
+            controller=step.controller,
+            eta=step.eta.mean(-1),
+            steps=Steps(factor, now, jax.vmap(Model.expected_cost)(model, step.controller)),
+            best=state.best.after(state.controller, data),
+            memory=memory,
+        )
+        return new, self._info(state, new, step)
+
+    def _model(self, problem: Problem, memory: Memory | None, rollouts: Rollouts, key: Key):
+        """What one condition remembers, what is believed of it, and whether its transitions were enough for that."""
+        memory, dynamics, enough = self.dynamics.fit(memory, rollouts, key)
+        start = Gaussian(*regression.moments(rollouts.x[:, 0], rollouts.weight[:, 0]))
+        return memory, Model(start, dynamics, *self.cost(problem, rollouts)), enough
+
+    def _step(self, model: Model, controller: LinearGaussian, kl_step: Array, eta: Array, enough: Array) -> CStep:
+        """One condition's new controller."""
+        objective = Objective(model.cost, model.final)
+        step = c_step(model.start, model.dynamics, objective, controller, kl_step, self.trust, eta)
+        return kept_unless(step.found & enough, step, controller)
+
+    def _info(self, old: State, new: State, step: CStep) -> Info:
         entropy = gaussian.entropy(new.controller.chol)
         bounded = step.kl.mean(-1) if self.trust == "trajectory" else step.kl
-        return new, Info(
-            ok=step.found.any(),
-            kept=(~step.found).mean(),
+        return Info(
+            ok=step.found,
             kl=step.kl.mean(),
             kl_max=bounded.max(),
             entropy=entropy.mean(),
-            entropy_change=(entropy - gaussian.entropy(state.controller.chol)).mean(),
+            entropy_change=(entropy - gaussian.entropy(old.controller.chol)).mean(),
             eta=jnp.nan_to_num(jnp.nanmedian(step.eta)),
             passes=step.passes.mean(),
-            step_factor=new.factor.mean(),
-            predicted=(new.cost_before - new.cost_promised).mean(),
+            step_factor=new.steps.factor.mean(),
+            predicted=(new.steps.before - new.steps.promised).mean(),
         )
-
-    def _update(
-        self, problem: Problem, state: State, x: Array, u: Array, sampled_cost: Array, valid: Array, key: Key
-    ) -> tuple[State, CStep]:
-        """One condition: x (M, T+1, dx), u (M, T, du), sampled_cost (M, T+1), valid (M,)."""
-        needed = problem.dx + problem.du + 2 if self.prior == "none" else 2
-        spent = jnp.where(valid.all(), sampled_cost.sum(1).mean(), jnp.inf)
-        better = spent < state.best_cost
-        x, u = jnp.where(valid[:, None, None], x, 0.0), jnp.where(valid[:, None, None], u, 0.0)
-        count = valid.sum().astype(x.dtype)
-        weight = valid / jnp.maximum(count, 1.0)
-        history = None if state.history is None else self._remember(state.history, x, u, valid, key)
-        model = dynamics.fit(x, u, weight, count, None if history is None else history.mixture)
-        if problem.cost is None:
-            cost, final = cost_model.fit(x, u, jnp.where(valid[:, None], sampled_cost, 0.0)[:, :-1], weight)
-        else:
-            cost, final = self._expand(problem, x, u, weight)
-        start = Gaussian(*regression.moments(x[:, 0], weight))
-        before = _expected_cost(start, model, cost, final, state.controller)
-        factor = self._factor(state, before)
-        step = c_step(start, model, cost, final, state.controller, self.kl_step * factor, self.trust, state.eta)
-        step = kept_unless(step.found & (count >= needed), step, state.controller)
-        new = State(
-            controller=step.controller,
-            eta=step.eta.mean(),
-            factor=factor,
-            cost_before=before,
-            cost_promised=_expected_cost(start, model, cost, final, step.controller),
-            best=jax.tree.map(lambda new, old: jnp.where(better, new, old), state.controller, state.best),
-            best_cost=jnp.where(better, spent, state.best_cost),
-            history=history,
-        )
-        return new, step
-
-    def _expand(self, problem: Problem, x: Array, u: Array, weight: Array) -> tuple[Quadratic, Quadratic]:
-        if self.expansion == "samples":
-            return cost_model.expand(problem, x, u, weight)
-        middle = jnp.tensordot(weight, x, 1)[None], jnp.tensordot(weight, u, 1)[None]
-        return cost_model.expand(problem, *middle, jnp.ones(1))
-
-    def _factor(self, state: State, cost_now: Float[Array, ""]) -> Float[Array, ""]:
-        """The step's factor from how the last one turned out (MDGPS, section 4.2).
-
-        Promised over twice (promised minus actual) improvement. Where the cost came out as promised or better the
-        quotient says nothing, and the step grows as much as it may; where nothing is known it stays.
-        """
-        promised = state.cost_before - state.cost_promised
-        missed = cost_now - state.cost_promised
-        quotient = jnp.where(missed > 0, promised / (2.0 * missed), jnp.inf)
-        change = jnp.where(jnp.isfinite(missed + promised), jnp.clip(quotient, *FACTOR_CLIP), 1.0)
-        return jnp.clip(state.factor * change, self.smallest_step, self.largest_step)
-
-    def _empty(self, samples: int, T: int, d: int) -> History:
-        K = -(-self.prior_rollouts // samples)
-        clusters = min(max(K * samples * T // self.samples_per_cluster, 2), self.clusters)
-        return History(
-            points=jnp.zeros((K, samples, T, d)),
-            valid=jnp.zeros((K, samples)),
-            mixture=Mixture(
-                jnp.zeros(clusters),
-                jnp.zeros((clusters, d)),
-                jnp.broadcast_to(jnp.eye(d), (clusters, d, d)),
-            ),
-            fitted=jnp.asarray(False),
-        )
-
-    def _remember(self, old: History, x: Array, u: Array, valid: Array, key: Key) -> History:
-        """The history with this iteration's transitions in front, and the mixture fitted to it."""
-        points = jnp.concatenate([dynamics.transitions(x, u)[None], old.points[:-1]])
-        usable = jnp.concatenate([valid.astype(x.dtype)[None], old.valid[:-1]])
-        z, weight = points.reshape(-1, points.shape[-1]), jnp.repeat(usable.ravel(), points.shape[2])
-        clusters = old.mixture.log_weight.shape[0]
-        start = jax.lax.cond(old.fitted, lambda: old.mixture, lambda: mixture.begin(z, weight, clusters, key))
-        return History(points, usable, mixture.fit(z, weight, start, EM_ITERATIONS, EM_TOLERANCE), usable.any())
-
-
-def _expected_cost(
-    start: Gaussian, model: LinearDynamics, cost: Quadratic, final: Quadratic, controller: LinearGaussian
-) -> Float[Array, ""]:
-    """Expected cost of an episode of a controller, in the model."""
-    z, last = chain.forward(start, model, controller)
-    return quadratic.expectation(cost, z).sum() + quadratic.expectation(final, last)

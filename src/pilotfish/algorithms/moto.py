@@ -16,25 +16,48 @@ Each iteration, from rollouts of the current time-varying linear-Gaussian contro
 | lambda  | (6)              | ridge         |
 """
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from pilotfish.algebra import dual, gaussian, regression
 from pilotfish.algebra.batch import each
 from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.models import improvement, occupancy, value
-from pilotfish.models.occupancy import Occupancy, Over
+from pilotfish.models.occupancy import Occupancy
 from pilotfish.models.value import Transitions
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
-from pilotfish.types import Key, LinearGaussian, Problem, Quadratic, Rollouts
+from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Quadratic, Rollouts, Shown
 
 Reuse = Literal["none", "time", "iterations", "both"]
 Targets = Literal["dynamic-programming", "monte-carlo"]
 Marginal = Literal["samples", "propagated"]
+
+
+class Pool(NamedTuple):
+    """Whose samples a step's regression uses besides its own of this iteration."""
+
+    steps: bool
+    """Those of the other time steps."""
+    iterations: bool
+    """Those of earlier iterations."""
+
+    @property
+    def weighs(self) -> bool:
+        """Whether samples come from other distributions than the step's own, and so need importance weights."""
+        return self.steps or self.iterations
+
+
+POOLS = {
+    "none": Pool(steps=False, iterations=False),
+    "time": Pool(steps=True, iterations=False),
+    "iterations": Pool(steps=False, iterations=True),
+    "both": Pool(steps=True, iterations=True),
+}
+TARGETS = {"dynamic-programming": value.dynamic_programming, "monte-carlo": value.monte_carlo}
 
 
 class History(NamedTuple):
@@ -43,13 +66,28 @@ class History(NamedTuple):
     x: Float[Array, "*K M T1 dx"]
     u: Float[Array, "*K M T du"]
     cost: Float[Array, "*K M T1"]
-    valid: Float[Array, "*K M"]
-    """1 where a rollout may be used, 0 where it broke off or has not been made yet."""
+    steps: Int[Array, "*K M"]
+    """How many steps of a rollout happened; 0 where it has not been made yet."""
     occupancy: Occupancy
     """Leading axes K, T."""
     log_density: Float[Array, "*K K #T m"]
     """Log density of each iteration's occupancies (first axis) at the samples of each iteration (second), which do not
     change as long as both are kept. Empty if samples of one iteration are used."""
+
+    @property
+    def happened(self) -> Float[Array, "*K M T"]:
+        """1 for the steps that happened, else 0."""
+        return (jnp.arange(self.u.shape[-2]) < self.steps[..., None]).astype(self.x.dtype)
+
+    @property
+    def whole(self) -> Float[Array, "*K M T"]:
+        """1 for all steps of the rollouts that did not break off, else 0."""
+        return jnp.broadcast_to((self.steps == self.u.shape[-2])[..., None], self.u.shape[:-1]).astype(self.x.dtype)
+
+    @property
+    def made(self) -> Float[Array, "*K T"]:
+        """Number of samples of every iteration's steps."""
+        return self.happened.sum(-2)
 
 
 class State(NamedTuple):
@@ -62,28 +100,30 @@ class State(NamedTuple):
 class Info(NamedTuple):
     """What an iteration reports. Means are over time steps and conditions."""
 
-    ok: Bool[Array, ""]
-    """False if too few rollouts were usable or the new controller is not finite: the old one is kept. While rollouts
-    to reuse are still being collected it is kept as well, and this is True."""
-    kl: Float[Array, ""]
+    ok: Bool[Array, "N"]
+    """False if too few rollouts were usable or the new controller is not finite: the condition keeps its state. While
+    rollouts to reuse are still being collected its controller is kept as well, and this is True."""
+    kl: Annotated[Float[Array, ""], Shown("KL of a step", "nats", bound="kl_step", column="KL", form="{:.3f}")]
     """Mean expected KL of the new controller to the old, nats a step."""
-    kl_max: Float[Array, ""]
+    kl_max: Annotated[Float[Array, ""], Shown("KL of a step", "nats")]
     """The largest of them: at most `kl_step`."""
-    entropy: Float[Array, ""]
+    entropy: Annotated[Float[Array, ""], Shown("entropy of a step's actions", "nats", column="entropy", form="{:.2f}")]
     """Mean entropy of the new controller's actions, nats a step."""
-    entropy_change: Float[Array, ""]
+    entropy_change: Annotated[Float[Array, ""], Shown("change of entropy", "nats", bound="-entropy_drop")]
     """Mean change of entropy: at least `-entropy_drop`."""
-    eta: Float[Array, ""]
+    eta: Annotated[Float[Array, ""], Shown("multipliers", scale="log")]
     """Median multiplier of the KL bound."""
-    omega: Float[Array, ""]
+    omega: Annotated[Float[Array, ""], Shown("multipliers", scale="log")]
     """Median multiplier of the entropy bound."""
-    ess: Float[Array, ""]
+    ess: Annotated[
+        Float[Array, ""], Shown("effective samples of a step", scale="log", column="samples", form="{:.0f}")
+    ]
     """Mean effective number of samples of a step's regression."""
-    ess_min: Float[Array, ""]
+    ess_min: Annotated[Float[Array, ""], Shown("effective samples of a step", scale="log")]
     """The smallest of them."""
-    predicted: Float[Array, ""]
+    predicted: Annotated[Float[Array, ""], Shown(DECREASE)]
     """Mean decrease of the expected cost of an episode that the Q-functions promise under the current states."""
-    guaranteed: Float[Array, ""]
+    guaranteed: Annotated[Float[Array, ""], Shown(DECREASE)]
     """Mean of the least decrease that Theorem 4 leaves possible, over the states of this iteration's rollouts: almost
     always an increase, and a large one."""
 
@@ -129,30 +169,17 @@ class MOTO(Algorithm):
                 "controller that made it, so no sample can be reused. Set reuse='none'."
             )
 
-    def init(self, problem: Problem, samples: int, key: Key) -> State:
+    def init(self, problem: Problem, episodes: int, key: Key) -> State:
         """The problem's first controller; an empty history."""
-        need = regression.feature_count(problem.dx + problem.du)
-        if self.reuse == "none" and samples < need and not self.underdetermined:
+        need, pool = regression.feature_count(problem.dx + problem.du), POOLS[self.reuse]
+        if not pool.weighs and episodes < need and not self.underdetermined:
             raise ValueError(
-                f"rollouts={samples}: without sample reuse a quadratic Q-function of {problem.dx} + {problem.du} "
+                f"rollouts={episodes}: without sample reuse a quadratic Q-function of {problem.dx} + {problem.du} "
                 f"variables needs at least {need} rollouts an iteration. Raise rollouts to {need} or more, or set "
                 "reuse='both' to reuse the samples of other time steps and earlier iterations."
             )
-        K, T, dx, du = self._kept, problem.horizon, problem.dx, problem.du
-
-        def begin(controller: LinearGaussian) -> State:
-            nowhere = Occupancy(jnp.zeros((T, dx)), _over(T, jnp.eye(dx)), controller)
-            history = History(
-                x=jnp.zeros((K, samples, T + 1, dx)),
-                u=jnp.zeros((K, samples, T, du)),
-                cost=jnp.zeros((K, samples, T + 1)),
-                valid=jnp.zeros((K, samples)),
-                occupancy=_over(K, nowhere),
-                log_density=self._no_densities(samples, T),
-            )
-            return State(controller, history)
-
-        return jax.vmap(begin)(problem.first_controller)
+        K = 1 if not pool.weighs and self.marginal == "samples" else self.memory
+        return jax.vmap(lambda first: State(first, _nothing(first, K, episodes, pool)))(problem.first_controller)
 
     def explore(self, state: State) -> LinearGaussianPolicy:
         return LinearGaussianPolicy(state.controller)
@@ -161,12 +188,10 @@ class MOTO(Algorithm):
         return LinearGaussianPolicy(state.controller).noise_free()
 
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
-        one = jax.vmap(lambda *condition: self._update(problem, *condition))
-        state, (ok, multipliers, entropy, ess, change) = one(
-            state, rollouts.x, rollouts.u, rollouts.cost, rollouts.valid
-        )
+        one = jax.vmap(lambda state, rollouts: self._update(problem, state, rollouts))
+        state, (ok, multipliers, entropy, ess, change) = one(state, rollouts.cleaned())
         return state, Info(
-            ok=ok.all(),
+            ok=ok,
             kl=multipliers.kl.mean(),
             kl_max=multipliers.kl.max(),
             entropy=entropy.mean(),
@@ -179,35 +204,34 @@ class MOTO(Algorithm):
             guaranteed=-change.bound.mean(),
         )
 
-    def _update(self, problem, state, x, u, cost, valid):
-        """One condition: x (M, T+1, dx), u (M, T, du), cost (M, T+1), valid (M,)."""
-        history = self._remember(state, x, u, cost, valid)
+    def _update(self, problem: Problem, state: State, rollouts: Rollouts):
+        """One condition."""
+        history = _remembered(self, state, rollouts)
         now = _newest(history.occupancy)
-        data, final, history = self._transitions(problem, history)
+        data, final, history = _transitions(self, problem, history)
         features = regression.feature_count(problem.dx + problem.du)
         ess = occupancy.effective_samples(data.weight)
         ridge = self.ridge * jnp.maximum(1.0, features / ess) ** 2
-        if self.targets == "monte-carlo":
-            target = value.monte_carlo(data.cost, final)
-        else:
-            target = value.dynamic_programming(data, final, now, ridge)
+        target = TARGETS[self.targets](data, final, now, ridge)
         Q = value.q_function(data, target, now, ridge)
         controller, step, multipliers = jax.vmap(self._improve, (0, 0, 0, None))(
             now, Q, jnp.minimum(1.0, ess / features), problem.dx
         )
         white = jax.vmap(Occupancy.white_state)(now, _by_step(history.x[:1, :, :-1]))
-        change = improvement.change(Q, step, multipliers.kl, white, valid)
-        enough = history.valid.sum() > problem.dx + 1
+        change = improvement.change(Q, step, multipliers.kl, white, rollouts.happened.T)
+        enough = (history.made.sum(0) > problem.dx + 1).all()
         # with few rollouts an iteration, the first only fill the history
-        collects = ~enough & valid.any() & (history.valid[-1].sum() == 0)
+        collects = ~enough & rollouts.happened.any() & (history.steps[-1].sum() == 0)
+        finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(controller)]).all()
+        moves = enough & finite
         controller, multipliers, change = jax.tree.map(
-            lambda new, none: jnp.where(collects, none, new),
+            lambda new, none: jnp.where(moves, new, none),
             (controller, multipliers, change),
             (state.controller, *jax.tree.map(jnp.zeros_like, (multipliers, change))),
         )
-        finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(controller)]).all()
-        entropy = gaussian.entropy(controller.chol)
-        return State(controller, history), ((enough & finite) | collects, multipliers, entropy, ess, change)
+        ok, entropy = moves | collects, gaussian.entropy(controller.chol)
+        new = jax.tree.map(lambda new, old: jnp.where(ok, new, old), State(controller, history), state)
+        return new, (ok, multipliers, entropy, jnp.nan_to_num(ess), change)
 
     def _improve(self, now: Occupancy, Q: Quadratic, evidence: Array, dx: int):
         """Step t's new controller (section 3), its KL bound scaled by how much evidence there is."""
@@ -216,81 +240,97 @@ class MOTO(Algorithm):
         )
         return dual.unwhiten(step, now.controller, now.mean, now.chol), step, multipliers
 
-    def _remember(self, state: State, x: Array, u: Array, cost: Array, valid: Array) -> History:
-        """The history with this iteration's rollouts in front, and their occupancy."""
-        mask = valid[:, None, None]
-        new = (
-            jnp.where(mask, x, 0.0),
-            jnp.where(mask, u, 0.0),
-            jnp.where(mask[..., 0], cost, 0.0),
-            valid.astype(x.dtype),
-        )
-        old = state.history
-        *kept, usable = (
-            jnp.concatenate([n[None], o[:-1]]) for n, o in zip(new, (old.x, old.u, old.cost, old.valid), strict=True)
-        )
-        x, u, cost = kept
-        if self.marginal == "propagated":
-            now = self._propagate(x, u, usable, old.occupancy, state.controller)
-        else:
-            decayed = usable * self.state_decay ** jnp.arange(x.shape[0])[:, None]
-            now = occupancy.from_samples(_by_step(x[:, :, :-1]), decayed.ravel(), state.controller)
-        return History(x, u, cost, usable, _push(now, old.occupancy), old.log_density)
 
-    def _propagate(self, x, u, usable, past: Occupancy, controller: LinearGaussian) -> Occupancy:
-        share = usable.sum(-1) / usable.sum()
-        states, actions = _by_step(x[:, :, :-1]), _by_step(u)
-        older = jax.tree.map(lambda leaf: leaf[:-1], past)
-        log_older = occupancy.log_mixture(older, share[1:], states, actions, "iterations")
-        return occupancy.propagated(states, actions, usable.ravel(), log_older, share[0], controller)
+def _nothing(controller: LinearGaussian, K: int, M: int, pool: Pool) -> History:
+    """A history of K iterations of M rollouts that have not been made yet."""
+    T, du, dx = controller.K.shape
+    rows = (1, M * T) if pool.steps else (T, M)
+    return History(
+        x=jnp.zeros((K, M, T + 1, dx)),
+        u=jnp.zeros((K, M, T, du)),
+        cost=jnp.zeros((K, M, T + 1)),
+        steps=jnp.zeros((K, M), int),
+        occupancy=_over(K, Occupancy(jnp.zeros((T, dx)), _over(T, jnp.eye(dx)), controller)),
+        log_density=jnp.zeros((K, K, *rows) if pool.iterations else (0, 0, 1, 0)),
+    )
 
-    def _transitions(self, problem: Problem, history: History) -> tuple[Transitions, Array, History]:
-        """The samples of all steps' regressions with their weights, the final cost at the last `x_next`, and the
-        history with their densities.
-        """
-        one_iteration = self.reuse in ("none", "time")
-        used = jax.tree.map(lambda leaf: leaf[:1], history) if one_iteration else history
-        pooled = self.reuse in ("time", "both")
-        arrange = _by_sample if pooled else _by_step
-        x, u, x_next = arrange(used.x[:, :, :-1]), arrange(used.u), arrange(used.x[:, :, 1:])
-        if pooled:
-            usable = jnp.repeat(used.valid.ravel(), problem.horizon)
-            zero = jnp.zeros(x_next.shape[1])
-            final = zero if problem.final_cost is None else jax.vmap(problem.final_cost)(x_next[0])
-            if problem.cost is None:  # the same at all steps
-                cost = jnp.broadcast_to(used.cost[:, :, :-1].ravel(), (problem.horizon, len(zero)))
-            else:
-                cost_of = jax.vmap(problem.cost, (0, 0, None))
-                cost = each(lambda t: cost_of(x[0], u[0], t), jnp.arange(problem.horizon))
-        else:
-            usable = used.valid.ravel()
-            cost = _by_step(used.cost[:, :, :-1, None])[..., 0]
-            final = used.cost[:, :, -1].ravel()
-        if self.reuse == "none":
-            log_weight = jnp.zeros_like(cost)
-        else:
-            log_z = occupancy.log_densities(_newest(used.occupancy), x, u)
-            over = "iterations" if self.reuse == "iterations" else "both"
-            log_mixture = occupancy.of_iteration(log_z, over)
-            if not one_iteration:
-                history = history._replace(log_density=_densities(history, log_mixture, x, u, over))
-                log_mixture = _of_mixture(history)
-            log_weight = log_z - log_mixture
-        weight = jax.vmap(occupancy.normalised, (0, None))(log_weight, usable)
-        return Transitions(x, u, x_next, cost, weight), final, history
 
-    def _no_densities(self, samples: int, T: int) -> Float[Array, "K K #T m"]:
-        rows = {"iterations": (T, samples), "both": (1, samples * T)}
-        return jnp.zeros((self._kept, self._kept, *rows[self.reuse]) if self.reuse in rows else (0, 0, 1, 0))
+def _remembered(moto: MOTO, state: State, rollouts: Rollouts) -> History:
+    """The history with this iteration's rollouts in front, and their occupancy."""
+    old = state.history
+    new = (rollouts.x, rollouts.u, rollouts.cost, rollouts.steps)
+    x, u, cost, steps = _push(new, (old.x, old.u, old.cost, old.steps))
+    history = History(x, u, cost, steps, old.occupancy, old.log_density)
+    now = MARGINALS[moto.marginal](moto, history, state.controller)
+    return history._replace(occupancy=_push(now, old.occupancy))
 
-    @property
-    def _kept(self) -> int:
-        """Number of iterations in the history."""
-        return 1 if self.reuse == "none" and self.marginal == "samples" else self.memory
+
+def _sampled(moto: MOTO, history: History, controller: LinearGaussian) -> Occupancy:
+    """Where the controller goes: by samples, of which older ones count less (section 4.3.2)."""
+    decayed = history.happened * moto.state_decay ** jnp.arange(len(history.x))[:, None, None]
+    return occupancy.from_samples(_by_step(history.x[:, :, :-1]), _by_step(decayed[..., None])[..., 0], controller)
+
+
+def _propagated(moto: MOTO, history: History, controller: LinearGaussian) -> Occupancy:
+    """Where the controller goes: from step to step, by importance weights (section 4.3.1).
+
+    The history's occupancies are still those before this iteration, whose rollouts are in front.
+    """
+    made, states, actions = history.made, _by_step(history.x[:, :, :-1]), _by_step(history.u)
+    share = occupancy.shares(made, pooled=False)
+    older = jax.tree.map(lambda leaf: leaf[:-1], history.occupancy)
+    of_older = occupancy.of_iterations(older, made[1:], states, actions, pooled=False)
+    happened = _by_step(history.happened[..., None])[..., 0]
+    log_older = occupancy.mixed(of_older, share[1:])
+    return occupancy.propagated(states, actions, happened, log_older, share[0], controller)
+
+
+MARGINALS = {"samples": _sampled, "propagated": _propagated}
+
+
+def _transitions(moto: MOTO, problem: Problem, history: History) -> tuple[Transitions, Array, History]:
+    """The samples of all steps' regressions with their weights, the final cost at the last `x_next`, and the history
+    with their densities.
+    """
+    pool = POOLS[moto.reuse]
+    used = history if pool.iterations else jax.tree.map(lambda leaf: leaf[:1], history)
+    arrange = _by_sample if pool.steps else _by_step
+    x, u, x_next = arrange(used.x[:, :, :-1]), arrange(used.u), arrange(used.x[:, :, 1:])
+    # a sum of costs needs the whole rollout
+    counted = used.whole if moto.targets == "monte-carlo" else used.happened
+    happened = arrange(counted[..., None])[..., 0]
+    cost, final = _pooled_costs(problem, used, x[0], u[0], x_next[0]) if pool.steps else _own_costs(used)
+    if not pool.weighs:
+        log_weight = jnp.zeros_like(cost)
+    else:
+        log_z = occupancy.log_densities(_newest(used.occupancy), x, u)
+        log_mixture = occupancy.of_iteration(log_z, used.made[0], pool.steps)
+        if pool.iterations:
+            history = history._replace(log_density=_densities(history, log_mixture, x, u, pool.steps))
+            log_mixture = _of_mixture(history, pool.steps)
+        log_weight = log_z - log_mixture
+    weight = jax.vmap(occupancy.normalised)(log_weight, jnp.broadcast_to(happened, log_weight.shape))
+    return Transitions(x, u, x_next, cost, weight), final, history
+
+
+def _own_costs(used: History) -> tuple[Float[Array, "T n"], Float[Array, "n"]]:
+    """Costs and final costs of each step's own samples."""
+    return _by_step(used.cost[:, :, :-1, None])[..., 0], used.cost[:, :, -1].ravel()
+
+
+def _pooled_costs(
+    problem: Problem, used: History, x: Float[Array, "n dx"], u: Float[Array, "n du"], x_next: Float[Array, "n dx"]
+) -> tuple[Float[Array, "T n"], Float[Array, "n"]]:
+    """What all steps' samples would cost at each step, and their next states at the end."""
+    final = jax.vmap(problem.final_cost)(x_next)
+    if problem.cost is None:  # the same at all steps
+        return jnp.broadcast_to(used.cost[:, :, :-1].ravel(), (problem.horizon, len(x))), final
+    cost_of = jax.vmap(problem.cost, (0, 0, None))
+    return each(lambda t: cost_of(x, u, t), jnp.arange(problem.horizon)), final
 
 
 def _densities(
-    history: History, newest: Float[Array, "#T n"], x: Float[Array, "#T n dx"], u: Float[Array, "#T n du"], over: Over
+    history: History, newest: Float[Array, "#T n"], x: Float[Array, "#T n dx"], u: Float[Array, "#T n du"], pooled: bool
 ) -> Float[Array, "K K #T m"]:
     """The history's densities, of which only those of the newest iteration are new: of its occupancies, at all samples
     (`newest`), and at its samples, which come first in the rows of x and u.
@@ -298,18 +338,17 @@ def _densities(
     K = history.x.shape[0]
     m = newest.shape[1] // K
     older = jax.tree.map(lambda leaf: leaf[1:], history.occupancy)
-    at_new = occupancy.of_iterations(older, x[:, :m], u[:, :m], over)
+    at_new = occupancy.of_iterations(older, history.made[1:], x[:, :m], u[:, :m], pooled)
     of_older = jnp.concatenate([at_new[:, None], history.log_density[:-1, :-1]], 1)
     of_newest = newest.reshape(-1, K, m).swapaxes(0, 1)
     return jnp.concatenate([of_newest[None], of_older])
 
 
-def _of_mixture(history: History) -> Float[Array, "#T n"]:
+def _of_mixture(history: History, pooled: bool) -> Float[Array, "#T n"]:
     """Log density, at each sample, of the mixture of all iterations that made it."""
     K, _, rows, _ = history.log_density.shape
-    return occupancy.mixed(
-        history.log_density.swapaxes(1, 2).reshape(K, rows, -1), history.valid.sum(-1) / history.valid.sum()
-    )
+    log_density = history.log_density.swapaxes(1, 2).reshape(K, rows, -1)
+    return occupancy.mixed(log_density, occupancy.shares(history.made, pooled))
 
 
 def _by_step(a: Float[Array, "K M T d"]) -> Float[Array, "T K*M d"]:

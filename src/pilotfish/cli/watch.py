@@ -1,4 +1,7 @@
-"""What one sees while a run learns: a live table on a terminal, plain lines elsewhere."""
+"""What one sees while a run learns: a live table on a terminal, plain lines elsewhere.
+
+Its columns are those that the reports' `Shown` annotations ask for.
+"""
 
 import time
 from typing import Any
@@ -9,22 +12,26 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pilotfish.algorithms import Algorithm
+from pilotfish.runs.columns import Columns, columns
 from pilotfish.runs.loop import Turn
-from pilotfish.runs.store import Spec
+from pilotfish.runs.spec import Spec
+from pilotfish.runs.store import flatten
 from pilotfish.runs.train import explain
+
+ROWS = 15
+"""Iterations that the live table shows."""
 
 
 class Watch:
     """A live table on a terminal, plain lines elsewhere."""
 
-    def __init__(self, console: Console, spec: Spec):
-        self.console, self.spec = console, spec
-        self.bound = spec.algorithm["options"].get("kl_step")
-        columns = ("{task.description}", BarColumn(), TextColumn("{task.completed}/{task.total}"))
-        self.progress = Progress(
-            *columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console
-        )
+    def __init__(self, console: Console, spec: Spec, algorithm: Algorithm):
+        self.console, self.spec, self.algorithm = console, spec, algorithm
+        bar = ("{task.description}", BarColumn(), TextColumn("{task.completed}/{task.total}"))
+        self.progress = Progress(*bar, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console)
         self.bar = self.progress.add_task("compiling", total=spec.iterations)
+        self.shown: Columns = {}
         self.rows: list[tuple[str, ...]] = []
         self.live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
         self.began: tuple[int, float] | None = None
@@ -42,29 +49,36 @@ class Watch:
             self.console.print(self._table())
 
     def __call__(self, turn: Turn) -> None:
-        columns = _columns(turn)
-        refused = [s for s, ok in enumerate(np.atleast_1d(turn.report.info.ok)) if not ok]
-        for s in refused:
-            self.console.print(
-                f"seed {self.spec.seeds[s]}: update refused, {explain(turn, s)}",
-                style="yellow",
-                soft_wrap=True,
-            )
-        row = (str(turn.i + 1), *columns)
+        if not self.shown:
+            every = columns(self.algorithm, turn.report.outcome, turn.report.info)
+            self.shown = {name: how for name, how in every.items() if how["column"]}
+        values = flatten(turn.report)
+        cells = [_cell(values[name], how["form"]) for name, how in self.shown.items()]
+        self._say_what_was_refused(turn)
         if self.live is not None:
-            self.rows = [*self.rows[-14:], row]
+            self.rows = [*self.rows[1 - ROWS :], (str(turn.i + 1), *cells)]
             self.progress.update(self.bar, completed=turn.i + 1, description="learning")
             self.live.update(self._table(self.progress))
         else:
-            names = (
-                "cost",
-                "success",
-                f"kl (<= {self.bound:g})" if self.bound else "kl",
-                "entropy",
-                "samples",
-            )
-            text = "  ".join(f"{name} {value}" for name, value in zip(names, columns, strict=True))
+            text = "  ".join(f"{head} {cell}" for head, cell in zip(self._heads(), cells, strict=True))
             self.console.print(f"{turn.i + 1:4d}/{self.spec.iterations}  {text}{self._left(turn.i)}", soft_wrap=True)
+
+    def _say_what_was_refused(self, turn: Turn) -> None:
+        for seed, ok in zip(self.spec.seeds, np.asarray(turn.report.info.ok), strict=True):
+            if not ok.any():
+                what = f"update refused, {explain(turn, self.spec.seeds.index(seed))}"
+            elif not ok.all():
+                kept = np.flatnonzero(~ok).tolist()
+                what = f"{len(kept)} of {ok.size} conditions keep their controllers in iteration {turn.i}: {kept}"
+            else:
+                continue
+            self.console.print(f"seed {seed}: {what}", style="yellow", soft_wrap=True)
+
+    def _heads(self) -> list[str]:
+        return [
+            how["column"] if how["bound"] is None else f"{how['column']} (<= {how['bound']:g})"
+            for how in self.shown.values()
+        ]
 
     def _left(self, i: int) -> str:
         """Time left, once it can be told."""
@@ -77,8 +91,7 @@ class Watch:
 
     def _table(self, below: Any = None) -> Any:
         table = Table(box=None, header_style="dim", caption_justify="left")
-        bound = f"KL (<= {self.bound:g})" if self.bound else "KL"
-        for name in ("iteration", "cost", "success", bound, "entropy", "effective samples"):
+        for name in ("iteration", *self._heads()):
             table.add_column(name, justify="right")
         for row in self.rows:
             table.add_row(*row)
@@ -90,18 +103,7 @@ class Watch:
         return grid
 
 
-def _columns(turn: Turn) -> tuple[str, ...]:
-    """Mean over seeds of what one watches: cost, success, KL, entropy, effective samples."""
-    outcome, info = turn.report.outcome, turn.report.info
-
-    def mean(source: Any, name: str, form: str) -> str:
-        values = np.asarray(getattr(source, name, np.nan), float)
-        return "-" if np.isnan(values).all() else form.format(np.nanmean(values))
-
-    return (
-        mean(outcome, "cost", "{:.4g}"),
-        mean(outcome, "success", "{:.0%}"),
-        mean(info, "kl", "{:.3f}"),
-        mean(info, "entropy", "{:.2f}"),
-        mean(info, "ess", "{:.0f}"),
-    )
+def _cell(values: Any, form: str) -> str:
+    """The mean over seeds."""
+    values = np.asarray(values, float)
+    return "-" if np.isnan(values).all() else form.format(np.nanmean(values))

@@ -12,6 +12,7 @@ from pilotfish.algorithms import Algorithm
 from pilotfish.algorithms.ilqg import ILQG
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.moto import MOTO
+from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.runs.store import RunError, Spec
 from pilotfish.tasks import Task, gymnasium, model
 from pilotfish.worlds import World
@@ -63,19 +64,19 @@ SETUPS = {
         "quad-link-low": Setup(LQRGPS(), rollouts=400, iterations=150),
         "quad-link-free": Setup(LQRGPS(), rollouts=400, iterations=150),
         "lq": Setup(LQRGPS(), rollouts=30, iterations=30),
-        "obstacles": Setup(LQRGPS(prior="gmm", kl_step=2.0, noise_smoothing=4.0), rollouts=5, iterations=60),
-        "peg": Setup(LQRGPS(prior="gmm", kl_step=2.0, noise_smoothing=1.0), rollouts=5, iterations=12),
-        "peg-blind": Setup(LQRGPS(prior="gmm", kl_step=2.0, noise_smoothing=2.0), rollouts=5, iterations=12),
-        "peg-2d": Setup(LQRGPS(prior="gmm"), rollouts=10, iterations=25),
-        "peg-3d": Setup(LQRGPS(prior="gmm", kl_step=0.5), rollouts=10, iterations=30),
+        "obstacles": Setup(LQRGPS(dynamics=FittedDynamics(prior="gmm"), kl_step=2.0, noise_smoothing=4.0), rollouts=5, iterations=60),
+        "peg": Setup(LQRGPS(dynamics=FittedDynamics(prior="gmm"), kl_step=2.0, noise_smoothing=1.0), rollouts=5, iterations=12),
+        "peg-blind": Setup(LQRGPS(dynamics=FittedDynamics(prior="gmm"), kl_step=2.0, noise_smoothing=2.0), rollouts=5, iterations=12),
+        "peg-2d": Setup(LQRGPS(dynamics=FittedDynamics(prior="gmm")), rollouts=10, iterations=25),
+        "peg-3d": Setup(LQRGPS(dynamics=FittedDynamics(prior="gmm"), kl_step=0.5), rollouts=10, iterations=30),
         "octopus": Setup(LQRGPS(kl_step=4.0), rollouts=100, iterations=80),
         "octopus-hard": Setup(LQRGPS(kl_step=4.0), rollouts=100, iterations=80),
         "swimmer": Setup(LQRGPS(kl_step=0.25), rollouts=20, iterations=150),
         "swimmer-cgps": Setup(LQRGPS(kl_step=0.25), rollouts=20, iterations=150),
-        "walker": Setup(LQRGPS(prior="gmm", kl_step=0.5), rollouts=20, iterations=20),
-        "walker-cgps": Setup(LQRGPS(prior="gmm"), rollouts=20, iterations=20),
-        "walker-push": Setup(LQRGPS(prior="gmm"), rollouts=20, iterations=20),
-        "walker-rough": Setup(LQRGPS(prior="gmm"), rollouts=20, iterations=20),
+        "walker": Setup(LQRGPS(dynamics=FittedDynamics(prior="gmm"), kl_step=0.5), rollouts=20, iterations=20),
+        "walker-cgps": Setup(LQRGPS(dynamics=FittedDynamics(prior="gmm")), rollouts=20, iterations=20),
+        "walker-push": Setup(LQRGPS(dynamics=FittedDynamics(prior="gmm")), rollouts=20, iterations=20),
+        "walker-rough": Setup(LQRGPS(dynamics=FittedDynamics(prior="gmm")), rollouts=20, iterations=20),
     },
     "ilqg": {},
 }
@@ -83,7 +84,7 @@ SETUPS = {
 
 DEFAULTS = {
     "moto": Setup(MOTO(reuse="both", entropy_drop=0.05), rollouts=20, iterations=30),
-    "lqr-gps": Setup(LQRGPS(prior="gmm", kl_step=0.3), rollouts=20, iterations=20),
+    "lqr-gps": Setup(LQRGPS(dynamics=FittedDynamics(prior="gmm"), kl_step=0.3), rollouts=20, iterations=20),
     "ilqg": Setup(ILQG(initial_noise=0.1), rollouts=10, iterations=100),
 }
 """By algorithm, for all other tasks."""

@@ -12,59 +12,89 @@ curvature few samples show to be negative is noise that the C-step would follow 
 An expansion of a known cost need not be convex: the C-step takes it.
 """
 
+from typing import Literal, get_args
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pilotfish.algebra import quadratic, regression
 from pilotfish.algebra.batch import each
-from pilotfish.types import Problem, Quadratic
+from pilotfish.types import Problem, Quadratic, Rollouts
+
+Place = Literal["samples", "mean"]
 
 SAMPLES_PER_COEFFICIENT = 3
 SAMPLED_COST_RIDGE = 1e-4  # on orthonormal features of whitened inputs; costs are scaled to at most 1
 
 
+class CostExpansion(eqx.Module):
+    """Quadratic functions in place of the cost: expansions of a known one, a fit to samples of one that is not."""
+
+    at: Place = eqx.field(static=True, default="samples")
+    """Where a known cost is expanded: averaged over the samples of a step, or at their mean."""
+
+    def __check_init__(self):
+        if self.at not in get_args(Place):
+            raise ValueError(f"at={self.at!r}: choose one of {', '.join(get_args(Place))}.")
+
+    def __call__(self, problem: Problem, rollouts: Rollouts) -> tuple[Quadratic, Quadratic]:
+        """Of each step's cost, over z = [x; u] with leading axis T, and of the final cost, over x, from the `cleaned`
+        rollouts of one condition.
+        """
+        x, u, weight = rollouts.x, rollouts.u, rollouts.weight
+        if problem.cost is None:
+            return fit(x, u, rollouts.cost[:, :-1], weight[:, :-1])
+        if self.at == "mean":
+            x = jnp.einsum("mt,mti->ti", weight, x)[None]
+            u = jnp.einsum("mt,mti->ti", weight[:, :-1], u)[None]
+            weight = jnp.ones_like(weight[:1])
+        return expand(problem, x, u, weight)
+
+
 def expand(
-    problem: Problem, x: Float[Array, "M T1 dx"], u: Float[Array, "M T du"], weight: Float[Array, "M"]
+    problem: Problem, x: Float[Array, "M T1 dx"], u: Float[Array, "M T du"], weight: Float[Array, "M T1"]
 ) -> tuple[Quadratic, Quadratic]:
-    """The mean of the expansions about M trajectories, with weights that sum to 1.
+    """The mean of the expansions about M trajectories, with weights that sum to 1 in every step.
 
     Of each step's cost, over z = [x; u] with leading axis T, and of the final cost, over x.
     """
     dx, final_cost, step_cost = problem.dx, problem.final_cost, problem.cost
     assert step_cost is not None
 
-    def mean(expansions: Quadratic) -> Quadratic:
-        return jax.tree.map(over_samples, expansions)
+    def step(z: Float[Array, "M dz"], w: Float[Array, "M"], t: Array) -> Quadratic:
+        return _mean(jax.vmap(lambda z: quadratic.expand(lambda z: step_cost(z[:dx], z[dx:], t), z))(z), w)
+
+    z = jnp.concatenate([x[:, :-1], u], -1)
+    cost = jax.vmap(step, (1, 1, 0))(z, weight[:, :-1], jnp.arange(problem.horizon))
+    return cost, _mean(jax.vmap(lambda x: quadratic.expand(final_cost, x))(x[:, -1]), weight[:, -1])
+
+
+def _mean(expansions: Quadratic, weight: Float[Array, "M"]) -> Quadratic:
+    """The weighted mean over the leading axis. Where the weight is 0 an expansion need not be finite."""
 
     def over_samples(leaf: Array) -> Array:
         w = weight.reshape(-1, *(1,) * (leaf.ndim - 1))
-        return jnp.where(w > 0, w * leaf, 0.0).sum(0)  # where the weight is 0 the cost may not be finite
+        return jnp.where(w > 0, w * leaf, 0.0).sum(0)
 
-    def step(z: Float[Array, "M dz"], t: Array) -> Quadratic:
-        return mean(jax.vmap(lambda z: quadratic.expand(lambda z: step_cost(z[:dx], z[dx:], t), z))(z))
-
-    z = jnp.concatenate([x[:, :-1], u], -1)
-    cost = jax.vmap(step, (1, 0))(z, jnp.arange(problem.horizon))
-    if final_cost is None:
-        return cost, Quadratic(jnp.zeros((dx, dx)), jnp.zeros(dx), jnp.zeros(()))
-    return cost, mean(jax.vmap(lambda x: quadratic.expand(final_cost, x))(x[:, -1]))
+    return jax.tree.map(over_samples, expansions)
 
 
 def fit(
-    x: Float[Array, "M T1 dx"], u: Float[Array, "M T du"], cost: Float[Array, "M T"], weight: Float[Array, "M"]
+    x: Float[Array, "M T1 dx"], u: Float[Array, "M T du"], cost: Float[Array, "M T"], weight: Float[Array, "M T"]
 ) -> tuple[Quadratic, Quadratic]:
-    """The same of sampled costs, for trajectories with weights that sum to 1; the final cost is 0."""
+    """The same of sampled costs, for trajectories with weights that sum to 1 in every step; the final cost is 0."""
     z = jnp.concatenate([x[:, :-1], u], -1)
     (M, T, d), dx = z.shape, x.shape[-1]
     window = min(T, -(-SAMPLES_PER_COEFFICIENT * regression.feature_count(d) // M))
     first = jnp.clip(jnp.arange(T) - window // 2, 0, T - window)
 
     def step(begin: Array) -> Quadratic:
-        near, y = (jax.lax.dynamic_slice_in_dim(a, begin, window, 1) for a in (z, cost))
+        near, y, w = (jax.lax.dynamic_slice_in_dim(a, begin, window, 1) for a in (z, cost, weight))
         scale = jnp.maximum(jnp.abs(y).max(), jnp.finfo(y.dtype).tiny)
         found = regression.fit_quadratic(
-            near.reshape(-1, d), y.ravel() / scale, jnp.repeat(weight, window), SAMPLED_COST_RIDGE, convex=True
+            near.reshape(-1, d), y.ravel() / scale, w.ravel(), SAMPLED_COST_RIDGE, convex=True
         )
         return jax.tree.map(lambda leaf: scale * leaf, found)
 

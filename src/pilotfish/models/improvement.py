@@ -79,12 +79,12 @@ def state_kl(kl: Float[Array, "T"], dx: int) -> Float[Array, "T"]:
 
 
 def change(
-    Q: Quadratic, step: WhiteStep, kl: Float[Array, "T"], s: Float[Array, "T n dx"], seen: Bool[Array, "n"]
+    Q: Quadratic, step: WhiteStep, kl: Float[Array, "T"], s: Float[Array, "T n dx"], seen: Bool[Array, "T n"]
 ) -> Change:
     """Both sums of Theorem 4, from the Q-functions, the updates and the E_q KL of all steps.
 
     Over all states the maximum of a quadratic is infinite, so delta_t is that over the states `s` of the data,
-    of which rollouts that are not `seen` have no part. The bound holds if p's states are no more extreme than these.
+    of which those that are not `seen` have no part. The bound holds if p's states are no more extreme than these.
     """
     a = jax.vmap(advantage)(Q, step)
     expected = (a.c + 0.5 * jnp.trace(a.H, axis1=-2, axis2=-1)).sum()

@@ -9,7 +9,7 @@ gives the coordinates
 in which z_t is the standard normal. Regression, trust region and densities all happen there.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,6 @@ from jaxtyping import Array, Float
 from pilotfish.algebra import gaussian, regression
 from pilotfish.algebra.batch import each
 from pilotfish.types import LinearGaussian
-
-Over = Literal["time", "iterations", "both"]
-"""What a mixture of occupancies is taken over."""
-
 
 class Occupancy(NamedTuple):
     """State-action distribution of one step, or (leading axes) of many."""
@@ -45,48 +41,50 @@ class Occupancy(NamedTuple):
         return -0.5 * ((white**2).sum(-1) + gaussian.log_det(self.chol) + gaussian.log_det(self.controller.chol))
 
 
-def from_samples(x: Float[Array, "T n dx"], weight: Float[Array, "n"], controller: LinearGaussian) -> Occupancy:
+def from_samples(x: Float[Array, "T n dx"], weight: Float[Array, "T n"], controller: LinearGaussian) -> Occupancy:
     """State marginals by weighted maximum likelihood from rollouts (MOTO, section 4.3.2)."""
-    mean, cov = jax.vmap(regression.moments, (0, None))(x, weight / weight.sum())
+    mean, cov = jax.vmap(regression.moments)(x, weight / weight.sum(1, keepdims=True))
     return Occupancy(mean, gaussian.robust_cholesky(cov), controller)
 
 
 def propagated(
     x: Float[Array, "T n dx"],
     u: Float[Array, "T n du"],
-    valid: Float[Array, "n"],
+    happened: Float[Array, "T n"],
     log_older: Float[Array, "T n"],
-    share: Float[Array, ""],
+    share: Float[Array, "T"],
     controller: LinearGaussian,
 ) -> Occupancy:
     """State marginals by importance weights, from each step to the next (MOTO, section 4.3.1).
 
-    `x_{t+1}` is weighted by `z_t(x_t, u_t) / mixture_t(x_t, u_t)`. The mixture that made the samples is this
+    `x_{t+1}` is weighted by `z_t(x_t, u_t) / mixture_t(x_t, u_t)`. The mixture that made step t's samples is this
     controller's z_t with weight `share`, and that of older controllers, whose log density is `log_older`. The
     first marginal is the same for all controllers and takes all samples alike.
     """
 
-    def marginal(x, weight):
-        mean, cov = regression.moments(x, weight)
-        return mean, gaussian.robust_cholesky(cov)
-
     def step(carry: tuple[Array, Array], at_t: tuple):
-        x, u, x_next, log_older, controller = at_t
+        x, u, x_next, happened, log_older, share, controller = at_t
         mean, chol = carry
         log_z = Occupancy(mean, chol, controller).log_density(x, u)
         log_mixture = jnp.logaddexp(log_older, log_z + jnp.log(share))
-        following = marginal(x_next, normalised(log_z - log_mixture, valid))
+        following = _marginal(x_next, normalised(log_z - log_mixture, happened))
         return following, carry
 
-    first = marginal(x[0], valid / valid.sum())
+    first = _marginal(x[0], happened[0] / happened[0].sum())
     x_next = jnp.concatenate([x[1:], x[-1:]])
-    _, (mean, chol) = jax.lax.scan(step, first, (x, u, x_next, log_older, controller))
+    _, (mean, chol) = jax.lax.scan(step, first, (x, u, x_next, happened, log_older, share, controller))
     return Occupancy(mean, chol, controller)
 
 
-def normalised(log_weight: Float[Array, "n"], valid: Float[Array, "n"]) -> Float[Array, "n"]:
-    """Weights that sum to 1, from their logarithms; 0 where `valid` is."""
-    log_weight = jnp.where(valid > 0, log_weight, -jnp.inf)
+def _marginal(x: Float[Array, "n dx"], weight: Float[Array, "n"]) -> tuple[Float[Array, "dx"], Float[Array, "dx dx"]]:
+    """Mean and Cholesky factor of weighted states."""
+    mean, cov = regression.moments(x, weight)
+    return mean, gaussian.robust_cholesky(cov)
+
+
+def normalised(log_weight: Float[Array, "n"], happened: Float[Array, "n"]) -> Float[Array, "n"]:
+    """Weights that sum to 1, from their logarithms; 0 where `happened` is."""
+    log_weight = jnp.where(happened > 0, log_weight, -jnp.inf)
     weight = jnp.exp(log_weight - jax.lax.stop_gradient(log_weight.max()))
     return weight / weight.sum()
 
@@ -98,40 +96,45 @@ def log_densities(steps: Occupancy, x: Float[Array, "#T n dx"], u: Float[Array, 
     return each(Occupancy.log_density, steps, x, u)
 
 
-def of_iteration(log_z: Float[Array, "T n"], over: Over) -> Float[Array, "#T n"]:
-    """Log density of all that one iteration's steps made, given that of every step: their mean over time, in one row,
-    but with "iterations" each step stays by itself.
+def of_iteration(log_z: Float[Array, "T n"], made: Float[Array, "T"], pooled: bool) -> Float[Array, "#T n"]:
+    """Log density of all that one iteration's steps made, given that of every step.
+
+    Where all steps' samples are `pooled` it is one row: the steps' mean by `made`, the number of samples that each
+    made. Else each step stays by itself.
     """
-    return log_z if over == "iterations" else jax.nn.logsumexp(log_z, 0, keepdims=True) - jnp.log(log_z.shape[0])
+    if not pooled:
+        return log_z
+    # relative to the mean over steps: exactly 0 where every step made as many
+    relative = jnp.log(made * len(made) / jnp.maximum(made.sum(), 1.0))
+    return jax.nn.logsumexp(log_z + relative[:, None], 0, keepdims=True) - jnp.log(log_z.shape[0])
 
 
 def of_iterations(
-    components: Occupancy, x: Float[Array, "#T n dx"], u: Float[Array, "#T n du"], over: Over
-) -> Float[Array, "K #T n"]:
-    """The same for K iterations, whose steps' occupancies have the axes (K, T)."""
-    return jax.lax.map(lambda component: of_iteration(log_densities(component, x, u), over), components)
-
-
-def mixed(log_density: Float[Array, "K #T n"], share: Float[Array, "K"]) -> Float[Array, "#T n"]:
-    """Log density of the mixture that made the samples (MOTO, section 4.2), of which each iteration made a share."""
-    weighted = log_density + jnp.log(share)[:, None, None]
-    return jax.nn.logsumexp(jnp.where(share[:, None, None] > 0, weighted, -jnp.inf), 0)
-
-
-def log_mixture(
     components: Occupancy,
-    share: Float[Array, "K"],
+    made: Float[Array, "K T"],
     x: Float[Array, "#T n dx"],
     u: Float[Array, "#T n du"],
-    over: Over,
-) -> Float[Array, "#T n"]:
-    """Log density, at each sample, of the mixture that made it (MOTO, section 4.2).
+    pooled: bool,
+) -> Float[Array, "K #T n"]:
+    """The same for K iterations, whose steps' occupancies have the axes (K, T)."""
 
-    `components` (K, T) are the occupancies of the last K iterations, `share` the part of the samples that each
-    made. With "iterations" step t's mixture is over iterations only; else over time steps as well, x and u have
-    one row, shared by all steps, and "time" is the case of one iteration.
-    """
-    return mixed(of_iterations(components, x, u, over), share)
+    def one(component_and_made: tuple[Occupancy, Array]) -> Float[Array, "#T n"]:
+        component, made = component_and_made
+        return of_iteration(log_densities(component, x, u), made, pooled)
+
+    return jax.lax.map(one, (components, made))
+
+
+def shares(made: Float[Array, "K T"], pooled: bool) -> Float[Array, "K #T"]:
+    """Which part of the samples each of K iterations made: of all, or of every step's."""
+    count = made.sum(1, keepdims=True) if pooled else made
+    return count / jnp.maximum(count.sum(0), 1.0)
+
+
+def mixed(log_density: Float[Array, "K #T n"], share: Float[Array, "K #T"]) -> Float[Array, "#T n"]:
+    """Log density of the mixture that made the samples (MOTO, section 4.2), of which each iteration made a share."""
+    weighted = log_density + jnp.log(share)[..., None]
+    return jax.nn.logsumexp(jnp.where(share[..., None] > 0, weighted, -jnp.inf), 0)
 
 
 def effective_samples(weight: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:

@@ -56,9 +56,14 @@ def dynamic_programming(
     return jax.lax.scan(backward, final, (*own, data.cost, data.weight, occupancy, ridge), reverse=True)[1]
 
 
-def monte_carlo(cost: Float[Array, "T n"], final: Float[Array, "n"]) -> Float[Array, "T n"]:
+def monte_carlo(
+    data: Transitions,
+    final: Float[Array, "n"],
+    occupancy: Occupancy,
+    ridge: Float[Array, "T"],
+) -> Float[Array, "T n"]:
     """Targets `sum of the costs from t on`, of samples that stay in their rollout's column."""
-    return jnp.cumsum(cost[::-1], 0)[::-1] + final
+    return jnp.cumsum(data.cost[::-1], 0)[::-1] + final
 
 
 def q_function(

@@ -9,18 +9,20 @@ Iteration i of a run with root key r is a pure function of (state, i, r): its ra
 A run may hold several seeds: states, keys and reports then have a leading axis, the seed.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from pilotfish.algorithms import Algorithm
-from pilotfish.policies import Policy
+from pilotfish.policies import Policy, over_conditions
 from pilotfish.types import Key, Outcome, Problem, Rollouts
 from pilotfish.worlds import World
+from pilotfish.worlds.host import HostWorld
 
 
 class Report(NamedTuple):
@@ -40,19 +42,12 @@ class Turn(NamedTuple):
 
 
 def iteration(
-    algorithm: Algorithm, world: World, samples: int, root_key: Key, i: Int[Array, ""] | int, state: Any
+    algorithm: Algorithm, world: World, episodes: int, root_key: Key, i: Int[Array, ""] | int, state: Any
 ) -> tuple[Any, Rollouts, Report]:
-    """Roll out `samples` episodes from each condition and update. A refused update leaves the state as it was."""
-    return _iteration(_explore, _learn, algorithm, world, samples, root_key, i, state)
-
-
-def _iteration(
-    explore: Callable, learn: Callable, algorithm: Algorithm, world: World, samples: int, root_key: Key, i, state: Any
-) -> tuple[Any, Rollouts, Report]:
-    """`iteration` with `_explore` and `_learn` as they are or compiled."""
-    policy, world_key, update_key = explore(algorithm, root_key, i, state)
-    rollouts = world.rollout(policy, samples, world_key)
-    state, report = learn(algorithm, world.problem, state, rollouts, update_key)
+    """Roll out `episodes` from each condition and update. Where no condition is improved the state stays as it was."""
+    policy, world_key, update_key = _explore(algorithm, root_key, i, state)
+    rollouts = world.rollout(policy, episodes, world_key)
+    state, report = _learn(algorithm, world.problem, state, rollouts, update_key)
     return state, rollouts, report
 
 
@@ -63,28 +58,32 @@ def _explore(algorithm: Algorithm, root_key: Key, i: Int[Array, ""] | int, state
 
 def _learn(algorithm: Algorithm, problem: Problem, state: Any, rollouts: Rollouts, key: Key) -> tuple[Any, Report]:
     new, info = algorithm.update(problem, state, rollouts, key)
-    state = jax.tree.map(lambda n, o: jnp.where(info.ok, n, o), new, state)
-    return state, Report(outcome(problem, rollouts), info)
+    return _where(info.ok.any(), new, state), Report(outcome(problem, rollouts), info)
+
+
+def _where(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
+    """One of two trees; what is no array is the same in both."""
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o) if eqx.is_array(n) else n, new, old)
 
 
 @eqx.filter_jit
 def outcome(problem: Problem, rollouts: Rollouts) -> Outcome:
     """Cost and success of rollouts, whatever the algorithm."""
-    total = rollouts.cost.sum(-1)
-    count = jnp.maximum(rollouts.valid.sum(), 1)
-    mean = jnp.where(rollouts.valid, total, 0.0).sum() / count
-    variance = jnp.where(rollouts.valid, (total - mean) ** 2, 0.0).sum() / count
+    total, valid = rollouts.cost.sum(-1), rollouts.valid
+    count = jnp.maximum(valid.sum(), 1)
+    mean = jnp.where(valid, total, 0.0).sum() / count
+    variance = jnp.where(valid, (total - mean) ** 2, 0.0).sum() / count
     if problem.success is None:
         success = jnp.asarray(jnp.nan)
     else:
         reached = jax.vmap(jax.vmap(problem.success))(rollouts.x, rollouts.u)
-        success = (reached & rollouts.valid).mean()
+        success = (reached & valid).mean()
     finite = jnp.isfinite(rollouts.cost).all((0, 1)) & jnp.isfinite(rollouts.x).all((0, 1, 3))
     return Outcome(
-        cost=jnp.where(rollouts.valid.any(), mean, jnp.nan),
-        cost_std=jnp.where(rollouts.valid.any(), jnp.sqrt(variance), jnp.nan),
+        cost=jnp.where(valid.any(), mean, jnp.nan),
+        cost_std=jnp.where(valid.any(), jnp.sqrt(variance), jnp.nan),
         success=success,
-        valid=rollouts.valid.mean(),
+        valid=valid.mean(),
         broken_at=jnp.where(finite.all(), -1, jnp.argmin(finite)),
     )
 
@@ -94,105 +93,137 @@ def root_keys(seeds: Sequence[int]) -> Array:
     return jax.vmap(jax.random.key)(jnp.asarray(seeds))
 
 
-def initial(algorithm: Algorithm, world: World, samples: int, keys: Array) -> Any:
+def initial(algorithm: Algorithm, world: World, episodes: int, keys: Array) -> Any:
     """Initial states, one a seed."""
     if algorithm.traceable(world.problem):
-        return jax.vmap(lambda key: algorithm.init(world.problem, samples, key))(keys)
-    return _stacked(algorithm.init(world.problem, samples, key) for key in keys)
+        return eqx.filter_vmap(lambda key: algorithm.init(world.problem, episodes, key))(keys)
+    return _stacked(algorithm.init(world.problem, episodes, key) for key in keys)
 
 
-def check(algorithm: Algorithm, world: World, samples: int) -> None:
+def check(algorithm: Algorithm, world: World, episodes: int) -> None:
     """Raise what the first iteration would raise, without running it: shapes, types and settings."""
-    if samples < 1:
-        raise ValueError(f"rollouts={samples}: an iteration needs at least one rollout.")
+    if episodes < 1:
+        raise ValueError(f"rollouts={episodes}: an iteration needs at least one rollout.")
     if algorithm.traceable(world.problem):
-        eqx.filter_eval_shape(_first_turn, algorithm, world.problem, samples)
+        eqx.filter_eval_shape(_first_turn, algorithm, world.problem, episodes)
 
 
-def _first_turn(algorithm: Algorithm, problem: Problem, samples: int):
+def _first_turn(algorithm: Algorithm, problem: Problem, episodes: int):
     key = jax.random.key(0)
-    state = algorithm.init(problem, samples, key)
-    policy = algorithm.explore(state)
-    rollouts = jax.vmap(
-        lambda policy: jax.vmap(lambda key: _blank(problem, policy, key))(jax.random.split(key, samples))
+    state = algorithm.init(problem, episodes, key)
+    keys = jax.random.split(key, (len(problem.conditions.mean), episodes))
+    rollouts = over_conditions(
+        lambda policy, keys: jax.vmap(lambda key: _blank(problem, policy, key))(keys), algorithm.explore(state), keys
     )
-    return _learn(algorithm, problem, state, rollouts(policy), key)
+    return _learn(algorithm, problem, state, rollouts, key)
 
 
 def _blank(problem: Problem, policy: Policy, key: Key) -> Rollouts:
     """A rollout in which nothing happens: its shapes are what is asked for."""
-    episode, x = policy.begin(key), jnp.zeros((problem.horizon + 1, problem.dx))
-    o = x if problem.observe is None else jax.vmap(problem.observe)(x)
+    x = jnp.zeros((problem.horizon + 1, problem.dx))
+    o = jax.vmap(problem.observe)(x)
+    episode = policy.begin(key, x[0], o[0])
     u = jax.vmap(lambda x, o: policy.act(episode, 0, x, o))(x[:-1], o[:-1])
-    cost = jnp.zeros(problem.horizon + 1)
-    return Rollouts(x, o, u, cost, jnp.asarray(True), episode)
+    if u.shape[1:] != (problem.du,):
+        raise ValueError(f"policy: its actions have the shape {u.shape[1:]}; the task's have the shape ({problem.du},).")
+    return Rollouts.recorded(x, o, u, jnp.zeros(problem.horizon + 1), episode)
 
 
 @eqx.filter_jit
 def scan(
-    algorithm: Algorithm, world: World, samples: int, keys: Array, first: Array | int, count: int, states: Any
+    algorithm: Algorithm, world: World, episodes: int, keys: Array, first: Array | int, count: int, states: Any
 ) -> tuple[Any, Report]:
     """`count` iterations, from number `first` on, in one compiled program. Reports have axes (seed, iteration).
 
     Seeds run one after the other: on a CPU that is faster than side by side.
     """
+    arrays, rest = eqx.partition(states, eqx.is_array)
+
+    def turn(key, arrays, i):
+        state, _, report = iteration(algorithm, world, episodes, key, i, eqx.combine(arrays, rest))
+        return eqx.filter(state, eqx.is_array), report
 
     def one_seed(key_and_state):
-        key, state = key_and_state
+        key, arrays = key_and_state
+        return jax.lax.scan(functools.partial(turn, key), arrays, first + jnp.arange(count))
 
-        def turn(state, i):
-            state, _, report = iteration(algorithm, world, samples, key, i, state)
-            return state, report
-
-        return jax.lax.scan(turn, state, first + jnp.arange(count))
-
-    return jax.lax.map(one_seed, (keys, states))
+    arrays, reports = jax.lax.map(one_seed, (keys, arrays))
+    return eqx.combine(arrays, rest), reports
 
 
 @eqx.filter_jit
-def _turn(algorithm: Algorithm, world: World, samples: int, keys: Array, i: Array, states: Any):
-    return jax.lax.map(
-        lambda key_and_state: iteration(algorithm, world, samples, key_and_state[0], i, key_and_state[1]),
-        (keys, states),
-    )
+def _turn(algorithm: Algorithm, world: World, episodes: int, keys: Array, i: Array, states: Any):
+    arrays, rest = eqx.partition(states, eqx.is_array)
+
+    def one_seed(key_and_state):
+        key, arrays = key_and_state
+        state, rollouts, report = iteration(algorithm, world, episodes, key, i, eqx.combine(arrays, rest))
+        return eqx.filter(state, eqx.is_array), rollouts, report
+
+    arrays, rollouts, report = jax.lax.map(one_seed, (keys, arrays))
+    return eqx.combine(arrays, rest), rollouts, report
 
 
 def turns(
-    algorithm: Algorithm, world: World, samples: int, keys: Array, first: int, last: int, states: Any
+    algorithm: Algorithm,
+    world: World,
+    episodes: int,
+    keys: Array,
+    first: int,
+    last: int,
+    states: Any,
+    finished: Callable[[int, int, int, int, Rollouts], None] | None = None,
 ) -> Iterator[Turn]:
-    """Iterations `first` to `last - 1` on the host, one at a time, for observers and checkpoints."""
-    turn = _turn if world.traceable else _turn_on_host
+    """Iterations `first` to `last - 1` on the host, one at a time, for observers and checkpoints.
+
+    `finished(i, s, n, m, rollout)` is told of episode m of condition n in iteration i and of seed number s as soon as it
+    has ended, if the world's episodes follow one another.
+    """
     for i in range(first, last):
-        states, rollouts, report = turn(algorithm, world, samples, keys, jnp.asarray(i), states)
+        if world.traceable:
+            states, rollouts, report = _turn(algorithm, world, episodes, keys, jnp.asarray(i), states)
+        else:
+            states, rollouts, report = _turn_on_host(algorithm, world, episodes, keys, i, states, finished)
         yield Turn(i, states, rollouts, jax.device_get(report))
 
 
 _explore_compiled, _learn_compiled = eqx.filter_jit(_explore), eqx.filter_jit(_learn)
 
 
-def _turn_on_host(algorithm: Algorithm, world: World, samples: int, keys: Array, i: Array, states: Any):
+def _turn_on_host(algorithm: Algorithm, world: World, episodes: int, keys: Array, i: int, states: Any, finished: Any):
+    assert isinstance(world, HostWorld)
     learn = _learn_compiled if algorithm.traceable(world.problem) else _learn
-    parts = _explore_compiled, learn, algorithm, world, samples
-    return _stacked(_iteration(*parts, key, i, _of_seed(states, s)) for s, key in enumerate(keys))
+    told = finished if world.one_by_one else None
+    turned = []
+    for s, key in enumerate(keys):
+        state = of_seed(states, s)
+        policy, world_key, update_key = _explore_compiled(algorithm, key, jnp.asarray(i), state)
+        rollouts = world.rollout(policy, episodes, world_key, told and functools.partial(told, i, s))
+        state, report = learn(algorithm, world.problem, state, rollouts, update_key)
+        turned.append((state, rollouts, report))
+    return _stacked(turned)
 
 
-def evaluate(algorithm: Algorithm, world: World, samples: int, key: Key, states: Any) -> Rollouts:
+def deploy(algorithm: Algorithm, world: World, episodes: int, key: Key, states: Any) -> Rollouts:
     """Rollouts of what we would deploy now; leading axis: the seed. All seeds face the same initial states."""
     if world.traceable:
-        return _evaluate(algorithm, world, samples, key, states)
+        return _deploy(algorithm, world, episodes, key, states)
     exploit = eqx.filter_jit(algorithm.exploit)
-    seeds = range(len(jax.tree.leaves(states)[0]))
-    return _stacked(world.rollout(exploit(_of_seed(states, s)), samples, key) for s in seeds)
+    seeds = range(len(jax.tree.leaves(eqx.filter(states, eqx.is_array))[0]))
+    return _stacked(world.rollout(exploit(of_seed(states, s)), episodes, key) for s in seeds)
 
 
 @eqx.filter_jit
-def _evaluate(algorithm: Algorithm, world: World, samples: int, key: Key, states: Any) -> Rollouts:
-    return jax.lax.map(lambda state: world.rollout(algorithm.exploit(state), samples, key), states)
+def _deploy(algorithm: Algorithm, world: World, episodes: int, key: Key, states: Any) -> Rollouts:
+    arrays, rest = eqx.partition(states, eqx.is_array)
+    act = algorithm.exploit
+    return jax.lax.map(lambda arrays: world.rollout(act(eqx.combine(arrays, rest)), episodes, key), arrays)
 
 
-def _of_seed(tree: Any, seed: int) -> Any:
-    return jax.tree.map(lambda leaf: leaf[seed], tree)
+def of_seed(states: Any, seed: int) -> Any:
+    """The state of one of several seeds."""
+    return jax.tree.map(lambda leaf: leaf[seed] if eqx.is_array(leaf) else leaf, states)
 
 
 def _stacked(trees: Iterable[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0], *trees)

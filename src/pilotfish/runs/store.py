@@ -3,6 +3,8 @@
     spec.json                       everything the run is made of, fully resolved
     metrics.csv                     one line an iteration and seed
     checkpoint-000040.safetensors   the state before iteration 40, of all seeds
+    columns.json                    what these metrics are, and how they are shown
+    episodes/                       of a robot: every episode, written when it has ended
     evaluation.safetensors          rollouts of the final policies
 
 A file appears under its name only when it is whole: it is written beside it, flushed to the disk, and renamed.
@@ -16,8 +18,9 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +28,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 import pilotfish
+from pilotfish.runs.columns import Columns
 from pilotfish.runs.loop import Report
+from pilotfish.types import Rollouts
+
+if TYPE_CHECKING:
+    from pilotfish.policies import Policy
+    from pilotfish.runs.evaluation import Conditions, Evaluation
 
 FORMAT = 1
 CHECKPOINTS_KEPT = 2
@@ -197,7 +206,49 @@ class Run:
         whole = [row for row in rows[1:] if len(row) == len(rows[0])]
         return rows[0], whole[: len(whole) - len(whole) % len(self.spec.seeds)]
 
+    def save_columns(self, how: Columns) -> None:
+        """Keep how the metrics are shown."""
+        self.save_json("columns", how)
+
+    def columns(self) -> Columns:
+        """How the metrics are shown; empty before the first iteration."""
+        path = self.path / "columns.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
     # -- results
+
+    def policy(self, seed: int | None = None) -> "Policy":
+        """What a seed of the run would deploy: by default, of an evaluated run, the seed of lowest cost."""
+        from pilotfish.runs import evaluation
+
+        return evaluation.policy_of(self, evaluation.trained(self), self.best_seed() if seed is None else seed)
+
+    def evaluate(self, rollouts: int = 100, conditions: "Conditions" = "trained") -> "Evaluation":
+        """Noise-free episodes of what each seed would deploy, `rollouts` from each condition; "held-out" takes those that
+        the task keeps for testing.
+        """
+        from pilotfish.runs import evaluation
+
+        return evaluation.evaluate(self, rollouts, conditions)
+
+    def best_seed(self) -> int:
+        """The seed of lowest cost by the last evaluation that was kept; the first if there was none."""
+        path = self.path / "evaluation.json"
+        return json.loads(path.read_text())["best_seed"] if path.exists() else self.spec.seeds[0]
+
+    def index(self, seed: int) -> int:
+        """The place of a seed among the run's; ValueError if it is not one of them."""
+        if seed not in self.spec.seeds:
+            raise ValueError(f"--seed {seed}: this run has the seeds {', '.join(map(str, self.spec.seeds))}.")
+        return self.spec.seeds.index(seed)
+
+    def save_episode(self, i: int, s: int, n: int, m: int, rollout: Rollouts) -> None:
+        """Keep one episode as soon as it has ended: number m of condition n, in iteration i of seed number s."""
+        folder = self.path / "episodes"
+        folder.mkdir(exist_ok=True)
+        arrays = {name: np.asarray(getattr(rollout, name)) for name in ("x", "o", "u", "cost", "steps")}
+        name = f"iteration{i:06d}-seed{self.spec.seeds[s]}-condition{n}-{m}.safetensors"
+        write_tensors(folder / name, arrays)
 
     def save_tensors(self, name: str, tensors: dict[str, np.ndarray], meta: dict[str, str] | None = None) -> Path:
         """Write arrays to `name`.safetensors."""
@@ -222,8 +273,9 @@ class Run:
 
 
 def flatten(report: Report) -> dict[str, Any]:
-    """A report's fields by name: the columns of `metrics.csv`."""
-    return {**report.outcome._asdict(), **report.info._asdict()}
+    """A report's fields by name, the columns of `metrics.csv`: arrays (seed,). `ok` is the part of the conditions."""
+    fields = {**report.outcome._asdict(), **report.info._asdict()}
+    return fields | {"ok": np.asarray(fields["ok"], float).mean(-1)}
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -246,12 +298,15 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _tensors(tree: Any) -> dict[str, np.ndarray]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    """All arrays of a tree by their place in it; what is no array an algorithm makes anew."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def _restore(like: Any, tensors: dict[str, np.ndarray]) -> Any:
     def leaf(path, expected):
+        if not eqx.is_array(expected):
+            return expected
         name = jax.tree_util.keystr(path)
         found = tensors.get(name)
         if found is None or found.shape != expected.shape or found.dtype != expected.dtype:

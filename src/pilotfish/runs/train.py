@@ -9,6 +9,7 @@ import numpy as np
 from pilotfish.algorithms import Algorithm
 from pilotfish.policies import Policy
 from pilotfish.runs import loop, store
+from pilotfish.runs.columns import columns
 from pilotfish.runs.loop import Turn
 from pilotfish.runs.store import Run, RunError
 from pilotfish.worlds import RolloutsFailed, World
@@ -29,7 +30,7 @@ class Result(NamedTuple):
     metrics: dict[str, np.ndarray]
     """Every field of every report, by name: arrays (seed, iteration)."""
     policy: Policy
-    """What we would deploy now, of the first seed; leading axis: the condition."""
+    """What we would deploy now, of the first seed."""
 
 
 def train(
@@ -57,7 +58,10 @@ def train(
         run.cut_metrics(first)
     latest, reports, refused = None, [], 0
     try:
-        for turn in loop.turns(algorithm, world, rollouts, keys, first, iterations, states):
+        finished = None if run is None else run.save_episode
+        for turn in loop.turns(algorithm, world, rollouts, keys, first, iterations, states, finished):
+            if run is not None and latest is None:
+                run.save_columns(columns(algorithm, turn.report.outcome, turn.report.info))
             latest = turn
             reports.append(turn.report)
             if run is not None:
@@ -78,7 +82,7 @@ def train(
     if latest is not None:
         states = latest.states
     metrics = run.metrics() if run is not None else _stack(reports)
-    return Result(states, metrics, algorithm.exploit(jax.tree.map(lambda leaf: leaf[0], states)))
+    return Result(states, metrics, algorithm.exploit(loop.of_seed(states, 0)))
 
 
 def explain(turn: Turn, seed: int) -> str:

@@ -130,3 +130,8 @@ def registry() -> dict[str, Entry]:
         ),
     )
     return {entry.name: entry for entry in entries}
+
+
+def find(name):
+    from pilotfish.experiments.setups import task_entry
+    return task_entry(name)

@@ -85,8 +85,8 @@ class GymnasiumTask(Task):
             ),
             initial_std=self.initial_std * ((high - low) / 2 if bounded else np.ones_like(low)),
             cost=None,
-            action_low=low if bounded else None,
-            action_high=high if bounded else None,
+            action_low=low,
+            action_high=high,
         )
 
     def world(self) -> GymnasiumWorld:

@@ -27,7 +27,7 @@ import numpy as np
 
 from pilotfish.tasks import Entry
 from pilotfish.tasks.mujoco import MujocoTask
-from pilotfish.types import Gaussian, LinearGaussian, Problem
+from pilotfish.types import Gaussian, LinearGaussian, Problem, identity, no_cost
 from pilotfish.worlds.mujoco import Simulation, quiet
 
 SUFFIXES = (".xml", ".mjb")
@@ -137,13 +137,13 @@ class ModelTask(MujocoTask):
                 dt=self.dt or math.ceil(SHORTEST / model.opt.timestep - 1e-9) * model.opt.timestep,
                 conditions=Gaussian(jnp.asarray(start), jnp.diag(self._spread(model, dx) ** 2)[None]),
                 initial_std=jnp.asarray(std),
-                action_low=low if bounded.any() else None,
-                action_high=high if bounded.any() else None,
-                demonstration=first,
+                action_low=low,
+                action_high=high,
+                first_controller=first,
                 cost=defined["cost"],
-                final_cost=defined.get("final_cost"),
+                final_cost=defined.get("final_cost", no_cost),
                 success=defined.get("success"),
-                observe=defined.get("observe"),
+                observe=defined.get("observe", identity),
             )
             _check(problem)
         except Exception as error:  # whatever the user's functions raise, or the problem says of them
@@ -267,8 +267,6 @@ def _check(problem: Problem) -> None:
     ):
         if f is not None and not jnp.issubdtype(found := jax.eval_shape(f, *arguments).dtype, kind):
             raise ValueError(f"{name} returns {found}; it must return {wanted}.")
-    if problem.observe is not None and len(found := jax.eval_shape(problem.observe, x[0]).shape) != 1:
-        raise ValueError(f"observe(x) returns an array of shape {found}; it must return a vector.")
 
 
 def _told(error: Exception, path: str) -> str:

@@ -85,7 +85,7 @@ class Obstacles(MujocoTask):
             action_low=-limit,
             action_high=limit,
             success=self.arrives,
-            demonstration=hold(start, HORIZON, DT, jnp.ones(2), stiffness=10.0, stiffness_vel=10.0),
+            first_controller=hold(start, HORIZON, DT, jnp.ones(2), stiffness=10.0, stiffness_vel=10.0),
         )
 
     def cost(self, x: Float[Array, "dx"], u: Float[Array, "du"], t: Step) -> Float[Array, ""]:

@@ -33,7 +33,7 @@ from jaxtyping import Array, Bool, Float
 from pilotfish.tasks.costs import ALPHA
 from pilotfish.tasks.hold import hold
 from pilotfish.tasks.mujoco import GRID, VISUAL, MujocoTask
-from pilotfish.types import Gaussian, Problem, Step
+from pilotfish.types import Gaussian, Problem, Step, identity
 from pilotfish.worlds.mujoco import Simulation
 
 DT, HORIZON = 0.05, 100  # s, 5 s; 5 steps of .01 an action
@@ -177,9 +177,9 @@ class Peg(MujocoTask):
             cost=self.cost,
             action_low=-limit,
             action_high=limit,
-            observe=joints if self.blind else None,
+            observe=joints if self.blind else identity,
             success=self.is_inserted,
-            demonstration=hold(start, HORIZON, DT, gain, final_weight=50.0),
+            first_controller=hold(start, HORIZON, DT, gain, final_weight=50.0),
         )
 
     def cost(self, x: Float[Array, "dx"], u: Float[Array, "du"], t: Step) -> Float[Array, ""]:

@@ -111,7 +111,7 @@ class PegSpatial(MujocoTask):
             action_low=-limit,
             action_high=limit,
             success=self.is_inserted,
-            demonstration=hold(start, HORIZON, DT, jnp.ones(6)),
+            first_controller=hold(start, HORIZON, DT, jnp.ones(6)),
         )
 
     def cost(self, x: Float[Array, "dx"], u: Float[Array, "du"], t: Step) -> Float[Array, ""]:

@@ -161,7 +161,7 @@ class Walker(MujocoTask):
             action_low=-limit,
             action_high=limit,
             success=self.walks,
-            demonstration=self._demonstration(),
+            first_controller=self._demonstration(),
         )
 
     def _demonstration(self) -> LinearGaussian | None:

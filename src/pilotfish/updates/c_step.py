@@ -78,6 +78,11 @@ class CStep(NamedTuple):
     """False if there is no step: the model, in closed loop with the reference, overflows."""
 
 
+class Objective(NamedTuple):
+    cost: Quadratic
+    final: Quadratic
+
+
 class White(NamedTuple):
     """The problem in the coordinates w = [y; 1] and e; n = dx + 1, leading axis T but for the ends."""
 
@@ -108,8 +113,7 @@ class Trial(NamedTuple):
 def c_step(
     start: Gaussian,
     dynamics: LinearDynamics,
-    cost: Quadratic,
-    final: Quadratic,
+    objective: "Objective",
     q: LinearGaussian,
     kl_step: Float[Array, ""] | float,
     trust: TrustRegion = "trajectory",
@@ -121,6 +125,7 @@ def c_step(
     to begin with, nan for none: that of the last iteration saves passes. Whatever the model and the cost: the result
     is finite and within the bound, if `q` is finite.
     """
+    cost, final = objective
     mean = _mean_states(start, dynamics, q)
     white = _whiten(start, dynamics, cost, final, q, mean)
     estimate = _first_order(white, kl_step)

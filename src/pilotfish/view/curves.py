@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -13,12 +13,16 @@ from matplotlib.ticker import EngFormatter
 
 from pilotfish.runs.statistics import bootstrap_interval
 from pilotfish.runs.store import Run
+from pilotfish.types import DECREASE
 
 mpl.use("agg")
 
 INK, BLUE, RED, GREY = "#1b2a38", "#1f6fb2", "#c8452f", "#8a97a3"
 ROLLOUTS = "rollouts from each condition"
 STYLES = ("-", "--", ":")
+COLOURS_OF_A_PANEL = (BLUE, GREY, INK)
+LEARNING = ("cost", "success")
+"""What learning curves show."""
 COLOURS = (BLUE, RED, "#2f8f5b", "#8b5fb0", "#c98a1b", "#3aa6a6")
 
 
@@ -43,72 +47,54 @@ def learning(runs: Sequence[Run], path: Path) -> Path:
 
 
 def diagnostics(run: Run, path: Path) -> Path:
-    """Whatever else the run's algorithm reports: KL against its bound, entropy, multipliers, effective samples.
+    """Whatever else the run reports, as its annotations say: numbers of one title in one panel, with their bound.
 
     Over the whole width at the bottom: what its updates did to the cost, beside what they promised.
     """
-    metrics = run.metrics()
-    bounds = run.spec.algorithm["options"]
-    kl_step = metrics.get("step_factor", 1.0) * bounds["kl_step"] if "kl_step" in bounds else None
-    panels = [
-        ("KL of a step, nats", ("kl", "kl_max"), kl_step, "linear"),
-        ("entropy of a step's actions, nats", ("entropy",), None, "linear"),
-        ("change of entropy, nats", ("entropy_change",), _negative(bounds.get("entropy_drop")), "linear"),
-        ("effective samples of a step", ("ess", "ess_min"), None, "log"),
-        ("multipliers", ("eta", "omega"), None, "log"),
-        ("rollouts not broken off, %", ("valid",), None, "linear"),
-        ("controllers kept as they were, %", ("kept",), None, "linear"),
-        ("backward passes", ("passes",), None, "linear"),
-        ("step size, factor", ("step_factor",), None, "log"),
-    ]
-    panels = [panel for panel in panels if panel[1][0] in metrics]
-    rows, wide = -(-len(panels) // 3), "predicted" in metrics
-    figure = Figure(figsize=(10, 2.9 * (rows + wide)), layout="constrained")
-    grid = figure.add_gridspec(rows + wide, 3)
-    for i, panel in enumerate(panels):
-        _panel(figure.add_subplot(grid[i // 3, i % 3]), metrics, *panel)
+    metrics, panels, decreases = run.metrics(), {}, {}
+    for name, how in run.columns().items():
+        if name in metrics and name not in LEARNING:
+            if how["title"] == DECREASE:
+                decreases[name] = metrics[name]
+            else:
+                panels.setdefault(how["title"], {})[name] = how
+    rows, wide = -(-len(panels) // 3), bool(decreases)
+    figure = Figure(figsize=(10, 2.9 * max(rows + wide, 1)), layout="constrained")
+    grid = figure.add_gridspec(max(rows + wide, 1), 3)
+    for i, (title, shown) in enumerate(panels.items()):
+        _panel(figure.add_subplot(grid[i // 3, i % 3]), metrics, title, shown)
     if wide:
-        _changes(figure.add_subplot(grid[-1, :]), metrics)
+        _changes(figure.add_subplot(grid[-1, :]), metrics, decreases)
     figure.savefig(path, dpi=130)
     return path
 
 
-def _panel(
-    axis: Axes,
-    metrics: Mapping[str, np.ndarray],
-    title: str,
-    names: Sequence[str],
-    bound: float | np.ndarray | None,
-    scale: str,
-) -> None:
-    """Those of the named metrics that there are, with their bound: a number, or one for each seed and iteration."""
-    for name, colour in zip(names, (BLUE, GREY), strict=False):
-        if name in metrics:
-            values = 100 * metrics[name] if name in ("valid", "kept") else metrics[name]
-            if scale == "log":
-                values = np.where(values > 0, values, np.nan)
-            _band(axis, metrics["rollouts"], values, colour, name)
-    if isinstance(bound, np.ndarray):
-        axis.plot(metrics["rollouts"][0], bound.mean(0), color=RED, lw=1, ls="--", label="bound")
-    elif bound is not None and np.isfinite(bound):
-        axis.axhline(bound, color=RED, lw=1, ls="--", label="bound")
-    _axis(axis, title, scale)
-    if len(names) > 1 or bound is not None:
+def _panel(axis: Axes, metrics: Mapping[str, np.ndarray], title: str, shown: Mapping[str, Mapping[str, Any]]) -> None:
+    """Numbers that are shown together, with their bounds."""
+    how = next(iter(shown.values()))
+    for (name, own), colour in zip(shown.items(), COLOURS_OF_A_PANEL * len(shown), strict=False):
+        values = 100 * metrics[name] if own["unit"] == "%" else metrics[name]
+        if how["scale"] == "log":
+            values = np.where(values > 0, values, np.nan)
+        _band(axis, metrics["rollouts"], values, colour, name)
+        if own["bound"] is not None:
+            bound = own["bound"] * metrics.get(own["times"], np.ones_like(values)).mean(0)
+            axis.plot(metrics["rollouts"][0], bound, color=RED, lw=1, ls="--", label="bound")
+    _axis(axis, f"{title}, {how['unit']}" if how["unit"] else title, how["scale"])
+    if len(axis.get_legend_handles_labels()[1]) > 1:
         axis.legend(frameon=False, fontsize=7)
 
 
-def _changes(axis: Axes, metrics: Mapping[str, np.ndarray]) -> None:
-    """By how much every update made the next rollouts cheaper, beside what it predicted and guaranteed.
+def _changes(axis: Axes, metrics: Mapping[str, np.ndarray], said: Mapping[str, np.ndarray]) -> None:
+    """By how much every update made the next rollouts cheaper, beside what was said of it.
 
     The axis is linear below the size that nine of ten of these numbers exceed, and logarithmic above.
     """
     cost = np.where(np.isfinite(metrics["cost"]), metrics["cost"], np.nan)
-    decreases = [("actual", -np.diff(cost), BLUE, "-"), ("predicted", metrics["predicted"], INK, "--")]
-    if "guaranteed" in metrics:
-        decreases.append(("guaranteed, while states stay among those seen", metrics["guaranteed"], RED, "-"))
-    for name, values, colour, ls in decreases:
+    decreases = {"actual": -np.diff(cost), **{name.replace("_", " "): values for name, values in said.items()}}
+    for (name, values), colour, ls in zip(decreases.items(), (BLUE, INK, RED, GREY), ("-", "--", "-", ":"), strict=False):
         _band(axis, metrics["rollouts"][:, : values.shape[1]], values, colour, name, ls)
-    sizes = np.abs(np.concatenate([values.ravel() for _, values, *_ in decreases]))
+    sizes = np.abs(np.concatenate([values.ravel() for values in decreases.values()]))
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     if sizes.size:
         axis.set_yscale("symlog", linthresh=10.0 ** np.floor(np.log10(np.quantile(sizes, 0.1))))
@@ -213,7 +199,3 @@ def _spread(axis: Axes) -> float:
 def _label(run: Run, runs: Sequence[Run]) -> str:
     names = [other.path.name for other in runs]
     return run.path.name if names.count(run.path.name) == 1 else str(run.path)
-
-
-def _negative(bound: float | None) -> float | None:
-    return None if bound is None else -bound

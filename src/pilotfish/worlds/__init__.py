@@ -1,11 +1,16 @@
 """WHERE a policy acts: a world turns a policy into rollouts."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 import equinox as eqx
 
 from pilotfish.policies import Policy
 from pilotfish.types import Key, Problem, Rollouts
+from pilotfish.worlds.plant import Plant
+
+Finished = Callable[[int, int, Rollouts], None]
+"""`finished(n, m, rollout)`: told of episode m of condition n, one rollout without leading axes, when it has ended."""
 
 
 class RolloutsFailed(RuntimeError):
@@ -23,8 +28,12 @@ class World(eqx.Module):
         """Whether rollouts are JAX computations, which can be compiled together with the algorithm."""
 
     @abstractmethod
-    def rollout(self, policy: Policy, samples: int, key: Key) -> Rollouts:
-        """`samples` rollouts from each condition, of a policy whose leading axis is the condition (N).
+    def plant(self, copies: int) -> Plant:
+        """What is acted on here, to be stepped: so many copies of it at once."""
+
+    @abstractmethod
+    def rollout(self, policy: Policy, episodes: int, key: Key) -> Rollouts:
+        """`episodes` rollouts from each condition.
 
         RolloutsFailed if what is acted on raised an error in all of them.
         """

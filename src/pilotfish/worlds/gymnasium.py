@@ -15,7 +15,7 @@ tried it is worse: after 30 iterations of 20 rollouts MOTO balances InvertedPend
 seeds), but for 2 where the fallen pendulum swings on. Truncation, as by a limit of time, ends nothing.
 
 A rollout ends where the environment raises, where its simulation diverges, and where a state or a reward is not finite,
-no number, or of a wrong shape: what would follow is nan, and `valid` is False.
+no number, or of a wrong shape: what would follow is nan, and no step of it counts.
 """
 
 import warnings
@@ -24,17 +24,15 @@ from typing import Any
 
 import equinox as eqx
 import gymnasium
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from pilotfish.policies import Policy
-from pilotfish.types import Key, Problem, Rollouts
-from pilotfish.worlds import RolloutsFailed, World, host
+from pilotfish.types import Problem
+from pilotfish.worlds.host import HostWorld
 from pilotfish.worlds.mujoco import diverged, quiet
+from pilotfish.worlds.plant import Moved, Plant
 
 
-class GymnasiumWorld(World):
+class GymnasiumWorld(HostWorld):
     """Steps copies of an environment, whose rewards stand for the cost that the problem does not have."""
 
     problem: Problem
@@ -52,68 +50,61 @@ class GymnasiumWorld(World):
             raise ValueError(
                 f"seeds: {len(self.seeds)} of them for {len(self.problem.conditions.mean)} conditions; give one each."
             )
-        if self.problem.cost is not None or self.problem.noise_std is not None:
-            raise ValueError("cost, noise_std: an environment brings its own rewards and noise. Give None.")
+        if self.problem.cost is not None or np.any(np.asarray(self.problem.noise_std) != 0):
+            raise ValueError("cost, noise_std: an environment brings its own rewards and noise. Give neither.")
 
     @property
-    def traceable(self) -> bool:
+    def one_by_one(self) -> bool:
         return False
 
-    @quiet()
-    def rollout(self, policy: Policy, samples: int, key: Key) -> Rollouts:
-        problem, N, T = self.problem, len(self.seeds), self.problem.horizon
-        start, episode = host.begin(problem, policy, samples, key)
-        act = host.Actor(problem, policy, episode)
-        while len(self.copies) < N * samples:
+    def plant(self, copies: int) -> "EnvironmentPlant":
+        while len(self.copies) < copies:
             self.copies.append(self.make())
-        x = np.full((N, samples, T + 1, problem.dx), np.nan)
-        u = np.full((N, samples, T, problem.du), np.nan)
-        cost = np.full((N, samples, T + 1), np.nan)
-        states, actions, costs = x.reshape(-1, T + 1, problem.dx), u.reshape(-1, T, problem.du), cost.reshape(-1, T + 1)
-        randoms = np.random.default_rng(np.asarray(jax.random.key_data(key))).spawn(N * samples)
-        spread = np.any(np.asarray(problem.conditions.cov) != 0, (1, 2)).tolist()
-        for i, first in enumerate(np.asarray(start).reshape(N * samples, -1)):
-            n = i // samples
-            state = begin(self.copies[i], self.seeds[n], first if spread[n] else None)
-            states[i, 0] = _sized(self.copies[i], state, problem.dx)
-            self.copies[i].unwrapped.np_random = randoms[i]
-        whole, terminated = np.ones(N * samples, bool), np.zeros(N * samples, bool)
+        return EnvironmentPlant(self, copies)
+
+
+class EnvironmentPlant(Plant):
+    """Copies of an environment, each with its own random numbers."""
+
+    def __init__(self, world: GymnasiumWorld, copies: int):
+        self._envs, self._seeds, self._problem, self._told = world.copies[:copies], world.seeds, world.problem, world.told
+        self._spread = np.any(np.asarray(world.problem.conditions.cov) != 0, (1, 2)).tolist()
+
+    @quiet()
+    def place(self, x, conditions, randoms):
+        states = np.empty_like(x)
+        for i, n in enumerate(conditions):
+            state = begin(self._envs[i], self._seeds[n], x[i] if self._spread[n] else None)
+            states[i] = _sized(self._envs[i], state, x.shape[1])
+            self._envs[i].unwrapped.np_random = randoms[i]
+        return states
+
+    @quiet()
+    def step(self, u, t, moving):
+        n, dx = len(u), self._problem.dx
+        moved = Moved(np.full((n, dx), np.nan), np.full(n, np.nan), np.zeros(n, bool))
+        assert moved.cost is not None
+        assert moved.ended is not None
         trouble: Exception | None = None
-        for t in range(T):
-            asked = act(t, x[:, :, t])
-            actions[whole, t] = asked[whole]
-            whole &= np.isfinite(asked).all(1)
-            states[terminated, t + 1], costs[terminated, t] = states[terminated, t], 0.0
-            for i in np.flatnonzero(whole & ~terminated):
-                env, executed = self.copies[i], host.admissible(problem, asked[i : i + 1])[0]
-                try:
-                    state, costs[i, t], terminated[i] = _step(env, executed)
-                    states[i, t + 1] = _sized(env, state, problem.dx)
-                except Exception as error:  # whatever an environment raises: its rollout ends, the others go on
-                    trouble = error
-            whole &= np.isfinite(states[:, t + 1]).all(1) & np.isfinite(costs[:, t])
-            terminated &= whole
-            if not whole.any():
-                break
-            if terminated.any() and t + 1 < T:
-                self._warn_of_termination(t + 1)
-        if not whole.any() and trouble is not None:
-            last = f"{type(trouble).__name__}: {trouble}"
-            raise RolloutsFailed(f"all {N * samples} rollouts broke off, the last of them by {last}") from trouble
-        costs[whole, T] = 0.0
-        valid = np.isfinite(cost).all(-1)
-        x, u, cost, valid = map(jnp.asarray, (x, u, cost, valid))
-        o = x if problem.observe is None else jax.vmap(jax.vmap(jax.vmap(problem.observe)))(x)
-        return Rollouts(x, o, u, cost, valid, episode)
+        for i in np.flatnonzero(moving):
+            env = self._envs[i]
+            try:
+                state, moved.cost[i], moved.ended[i] = _step(env, u[i])
+                moved.x[i] = _sized(env, state, dx)
+            except Exception as error:  # whatever an environment raises: its rollout ends, the others go on
+                trouble = error
+        if moved.ended.any() and t + 1 < self._problem.horizon:
+            self._warn_of_termination(t + 1)
+        return moved._replace(trouble=trouble)
 
     def _warn_of_termination(self, step: int) -> None:
-        if not self.told:
-            self.told.append(
-                f"{_name(self.copies[0])} terminated an episode after {step} of {self.problem.horizon} steps. The "
+        if not self._told:
+            self._told.append(
+                f"{_name(self._envs[0])} terminated an episode after {step} of {self._problem.horizon} steps. The "
                 "horizon is fixed: the terminal state stays until then, and nothing more is rewarded. Choose a shorter "
                 "horizon, or an environment that does not terminate, if episodes should rather go on."
             )
-            warnings.warn(self.told[-1], stacklevel=6)  # the caller of rollout, which is wrapped twice
+            warnings.warn(self._told[-1], stacklevel=2)
 
 
 def begin(env: gymnasium.Env, seed: int, x: np.ndarray | None = None) -> np.ndarray:

@@ -1,57 +1,197 @@
-"""What worlds share that step simulations on the host: all actions of a time step come from one compiled call.
+"""Worlds whose plants are stepped on the host. All actions of a time step come from one compiled call.
 
 On the host nothing else of JAX runs in a time step: to split a key there, or to compute eagerly, costs milliseconds.
+
+Episodes of a simulation advance together. Those of a robot come one after the other: each is handed out when it has
+ended, so that it can be kept before the next begins.
 """
 
 import functools
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import gaussian
-from pilotfish.policies import Policy
-from pilotfish.types import Key, Problem
+from pilotfish.policies import Policy, over_conditions
+from pilotfish.types import Key, Problem, Rollouts
+from pilotfish.worlds import Finished, RolloutsFailed, World
+from pilotfish.worlds.plant import Moved, Plant
+
+Act = Callable[[int, np.ndarray], np.ndarray]
+"""`act(t, x)`: what is asked for at step t in the states x (n, dx), one row an episode."""
 
 
-@eqx.filter_jit
-def begin(problem: Problem, policy: Policy, samples: int, key: Key) -> tuple[Float[Array, "N M dx"], Any]:
-    """Initial states of `samples` rollouts from each condition, and what the policy draws for each."""
+class HostWorld(World):
+    """A world that steps a plant on the host."""
 
-    def one(policy, condition, key):
-        start_key, policy_key = jax.random.split(key)
-        return gaussian.draw(condition, start_key), policy.begin(policy_key)
+    problem: eqx.AbstractVar[Problem]
 
-    keys = jax.random.split(key, (len(problem.conditions.mean), samples))
-    return jax.vmap(jax.vmap(one, (None, None, 0)))(policy, problem.conditions, keys)
+    @property
+    @abstractmethod
+    def one_by_one(self) -> bool:
+        """Whether there is but one copy of the plant, so that its episodes follow one another."""
+
+    @property
+    def traceable(self) -> bool:
+        return False
+
+    def rollout(self, policy: Policy, episodes: int, key: Key, finished: Finished | None = None) -> Rollouts:
+        """`episodes` rollouts from each condition; `finished` is told of every one that has ended."""
+        start, keys = _starts(self.problem, episodes, key)
+        N, M = start.shape[:2]
+        seed = np.asarray(jax.random.key_data(key))
+        randoms = np.random.default_rng(seed).spawn(N * M)
+        if not self.one_by_one:
+            return _told(self._together(policy, np.asarray(start), keys, randoms), finished)
+        rows = []
+        for n in range(N):
+            alone = jax.tree.map(lambda leaf, n=n: leaf[n : n + 1], policy) if policy.per_condition else policy
+            for m in range(M):
+                at = (slice(n, n + 1), slice(m, m + 1))
+                one = self._together(alone, np.asarray(start[at]), keys[at], randoms[n * M + m :][:1], [n])
+                rows.append(_told(one, finished, n, m))
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves).reshape(N, M, *leaves[0].shape[2:]), *rows)
+
+    def _together(
+        self, policy: Policy, start: np.ndarray, keys: Array, randoms: list, conditions: Sequence[int] | None = None
+    ) -> Rollouts:
+        """Episodes from the states `start` (N, M, dx), all at once."""
+        N, M, dx = start.shape
+        plant = self.plant(N * M)
+        chosen = np.repeat(range(N) if conditions is None else conditions, M).tolist()
+        x0 = plant.place(start.reshape(N * M, dx), chosen, randoms)
+        episode = _begin(self.problem, policy, jnp.asarray(x0.reshape(N, M, dx)), keys)
+        path = drive(self.problem, plant, x0, Actor(self.problem, policy, episode, (N, M)))
+        if path.trouble is not None and not path.whole.any():
+            last = f"{type(path.trouble).__name__}: {path.trouble}"
+            raise RolloutsFailed(f"all {N * M} rollouts broke off, the last of them by {last}") from path.trouble
+        x, u = (jnp.asarray(a.reshape(N, M, *a.shape[1:])) for a in (path.x, path.u))
+        if path.cost is None:
+            return _recorded(self.problem, x, u, episode)
+        return _recorded_at(self.problem, x, u, jnp.asarray(path.cost.reshape(N, M, -1)), episode)
+
+
+class PlantWorld(HostWorld):
+    """A plant of which there is one, such as a robot: its episodes follow one another."""
+
+    problem: Problem
+    only: Plant = eqx.field(static=True)
+    """What is acted on. Its `place` gets one state, its `step` one action, each as an array of one row."""
+
+    @property
+    def one_by_one(self) -> bool:
+        return True
+
+    def plant(self, copies: int) -> Plant:
+        if copies != 1:
+            raise ValueError(f"copies={copies}: there is one {type(self.only).__name__}.")
+        return self.only
+
+
+class Path(NamedTuple):
+    """What a plant did in n episodes; nan from where one broke off."""
+
+    x: Float[np.ndarray, "n T1 dx"]
+    u: Float[np.ndarray, "n T du"]
+    cost: Float[np.ndarray, "n T1"] | None
+    """None where the problem says what it costs."""
+    whole: Bool[np.ndarray, "n"]
+    """Where the episode did not break off."""
+    trouble: Exception | None
+
+
+def drive(problem: Problem, plant: Plant, x0: Float[np.ndarray, "n dx"], act: Act) -> Path:
+    """Step a plant, which stands in the states x0, through an episode in every row."""
+    n, T = len(x0), problem.horizon
+    x, u = np.full((n, T + 1, problem.dx), np.nan), np.full((n, T, problem.du), np.nan)
+    cost, priced, trouble = np.full((n, T + 1), np.nan), False, None
+    low, high = np.asarray(problem.action_low), np.asarray(problem.action_high)
+    x[:, 0] = x0
+    whole, ended = np.isfinite(x0).all(1), np.zeros(n, bool)
+    for t in range(T):
+        if not whole.any():
+            break
+        u[whole, t] = act(t, x[:, t])[whole]
+        whole &= np.isfinite(u[:, t]).all(1)
+        x[ended, t + 1], cost[ended, t] = x[ended, t], 0.0
+        moving = whole & ~ended
+        moved: Moved = plant.step(np.clip(u[:, t], low, high), t, moving)
+        x[moving, t + 1] = moved.x[moving]
+        if moved.cost is not None:
+            priced, cost[moving, t] = True, moved.cost[moving]
+            whole &= np.isfinite(cost[:, t])
+        whole &= np.isfinite(x[:, t + 1]).all(1)
+        if moved.ended is not None:
+            ended = (ended | moved.ended) & whole
+        trouble = moved.trouble or trouble
+    cost[whole, T] = 0.0
+    return Path(x, u, cost if priced else None, whole, trouble)
 
 
 class Actor:
-    """A policy in all rollouts at once."""
+    """A policy in the episodes of all conditions at once."""
 
-    def __init__(self, problem: Problem, policy: Policy, episode: Any):
+    def __init__(self, problem: Problem, policy: Policy, episode: Any, shape: Sequence[int]):
+        """`episode` has the leading axes `shape`, condition and rollout."""
         arrays, static = eqx.partition((policy, problem.observe), eqx.is_array)
-        self._act = functools.partial(_act, static, *arrays, episode)
+        self._act, self._shape = functools.partial(_act, static, arrays, episode), shape
 
-    def __call__(self, t: int, x: Float[np.ndarray, "N M dx"]) -> Float[np.ndarray, "NM du"]:
-        """The actions of step t, one row a rollout."""
-        u = np.asarray(self._act(t, x))
-        return u.reshape(-1, u.shape[-1])
+    def __call__(self, t: int, x: Float[np.ndarray, "n dx"]) -> Float[np.ndarray, "n du"]:
+        u = np.asarray(self._act(t, x.reshape(*self._shape, -1)))
+        return u.reshape(len(x), -1)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _act(static, policy, observe, episode, t, x: Float[Array, "N M dx"]) -> Float[Array, "N M du"]:
+def _act(static, arrays, episode, t, x: Float[Array, "N M dx"]) -> Float[Array, "N M du"]:
     """Actions of a policy given as its arrays and its rest: a call then costs .1 ms, a tenth of filter_jit's."""
+    policy, observe = eqx.combine(arrays, static)
 
-    def one(policy, episode, x):
-        acting, seeing = eqx.combine((policy, observe), static)
-        return acting.act(episode, t, x, x if seeing is None else seeing(x))
+    def of_condition(policy, episode, x):
+        return jax.vmap(lambda episode, x: policy.act(episode, t, x, observe(x)))(episode, x)
 
-    return jax.vmap(jax.vmap(one, (None, 0, 0)))(policy, episode, x)
+    return over_conditions(of_condition, policy, episode, x)
 
 
-def admissible(problem: Problem, u: Float[np.ndarray, "*n du"]) -> Float[np.ndarray, "*n du"]:
-    """The actions that the plant executes."""
-    return u if problem.action_low is None else np.clip(u, problem.action_low, problem.action_high)
+@eqx.filter_jit
+def _starts(problem: Problem, episodes: int, key: Key) -> tuple[Float[Array, "N M dx"], Array]:
+    """Initial states of all rollouts, and the keys with which their policies begin."""
+    keys = jax.random.split(key, (len(problem.conditions.mean), episodes))
+    start_key, policy_key = jnp.moveaxis(jax.vmap(jax.vmap(jax.random.split))(keys), -1, 0)
+    draw = jax.vmap(jax.vmap(gaussian.draw, (None, 0)))
+    return draw(problem.conditions, start_key), policy_key
+
+
+@eqx.filter_jit
+def _begin(problem: Problem, policy: Policy, x0: Float[Array, "N M dx"], keys: Array) -> Any:
+    """What the policy draws for each rollout, in the state in which that begins."""
+
+    def of_condition(policy: Policy, keys: Array, x0: Float[Array, "M dx"]) -> Any:
+        return jax.vmap(lambda key, x: policy.begin(key, x, problem.observe(x)))(keys, x0)
+
+    return over_conditions(of_condition, policy, keys, x0)
+
+
+@eqx.filter_jit
+def _recorded(problem: Problem, x: Float[Array, "N M T1 dx"], u: Float[Array, "N M T du"], episode) -> Rollouts:
+    """Rollouts of these states and actions, at the problem's cost."""
+    return _recorded_at(problem, x, u, jax.vmap(jax.vmap(problem.costs))(x, u), episode)
+
+
+@eqx.filter_jit
+def _recorded_at(problem: Problem, x: Array, u: Array, cost: Float[Array, "N M T1"], episode) -> Rollouts:
+    o = jax.vmap(jax.vmap(jax.vmap(problem.observe)))(x)
+    return Rollouts.recorded(x, o, u, cost, episode)
+
+
+def _told(rollouts: Rollouts, finished: Finished | None, n: int = 0, m: int = 0) -> Rollouts:
+    """The rollouts, after `finished` was told of each; the first is number m of condition n."""
+    if finished is not None:
+        for i, j in np.ndindex(*rollouts.steps.shape):
+            finished(n + i, m + j, jax.tree.map(lambda leaf, at=(i, j): leaf[at], rollouts))
+    return rollouts

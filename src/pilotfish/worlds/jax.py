@@ -1,13 +1,14 @@
-"""The world of problems whose dynamics are a JAX function: all rollouts advance together in one scan."""
+"""The world of problems whose dynamics are equations in JAX: all rollouts advance together in one scan."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pilotfish.algebra import gaussian
-from pilotfish.policies import Policy
-from pilotfish.types import Gaussian, Key, Problem, Rollouts
+from pilotfish.policies import Policy, over_conditions
+from pilotfish.types import Equations, Gaussian, Key, Problem, Rollouts
 from pilotfish.worlds import World
+from pilotfish.worlds.plant import EquationsPlant
 
 
 class JaxWorld(World):
@@ -16,8 +17,11 @@ class JaxWorld(World):
     problem: Problem
 
     def __check_init__(self):
-        if self.problem.dynamics is None:
-            raise ValueError("problem.dynamics is None: JaxWorld simulates a problem by its own equations.")
+        if not isinstance(self.problem.dynamics, Equations):
+            raise ValueError(
+                f"problem.dynamics is {_name(self.problem.dynamics)}: JaxWorld simulates a problem by its own "
+                "equations. Give it a function dynamics(x, u) in jax."
+            )
         if self.problem.cost is None:
             raise ValueError("problem.cost is None: JaxWorld has no other cost than the problem's.")
 
@@ -25,38 +29,38 @@ class JaxWorld(World):
     def traceable(self) -> bool:
         return True
 
-    def rollout(self, policy: Policy, samples: int, key: Key) -> Rollouts:
-        N = self.problem.conditions.mean.shape[0]
-        keys = jax.random.split(key, (N, samples))
-        one = jax.vmap(self._episode, in_axes=(None, None, 0))
-        return jax.vmap(one)(policy, self.problem.conditions, keys)
+    def plant(self, copies: int) -> EquationsPlant:
+        return EquationsPlant(self.problem, copies)
+
+    def rollout(self, policy: Policy, episodes: int, key: Key) -> Rollouts:
+        keys = jax.random.split(key, (len(self.problem.conditions.mean), episodes))
+
+        def of_condition(policy: Policy, condition: Gaussian, keys: Array) -> Rollouts:
+            return jax.vmap(self._episode, (None, None, 0))(policy, condition, keys)
+
+        return over_conditions(of_condition, policy, self.problem.conditions, keys)
 
     def _episode(self, policy: Policy, condition: Gaussian, key: Key) -> Rollouts:
-        problem = self.problem
+        problem, dynamics, cost_of = self.problem, self.problem.dynamics, self.problem.cost
+        assert isinstance(dynamics, Equations)
+        assert cost_of is not None
         start_key, policy_key, noise_key = jax.random.split(key, 3)
-        episode = policy.begin(policy_key)
-        observe = problem.observe or (lambda x: x)
-        zero = jnp.zeros((), condition.mean.dtype)
-
-        def noise() -> Float[Array, "T dx"]:
-            shape = (problem.horizon, problem.dx)
-            if problem.noise_std is None:
-                return jnp.zeros(shape)
-            return problem.noise_std * jax.random.normal(noise_key, shape)
+        x0 = gaussian.draw(condition, start_key)
+        episode = policy.begin(policy_key, x0, problem.observe(x0))
+        noise: Float[Array, "T dx"] = problem.noise_std * jax.random.normal(noise_key, (problem.horizon, problem.dx))
 
         def step(x, at_t):
             t, disturbance = at_t
-            o = observe(x)
+            o = problem.observe(x)
             u = policy.act(episode, t, x, o)
-            assert problem.dynamics is not None
-            assert problem.cost is not None
-            return problem.dynamics(x, problem.admissible(u)) + disturbance, (x, o, u, problem.cost(x, u, t))
+            return dynamics(x, problem.admissible(u)) + disturbance, (x, o, u, cost_of(x, u, t))
 
-        x0 = gaussian.draw(condition, start_key)
-        last, (x, o, u, cost) = jax.lax.scan(step, x0, (jnp.arange(problem.horizon), noise()))
-        final = zero if problem.final_cost is None else problem.final_cost(last)
+        last, (x, o, u, cost) = jax.lax.scan(step, x0, (jnp.arange(problem.horizon), noise))
         x = jnp.concatenate([x, last[None]])
-        o = jnp.concatenate([o, observe(last)[None]])
-        cost = jnp.concatenate([cost, jnp.asarray(final, cost.dtype)[None]])
-        valid = jnp.isfinite(x).all() & jnp.isfinite(u).all() & jnp.isfinite(cost).all()
-        return Rollouts(x, o, u, cost, valid, episode)
+        o = jnp.concatenate([o, problem.observe(last)[None]])
+        cost = jnp.concatenate([cost, jnp.asarray(problem.final_cost(last), cost.dtype)[None]])
+        return Rollouts.recorded(x, o, u, cost, episode)
+
+
+def _name(dynamics: object) -> str:
+    return "None" if dynamics is None else f"of the kind {type(dynamics).__name__}"

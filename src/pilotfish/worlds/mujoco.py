@@ -4,7 +4,7 @@
     action   u = ctrl                        held for dt, which is a whole number of the model's timesteps
 
 A simulation that diverges MuJoCo resets without raising; its warning counters tell. Such a rollout ends there: what
-would follow is nan, and `valid` is False.
+would follow is nan, and no step of it counts.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -14,16 +14,16 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import ArrayLike, Float
 from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
 
-from pilotfish.policies import Policy
-from pilotfish.types import Key, LinearDynamics, Problem, Rollouts, Simulator
-from pilotfish.worlds import World, host
+from pilotfish.types import Dynamics, LinearDynamics, LinearGaussian, Problem
+from pilotfish.worlds import host
+from pilotfish.worlds.host import HostWorld
+from pilotfish.worlds.plant import Moved, Plant
 
 CURRENT = mujoco.mjtStage.mjSTAGE_VEL.value  # what is computed at a new state: all that position and velocity determine
 BROKEN = [
@@ -50,7 +50,7 @@ def quiet() -> Iterator[None]:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Simulation(Simulator):
+class Simulation(Dynamics):
     """What is simulated."""
 
     model: mujoco.MjModel
@@ -95,37 +95,31 @@ class Simulation(Simulator):
             raise ValueError(f"dt={dt} is no multiple of the model's timestep, {step}: choose one that is.")
         return count
 
-    @quiet()
+    @property
+    def traceable(self) -> bool:
+        return False
+
     def simulate(
-        self, problem: Problem, start: Float[np.ndarray, "N M dx"], act: Callable[[int, np.ndarray], np.ndarray]
-    ) -> tuple[Float[np.ndarray, "N M T1 dx"], Float[np.ndarray, "N M T du"]]:
-        (N, M, dx), T, substeps = start.shape, problem.horizon, self.substeps(problem.dt)
-        batch = self._batch(np.repeat(np.arange(N), M))
-        self.place(batch, start.reshape(N * M, dx))
-        x, u = np.full((N, M, T + 1, dx), np.nan), np.full((N, M, T, problem.du), np.nan)
-        states, actions = x.reshape(N * M, T + 1, dx), u.reshape(N * M, T, problem.du)
-        alive = np.isin(np.arange(N * M), _failed(batch.forward, stage=CURRENT), invert=True)
-        states[alive, 0] = state(batch)[alive]
-        for t in range(T):
-            actions[alive, t] = act(t, x[:, :, t]).reshape(N * M, -1)[alive]
-            alive &= np.isfinite(actions[:, t]).all(1)
-            if not alive.any():
-                break
-            batch.ctrl[alive] = host.admissible(problem, actions[alive, t])
-            if self.forces is not None:
-                batch.xfrc_applied[...] = self.forces[t]
-            failed = _failed(batch.step, ids=np.flatnonzero(alive), nstep=substeps, stage=CURRENT)
-            alive[failed] = False
-            alive &= ~batch.warning[:, BROKEN, 1].any(1)
-            states[alive, t + 1] = state(batch)[alive]
-        return x, u
+        self, problem: Problem, start: Float[np.ndarray, "N A dx"], controllers: LinearGaussian
+    ) -> tuple[Float[np.ndarray, "N A T1 dx"], Float[np.ndarray, "N A T du"]]:
+        start, K, k = (np.asarray(a) for a in (start, controllers.K, controllers.k))
+        (N, A, dx), low, high = start.shape, np.asarray(problem.action_low), np.asarray(problem.action_high)
+
+        def act(t: int, x: Float[np.ndarray, "n dx"]) -> Float[np.ndarray, "n du"]:
+            u = np.einsum("naij,naj->nai", K[:, :, t], x.reshape(N, A, dx)) + k[:, :, t]
+            return np.clip(u, low, high).reshape(N * A, -1)
+
+        plant = MujocoPlant(self, problem.dt)
+        x0 = plant.place(start.reshape(N * A, dx), np.repeat(np.arange(N), A).tolist(), ())
+        path = host.drive(problem, plant, x0, act)
+        return path.x.reshape(N, A, -1, dx), path.u.reshape(N, A, problem.horizon, -1)
 
     @quiet()
     def linearised(
         self,
         problem: Problem,
-        x: Float[np.ndarray, "N T dx"],
-        u: Float[np.ndarray, "N T du"],
+        x: Float[ArrayLike, "N T dx"],
+        u: Float[ArrayLike, "N T du"],
         eps: float = 1e-6,
     ) -> LinearDynamics:
         """The same by central differences, also through contact.
@@ -133,14 +127,15 @@ class Simulation(Simulator):
         Entries of x and u are moved by `eps` times one plus their size. What sensors read follows from positions and
         velocities, so the columns of A that belong to sensors are zero. At its limit an action is moved inwards only.
         """
+        x, u = np.asarray(x), np.asarray(u)
         (N, T, du), known = u.shape, self.model.nq + self.model.nv
         z = np.concatenate([x[..., :known], u], -1).reshape(N * T, -1)
         step = eps * (1.0 + np.abs(z))
         moves = np.concatenate([np.zeros((1, known + du)), np.eye(known + du), -np.eye(known + du)])
         moved = z[:, None] + moves * step[:, None]
-        moved[..., known:] = host.admissible(problem, moved[..., known:])
+        moved[..., known:] = np.clip(moved[..., known:], np.asarray(problem.action_low), np.asarray(problem.action_high))
         flat = moved.reshape(-1, known + du)
-        batch = self._batch(np.repeat(np.arange(N), T * len(moves)), persistent=False)
+        batch = self.batch(np.repeat(np.arange(N), T * len(moves)), persistent=False)
         self.place(batch, flat)
         batch.ctrl[...] = flat[:, known:]
         if self.forces is not None:
@@ -155,19 +150,47 @@ class Simulation(Simulator):
         c = after[:, 0] - np.einsum("nij,nj->ni", columns, moved[:, 0])
         return LinearDynamics(*map(jnp.asarray, (A, B, c.reshape(N, T, -1), np.zeros_like(A))))
 
-    def _batch(self, condition: np.ndarray, persistent: bool = True) -> Batch:
-        """One simulation for each entry of `condition`."""
+    def batch(self, condition: np.ndarray, persistent: bool = True) -> Batch:
+        """One simulation of each condition that is named."""
         batch = Batch(self.model, len(condition), self.threads, persistent)
         for name, values in self.fields.items():
             batch.expand(name)[...] = np.asarray(values)[condition]
         return batch
 
 
-class MujocoWorld(World):
+class MujocoPlant(Plant):
+    """Simulations of a model, all stepped together on native threads."""
+
+    def __init__(self, simulation: Simulation, dt: float):
+        self._simulation, self._substeps = simulation, simulation.substeps(dt)
+
+    @quiet()
+    def place(self, x, conditions, randoms):
+        self._batch = self._simulation.batch(np.asarray(conditions))
+        self._simulation.place(self._batch, x)
+        failed = _failed(self._batch.forward, stage=CURRENT)
+        return self._states(np.isin(np.arange(len(x)), failed, invert=True))
+
+    @quiet()
+    def step(self, u, t, moving):
+        batch, forces = self._batch, self._simulation.forces
+        batch.ctrl[moving] = u[moving]
+        if forces is not None:
+            batch.xfrc_applied[...] = forces[t]
+        failed = _failed(batch.step, ids=np.flatnonzero(moving), nstep=self._substeps, stage=CURRENT)
+        whole = moving & ~batch.warning[:, BROKEN, 1].any(1)
+        whole[failed] = False
+        return Moved(self._states(whole))
+
+    def _states(self, whole: np.ndarray) -> np.ndarray:
+        return np.where(whole[:, None], state(self._batch), np.nan)
+
+
+class MujocoWorld(HostWorld):
     """Simulates a MuJoCo model; the problem says what it is for."""
 
     problem: Problem
-    """With the simulator, which knows the dynamics."""
+    """Its dynamics are the simulation."""
     simulation: Simulation = eqx.field(static=True)
 
     def __init__(
@@ -180,7 +203,7 @@ class MujocoWorld(World):
     ):
         """`fields`, `forces` and `threads` are those of Simulation."""
         self.simulation = Simulation(model, fields or {}, forces, threads)
-        self.problem = dataclasses.replace(problem, simulator=self.simulation)
+        self.problem = dataclasses.replace(problem, dynamics=self.simulation)
 
     def __check_init__(self):
         problem, model, fields, forces = self.problem, self.model, self.simulation.fields, self.simulation.forces
@@ -207,8 +230,8 @@ class MujocoWorld(World):
             )
         if problem.cost is None:
             raise ValueError("problem.cost is None: MujocoWorld has no other cost than the problem's.")
-        if problem.noise_std is not None:
-            raise ValueError("noise_std: MuJoCo has no process noise. Give None.")
+        if np.any(np.asarray(problem.noise_std) != 0):
+            raise ValueError(f"noise_std={problem.noise_std}: MuJoCo has no process noise. Leave it out.")
         self.simulation.substeps(problem.dt)  # raises what is wrong with dt
         N = len(problem.conditions.mean)
         for name, values in fields.items():
@@ -225,14 +248,11 @@ class MujocoWorld(World):
         return self.simulation.model
 
     @property
-    def traceable(self) -> bool:
+    def one_by_one(self) -> bool:
         return False
 
-    def rollout(self, policy: Policy, samples: int, key: Key) -> Rollouts:
-        start, episode = host.begin(self.problem, policy, samples, key)
-        act = host.Actor(self.problem, policy, episode)
-        x, u = self.simulation.simulate(self.problem, np.asarray(start), act)
-        return _recorded(self.problem, jnp.asarray(x), jnp.asarray(u), episode)
+    def plant(self, copies: int) -> MujocoPlant:
+        return MujocoPlant(self.simulation, self.problem.dt)
 
 
 def state(data: mujoco.MjData | Batch) -> np.ndarray:
@@ -252,12 +272,3 @@ def _failed(call: Callable, **arguments) -> np.ndarray:
     except SimulationError as error:
         return np.asarray(error.ids)
     return np.zeros(0, int)
-
-
-@eqx.filter_jit
-def _recorded(problem: Problem, x: Float[Array, "N M T1 dx"], u: Float[Array, "N M T du"], episode) -> Rollouts:
-    """Rollouts of these states and actions, with what the problem says of them."""
-    o = x if problem.observe is None else jax.vmap(jax.vmap(jax.vmap(problem.observe)))(x)
-    cost = jax.vmap(jax.vmap(problem.costs))(x, u)
-    valid = jnp.isfinite(x).all((2, 3)) & jnp.isfinite(u).all((2, 3)) & jnp.isfinite(cost).all(2)
-    return Rollouts(x, o, u, cost, valid, episode)

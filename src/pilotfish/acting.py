@@ -1,0 +1,56 @@
+"""Act by an exported policy with NumPy alone: on a robot, or wherever jax is not wanted.
+
+    act = load("policy.safetensors")
+    u = act(t, x)                       # x: the state, or for a network what it observes; condition=n chooses among several
+
+Actions are without exploration, and within the plant's bounds. This file needs numpy and safetensors, nothing else of
+pilotfish: it may be copied.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+Tensors = Mapping[str, np.ndarray]
+Act = Callable[..., np.ndarray]
+
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "relu": lambda s: np.maximum(s, 0.0),
+    "tanh": np.tanh,
+    "softplus": lambda s: np.logaddexp(s, 0.0),
+}
+
+
+def load(path: str | Path) -> Act:
+    """`act(t, x, condition=0)`: the action (du,) of step t in the state x (dx,), or for a network in what it observes."""
+    with safe_open(path, framework="numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        meta = file.metadata() or {}
+    kind, settings = meta.get("policy"), json.loads(meta.get("settings", "{}"))
+    if kind not in MEANS:
+        raise ValueError(f"{path} holds a policy of the kind {kind!r}; without jax act {', '.join(MEANS)}.")
+    mean, low, high = MEANS[kind], tensors["action_low"], tensors["action_high"]
+
+    def act(t: int, x: np.ndarray, condition: int = 0) -> np.ndarray:
+        return np.clip(mean(tensors, settings, t, np.asarray(x), condition), low, high)
+
+    return act
+
+
+def _linear_gaussian(tensors: Tensors, settings: dict[str, Any], t: int, x: np.ndarray, condition: int) -> np.ndarray:
+    return tensors["K"][condition, t] @ x + tensors["k"][condition, t]
+
+
+def _network(tensors: Tensors, settings: dict[str, Any], t: int, o: np.ndarray, condition: int) -> np.ndarray:
+    s, depth = (o - tensors["shift"]) / tensors["scale"], sum(name.startswith("weight_") for name in tensors)
+    for i in range(depth):
+        s = tensors[f"weight_{i}"] @ s + tensors[f"bias_{i}"]
+        s = ACTIVATIONS[settings["activation"]](s) if i < depth - 1 else s
+    return s
+
+
+MEANS = {"linear-gaussian": _linear_gaussian, "network": _network}

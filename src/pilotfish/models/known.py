@@ -1,0 +1,54 @@
+"""Known dynamics and costs, expanded along a trajectory: what iLQG and constrained guided policy search believe.
+
+In deviations dz = [dx; du] from a trajectory of states x_t and actions u_t the dynamics are taken to first order and the
+costs to second:
+
+    dx' = A dx + B du,    cost_t(z_t + dz) = 1/2 dz'H dz + h'dz + c
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pilotfish.algebra import quadratic
+from pilotfish.types import Dynamics, Problem, Quadratic
+
+
+class Expansion(NamedTuple):
+    """The problem about a trajectory, in deviations from it."""
+
+    AB: Float[Array, "T dx dz"]
+    cost: Quadratic
+    """Over dz, one per step."""
+    final: Quadratic
+    """Over dx."""
+
+
+def known(problem: Problem, algorithm: str) -> Dynamics:
+    """The dynamics of a problem of which dynamics and cost are known; ValueError, in the user's words, if they are not."""
+    if problem.cost is None:
+        raise ValueError(
+            f"{algorithm} needs the cost: problem.cost is None. Write it in jax as cost(x, u, t), or choose moto."
+        )
+    if problem.dynamics is None:
+        raise ValueError(
+            f"{algorithm} needs the equations of motion: problem.dynamics is None. Write them in jax as dynamics(x, u), "
+            "give a MuJoCo model, or choose an algorithm that learns from rollouts alone, such as moto."
+        )
+    return problem.dynamics
+
+
+def expand(
+    problem: Problem, AB: Float[Array, "T dx dz"], x: Float[Array, "T1 dx"], u: Float[Array, "T du"]
+) -> Expansion:
+    """The expansion about one trajectory, of which the derivatives [A, B] of the dynamics are given."""
+    dx, cost_of = problem.dx, problem.cost
+    assert cost_of is not None
+
+    def about(t: Array, z: Float[Array, "dz"]) -> Quadratic:
+        return quadratic.expand(lambda dz: cost_of((z + dz)[:dx], (z + dz)[dx:], t), jnp.zeros_like(z))
+
+    cost = jax.vmap(about)(jnp.arange(problem.horizon), jnp.concatenate([x[:-1], u], -1))
+    return Expansion(AB, cost, quadratic.expand(lambda d: problem.final_cost(x[-1] + d), jnp.zeros(dx)))

@@ -1,0 +1,48 @@
+"""Policies as files: arrays and a few words, from which the policy is made again; nothing in a file is ever run.
+
+    tensors     what the policy needs to act, and the plant's bounds: action_low (du,), action_high (du,)
+    metadata    "policy": its kind; "settings": what else it needs, as JSON; and whatever the writer says of it
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from pilotfish.policies import Policy, kinds
+from pilotfish.types import Problem
+
+
+def packed(policy: Policy, problem: Problem, **words: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and metadata of a policy's file."""
+    bounds = {"action_low": np.asarray(problem.action_low), "action_high": np.asarray(problem.action_high)}
+    meta = {"policy": policy.kind, "settings": json.dumps(policy.settings()), "dt": repr(problem.dt)}
+    return policy.tensors() | bounds, meta | words
+
+
+def load(path: str | Path) -> Policy:
+    """The policy of a file. ValueError if it holds none, or one of a kind that is not known here."""
+    tensors, meta = read(path)
+    known = kinds()
+    if meta.get("policy") not in known:
+        raise ValueError(
+            f"{path} holds a policy of the kind {meta.get('policy')!r}; known here are {', '.join(sorted(known))}. "
+            "Import the package that defines it first."
+        )
+    try:
+        return known[meta["policy"]].from_tensors(tensors, json.loads(meta["settings"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: it does not hold what such a policy needs ({error}).") from error
+
+
+def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Tensors and metadata of a file; ValueError if it is none."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: there is no such file.") from error
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no policy's file, or damaged: {error}.") from error

@@ -1,0 +1,34 @@
+"""What the numbers of an iteration are and how they are shown, as `Shown` annotations of reports say it.
+
+A run stores that beside its metrics, so that whoever draws them knows no algorithm.
+"""
+
+import math
+from typing import Any, get_type_hints
+
+from pilotfish.algorithms import Algorithm
+from pilotfish.types import Shown
+
+Columns = dict[str, dict[str, Any]]
+"""By a metric's name the fields of its `Shown`; `bound` is a number, or None where there is none."""
+
+
+def columns(algorithm: Algorithm, *reports: Any) -> Columns:
+    """How the fields of an algorithm's reports are shown; those without an annotation are not."""
+    found: Columns = {}
+    for report in reports:
+        for name, hint in get_type_hints(type(report), include_extras=True).items():
+            for note in getattr(hint, "__metadata__", ()):
+                if isinstance(note, Shown):
+                    found[name] = note._asdict() | {"bound": _bound(algorithm, note.bound)}
+    return found
+
+
+def _bound(algorithm: Algorithm, setting: str) -> float | None:
+    """The value of a setting, "-" before its name turns its sign; None if there is none, or no finite number."""
+    value: Any = algorithm
+    for name in setting.removeprefix("-").split("."):
+        value = getattr(value, name, None)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return -float(value) if setting.startswith("-") else float(value)

@@ -1,0 +1,237 @@
+"""What every kind of policy must do: in every world, alone and batched, stored and loaded, and without jax."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+from oracles import point_mass
+
+from pilotfish import acting
+from pilotfish.policies import files, kinds, of_condition, over_conditions
+from pilotfish.policies.gaussian import GaussianPolicy
+from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
+from pilotfish.policies.network import Network
+from pilotfish.runs.store import write_tensors
+from pilotfish.types import Gaussian, LinearGaussian, Problem
+from pilotfish.worlds.host import HostWorld, PlantWorld
+from pilotfish.worlds.jax import JaxWorld
+from pilotfish.worlds.mujoco import MujocoWorld
+from pilotfish.worlds.plant import EquationsPlant
+
+N, M, T = 2, 3, 6
+KEY = jax.random.key(3)
+
+
+def see_the_place(x):
+    return x[:1]
+
+
+def problem(observe=see_the_place):
+    """A mass on a line, from two places; only where it is can be seen."""
+    return Problem(
+        horizon=T,
+        dt=0.02,
+        conditions=Gaussian(jnp.array([[1.0, 0.0], [-0.5, 0.2]]), jnp.broadcast_to(0.01 * jnp.eye(2), (N, 2, 2))),
+        initial_std=[0.5],
+        cost=lambda x, u, t: (x**2).sum() + 0.1 * (u**2).sum(),
+        dynamics=lambda x, u: jnp.stack([x[0] + 0.02 * x[1], x[1] + 0.03 * u[0]]),
+        action_low=-2.0,
+        action_high=[2.0],
+        observe=observe,
+    )
+
+
+def controllers():
+    rng = np.random.default_rng(0)
+    K, k, chol = rng.normal(size=(N, T, 1, 2)), rng.normal(size=(N, T, 1)), rng.uniform(0.1, 1.0, (N, T, 1, 1))
+    return LinearGaussian(*map(jnp.asarray, (K, k, chol)))
+
+
+def network(**how):
+    policy = Network(**{"width": 5, "depth": 2, "activation": "tanh"} | how).policy(problem(), jax.random.key(1))
+    return eqx.tree_at(lambda p: (p.shift, p.scale), policy, (jnp.array([0.3]), jnp.array([2.0])))
+
+
+POLICIES = {
+    "linear-gaussian": lambda: LinearGaussianPolicy(controllers()),
+    "linear-gaussian, smooth": lambda: LinearGaussianPolicy(controllers(), 1.5),
+    "network": network,
+    "network, relu": lambda: network(activation="relu", depth=1),
+    "network, softplus, smooth": lambda: eqx.tree_at(
+        lambda p: p.factor, network(activation="softplus"), jnp.array([[0.7]])
+    ),
+    "linear network": lambda: network(depth=0),
+}
+
+
+class OneMass(EquationsPlant):
+    """A plant of which there is only one."""
+
+    def place(self, x, conditions, randoms):
+        assert x.shape == (1, 2)
+        return super().place(x, conditions, randoms)
+
+
+WORLDS = {
+    "jax": lambda: JaxWorld(problem()),
+    "mujoco": lambda: MujocoWorld(problem(), mujoco.MjModel.from_xml_string(point_mass.MJCF)),
+    "plant": lambda: PlantWorld(problem(), OneMass(problem(), 1)),
+}
+
+
+@pytest.fixture(params=POLICIES)
+def policy(request):
+    return POLICIES[request.param]()
+
+
+@pytest.fixture(scope="module", params=WORLDS)
+def world(request):
+    return WORLDS[request.param]()
+
+
+def equal(a, b):
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in leaves)
+
+
+def test_every_kind_is_here():
+    assert {make().kind for make in POLICIES.values()} == kinds().keys() - {"none"}
+
+
+def test_acts_in_every_world(policy, world):
+    """The actions of a rollout are those of the policy in the rollout's states, by its own episode."""
+    rollouts = world.rollout(policy, M, KEY)
+    assert rollouts.u.shape == (N, M, T, 1)
+    assert rollouts.o.shape == (N, M, T + 1, 1)
+    assert rollouts.valid.all()
+    np.testing.assert_array_equal(rollouts.o, rollouts.x[..., :1])
+    act = eqx.filter_jit(lambda own, episode, t, x, o: own.act(episode, t, x, o))
+    for n, m, t in np.ndindex(N, M, T):
+        own, episode = of_condition(policy, n), jax.tree.map(lambda leaf, at=(n, m): leaf[at], rollouts.episode)
+        u = act(own, episode, t, rollouts.x[n, m, t], rollouts.o[n, m, t])
+        np.testing.assert_allclose(u, rollouts.u[n, m, t], rtol=1e-12, atol=1e-12)
+
+
+def test_begins_where_the_rollout_begins(world):
+    """`begin` is told of the very state and observation in which the rollout starts."""
+
+    class Told(LinearGaussianPolicy):
+        def begin(self, key, x0, o0):
+            return jnp.concatenate([x0, o0])
+
+        def act(self, episode, t, x, o):
+            return jnp.zeros(1)
+
+    rollouts = world.rollout(Told(controllers()), M, KEY)
+    np.testing.assert_array_equal(rollouts.episode[..., :2], rollouts.x[:, :, 0])
+    np.testing.assert_array_equal(rollouts.episode[..., 2:], rollouts.o[:, :, 0])
+
+
+def test_compiled_is_as_on_the_host(policy):
+    world = JaxWorld(problem())
+    compiled = eqx.filter_jit(lambda policy, key: world.rollout(policy, M, key))(policy, KEY)
+    np.testing.assert_allclose(compiled.u, world.rollout(policy, M, KEY).u, rtol=1e-12, atol=1e-12)
+
+
+def test_alone_is_as_among_others(policy):
+    """One condition's rollouts do not depend on the others."""
+    both = JaxWorld(problem()).rollout(policy, M, KEY)
+    mean, cov = problem().conditions.mean, problem().conditions.cov
+    keys = jax.random.split(KEY, (N, M))
+    for n in range(N):
+        world = JaxWorld(eqx.tree_at(lambda p: p.conditions, problem(), Gaussian(mean[n : n + 1], cov[n : n + 1])))
+        alone = jax.vmap(lambda key, n=n, world=world: world._episode(of_condition(policy, n), world_start(n), key))(
+            keys[n]
+        )
+        np.testing.assert_allclose(alone.u, both.u[n], rtol=1e-12, atol=1e-12)
+
+
+def world_start(n):
+    return jax.tree.map(lambda leaf: leaf[n], problem().conditions)
+
+
+def test_noise_free_has_the_mean_and_no_noise(policy):
+    silent = policy.noise_free()
+    world = JaxWorld(problem())
+    one, two = (world.rollout(silent, 1, key) for key in jax.random.split(KEY))
+    x0 = one.x[:, 0, 0]
+
+    def first(own, x):
+        return own.mean(0, x, see_the_place(x))
+
+    np.testing.assert_allclose(one.u[:, 0, 0], over_conditions(first, policy, x0), rtol=1e-12)
+    assert not equal(one.x, two.x)  # the starts differ
+
+
+def test_stored_and_loaded_acts_to_the_bit(policy, tmp_path):
+    write_tensors(tmp_path / "policy.safetensors", *files.packed(policy, problem()))
+    loaded = files.load(tmp_path / "policy.safetensors")
+    assert type(loaded) is type(policy)
+    assert jax.tree.structure(loaded) == jax.tree.structure(policy)
+    for world in (JaxWorld(problem()), WORLDS["mujoco"]()):
+        assert equal(world.rollout(loaded, M, KEY), world.rollout(policy, M, KEY))
+
+
+def test_acts_in_numpy_as_on_the_host(policy, tmp_path):
+    write_tensors(tmp_path / "policy.safetensors", *files.packed(policy, problem()))
+    act = acting.load(tmp_path / "policy.safetensors")
+    rollouts = WORLDS["mujoco"]().rollout(policy.noise_free(), M, KEY)
+    seen = rollouts.x if policy.per_condition else rollouts.o
+    for n, m, t in np.ndindex(N, M, T):
+        u = act(t, np.asarray(seen[n, m, t]), condition=n)
+        np.testing.assert_allclose(u, np.clip(rollouts.u[n, m, t], -2, 2), rtol=1e-12, atol=1e-14)
+
+
+def test_density_entropy_and_divergence(policy):
+    """By Monte Carlo over the policy's own actions, and SciPy's density."""
+    from scipy.stats import multivariate_normal
+
+    assert isinstance(policy, GaussianPolicy)
+    own, x = of_condition(policy, 1), jnp.array([0.4, -0.1])
+    at = (2, x, see_the_place(x))
+    mean, chol = np.asarray(own.mean(*at)), np.asarray(own.chol(*at))
+    law = multivariate_normal(mean, chol @ chol.T)
+    u = mean + np.random.default_rng(0).normal(size=(20_000, 1)) @ chol.T
+    log_density = np.asarray(jax.vmap(lambda u: own.log_density(u, *at))(jnp.asarray(u)))
+    np.testing.assert_allclose(log_density, law.logpdf(u), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(own.entropy(*at), law.entropy(), rtol=1e-9)
+    other = of_condition(LinearGaussianPolicy(controllers()), 0)
+    other_law = multivariate_normal(np.asarray(other.mean(*at)), np.asarray(other.chol(*at)) ** 2)
+    np.testing.assert_allclose(own.kl(other, *at), (law.logpdf(u) - other_law.logpdf(u)).mean(), rtol=0.1, atol=0.02)
+
+
+def test_what_is_no_policy_is_refused_in_words(tmp_path):
+    with pytest.raises(ValueError, match="there is no such file"):
+        files.load(tmp_path / "none.safetensors")
+    (tmp_path / "noise.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match=r"noise\.safetensors is no policy's file, or damaged"):
+        files.load(tmp_path / "noise.safetensors")
+    tensors, meta = files.packed(network(), problem())
+    write_tensors(tmp_path / "other.safetensors", tensors, meta | {"policy": "oracle"})
+    with pytest.raises(ValueError, match=r"of the kind 'oracle'; known here are linear-gaussian, network"):
+        files.load(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="of the kind 'oracle'"):
+        acting.load(tmp_path / "other.safetensors")
+    write_tensors(tmp_path / "part.safetensors", {"chol": tensors["chol"]}, meta)
+    with pytest.raises(ValueError, match="is damaged"):
+        files.load(tmp_path / "part.safetensors")
+
+
+def test_bad_networks_are_refused():
+    with pytest.raises(ValueError, match="width=0"):
+        Network(width=0)
+    with pytest.raises(ValueError, match="depth=-1"):
+        Network(depth=-1)
+
+
+def test_a_robot_runs_one_episode_after_the_other():
+    world, ended = WORLDS["plant"](), []
+    assert isinstance(world, HostWorld)
+    rollouts = world.rollout(POLICIES["network"](), M, KEY, lambda n, m, rollout: ended.append((n, m, rollout)))
+    assert [at[:2] for at in ended] == [(n, m) for n in range(N) for m in range(M)]
+    for n, m, rollout in ended:
+        assert equal(rollout, jax.tree.map(lambda leaf, at=(n, m): leaf[at], rollouts))
+    with pytest.raises(ValueError, match="there is one OneMass"):
+        world.plant(2)
