@@ -44,8 +44,10 @@ if TYPE_CHECKING:
     from pilotfish.algorithms.moto import MOTO
     from pilotfish.policies import Policy
     from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
+    from pilotfish.runs import RunError
     from pilotfish.runs.loop import evaluate, iteration, scan
-    from pilotfish.runs.store import Run, RunError, Spec
+    from pilotfish.runs.spec import Spec
+    from pilotfish.runs.store import Run
     from pilotfish.runs.train import Result, TrainingFailed, train
     from pilotfish.tasks import Task
     from pilotfish.tasks.model import ModelTask
@@ -71,8 +73,8 @@ _HOME = {
     "Result": "runs.train",
     "Rollouts": "types",
     "Run": "runs.store",
-    "RunError": "runs.store",
-    "Spec": "runs.store",
+    "RunError": "runs",
+    "Spec": "runs.spec",
     "Task": "tasks",
     "TrainingFailed": "runs.train",
     "World": "worlds",

@@ -32,7 +32,7 @@ What it knows it has from the problem's own equations, or from its simulator, wh
 then all but the simulation is compiled. The rollouts given to `update` are only what the loop reports.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -133,6 +133,9 @@ class Trajectories(NamedTuple):
 
 class ILQG(Algorithm):
     """Iterative linear-quadratic-Gaussian control."""
+
+    default_rollouts: ClassVar[int] = 10
+    default_iterations: ClassVar[int] = 100
 
     regularisation: float = 0.0
     """The regularisation to begin with, in units of the cost (paper: mu)."""

@@ -13,7 +13,7 @@ What the MOTO paper calls "GPS". Each iteration, from rollouts of the current ti
 | l^k_m      | MDGPS, section 4.2  | `_expected_cost` |
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -99,6 +99,9 @@ class Info(NamedTuple):
 
 class LQRGPS(Algorithm):
     """Trajectory optimisation by KL-constrained LQR on fitted dynamics."""
+
+    default_rollouts: ClassVar[int] = 20
+    default_iterations: ClassVar[int] = 20
 
     kl_step: float = 0.1
     """Bound on the expected KL between successive controllers, nats a step (paper: eps / T)."""

@@ -12,11 +12,11 @@ import tyro
 
 from pilotfish.algorithms import Algorithm
 from pilotfish.cli import COMMANDS
-from pilotfish.experiments import setups
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
-from pilotfish.runs import loop
+from pilotfish.runs import RunError, loop
+from pilotfish.runs.spec import assemble
 from pilotfish.runs.statistics import bootstrap_interval, wilson_interval
-from pilotfish.runs.store import Run, RunError, write_tensors
+from pilotfish.runs.store import Run, write_tensors
 from pilotfish.tasks import Task
 from pilotfish.worlds import World
 
@@ -68,7 +68,7 @@ def render(argv: list[str]) -> None:
 
     args = tyro.cli(_Render, args=argv, prog="pilotfish render", description=COMMANDS["render"])
     run = Run.open(args.run)
-    task, *_ = setups.assemble(run.spec)
+    task, *_ = assemble(run.spec)
     summary = json.loads(_result(run).read_text())
     print(_film(run, task, scene(task), summary, args.output or run.path / "film.gif", args.seed))
 
@@ -122,7 +122,7 @@ def export(argv: list[str]) -> None:
 def trained(path: Path) -> tuple[Run, Algorithm, World, Any]:
     """A run and its newest states."""
     run = Run.open(path)
-    _, algorithm, world = setups.assemble(run.spec)
+    _, algorithm, world = assemble(run.spec)
     like = loop.initial(algorithm, world, run.spec.rollouts, loop.root_keys(run.spec.seeds))
     return run, algorithm, world, run.load_checkpoint(like)[1]
 

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from pilotfish.runs.loop import Turn
-from pilotfish.runs.store import Spec
+from pilotfish.runs.spec import Spec
 from pilotfish.runs.train import explain
 
 
