@@ -65,9 +65,8 @@ def register_environments(register: Callable[..., None]) -> None:
     """Make every task known as pilotfish/NAME-v0 to Gymnasium, by its own function `register`."""
     from pilotfish.registry import TASKS
 
-    for task in TASKS:
-        kwargs = {"task": task.name}
-        register(f"pilotfish/{task.name}-v0", "pilotfish.environments:TaskEnvironment", kwargs=kwargs)
+    for name in TASKS:
+        register(f"pilotfish/{name}-v0", "pilotfish.environments:TaskEnvironment", kwargs={"task": name})
 
 
 _render_without_a_screen()
@@ -84,9 +83,10 @@ if TYPE_CHECKING:
     from pilotfish.policies import Policy
     from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
     from pilotfish.policies.network import Network, NetworkPolicy
+    from pilotfish.runs import RunError
     from pilotfish.runs.evaluation import Evaluation, evaluate
     from pilotfish.runs.loop import iteration, scan
-    from pilotfish.runs.spec import RunError, Spec
+    from pilotfish.runs.spec import Spec
     from pilotfish.runs.store import Run
     from pilotfish.runs.train import Result, TrainingFailed, train
     from pilotfish.tasks import Task
@@ -121,7 +121,7 @@ _HOME = {
     "Result": "runs.train",
     "Rollouts": "types",
     "Run": "runs.store",
-    "RunError": "runs.spec",
+    "RunError": "runs",
     "Spec": "runs.spec",
     "Task": "tasks",
     "TrainingFailed": "runs.train",

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from pilotfish.policies import Policy
+from pilotfish.registry import Entry, algorithms
 from pilotfish.types import Key, Problem, Rollouts
 
 
@@ -20,6 +21,11 @@ class Algorithm(eqx.Module):
     annotations say how they are shown, and of `ok` (N,): False for a condition that could not be improved. What such a
     condition keeps is the algorithm's to say (`accepted`); where no condition could be, the loop keeps the old state.
     """
+
+    default_rollouts: ClassVar[int] = 20
+    """What `pilotfish train` takes for a task for which no setup is known."""
+    default_iterations: ClassVar[int] = 50
+    """Likewise."""
 
     def traceable(self, problem: Problem) -> bool:
         """Whether JAX can compile `init` and `update` for this problem. If not, they run as they are."""
@@ -58,23 +64,14 @@ def check_number(algorithm: Algorithm, name: str, holds: Callable[[float], bool]
         raise ValueError(f"{name}={number}: {remedy}.")
 
 
-class Entry(NamedTuple):
-    """An algorithm's name in the registry, what it is, and its class."""
+class Setup(NamedTuple):
+    """An algorithm as it is set up for a task."""
 
-    name: str
-    summary: str
-    make: Callable[[], Algorithm]
+    algorithm: Algorithm
+    rollouts: int
+    iterations: int
 
 
 def registry() -> dict[str, Entry]:
-    """All algorithms by name."""
-    from pilotfish.algorithms.ilqg import ILQG
-    from pilotfish.algorithms.lqr_gps import LQRGPS
-    from pilotfish.algorithms.moto import MOTO
-
-    entries = (
-        Entry("moto", "model-free trajectory optimisation (Akrour et al., JMLR 2018)", MOTO),
-        Entry("lqr-gps", "KL-constrained LQR on fitted dynamics, GPS's local half (Levine & Abbeel, 2014)", LQRGPS),
-        Entry("ilqg", "iterative LQG on known dynamics, within action limits (Tassa et al., 2012, 2014)", ILQG),
-    )
-    return {entry.name: entry for entry in entries}
+    """All algorithms by name: the lines are in `pilotfish.registry`."""
+    return algorithms()

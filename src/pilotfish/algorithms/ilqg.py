@@ -32,7 +32,7 @@ What it knows it has from the problem's dynamics (models/known.py): equations, o
 finite differences; then all but the simulation is compiled. The rollouts given to `update` are only what the loop reports.
 """
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -123,6 +123,9 @@ class Trajectories(NamedTuple):
 
 class ILQG(Algorithm):
     """Iterative linear-quadratic-Gaussian control."""
+
+    default_rollouts: ClassVar[int] = 10
+    default_iterations: ClassVar[int] = 100
 
     regularisation: float = 0.0
     """The regularisation to begin with, in units of the cost (paper: mu)."""

@@ -13,7 +13,7 @@ What the MOTO paper calls "GPS". Each iteration, from rollouts of the current ti
 | eta    | GPS'14, section 3 | eta       |
 """
 
-from typing import Annotated, NamedTuple, get_args
+from typing import Annotated, ClassVar, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -97,6 +97,9 @@ class Model(NamedTuple):
 class LQRGPS(Algorithm):
     """Trajectory optimisation by KL-constrained LQR on fitted dynamics."""
 
+    default_rollouts: ClassVar[int] = 20
+    default_iterations: ClassVar[int] = 20
+
     kl_step: float = 0.1
     """Bound on the expected KL between successive controllers, nats a step (paper: eps / T)."""
     trust: TrustRegion = eqx.field(static=True, default="trajectory")
@@ -122,7 +125,7 @@ class LQRGPS(Algorithm):
         N = len(first.k)
         return State(
             controller=first,
-            eta=jnp.full(N, jnp.nan),
+            eta=jnp.full(N, jnp.nan, float),
             steps=self.step.begin(N),
             best=BestSoFar.begin(first),
             memory=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (N, *leaf.shape)), memory),

@@ -16,7 +16,7 @@ Each iteration, from rollouts of the current time-varying linear-Gaussian contro
 | lambda  | (6)              | ridge         |
 """
 
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -130,6 +130,9 @@ class Info(NamedTuple):
 
 class MOTO(Algorithm):
     """Model-free trajectory optimisation."""
+
+    default_rollouts: ClassVar[int] = 20
+    default_iterations: ClassVar[int] = 30
 
     kl_step: float = 0.1
     """Bound on each step's expected KL between successive controllers, nats (paper: eps)."""

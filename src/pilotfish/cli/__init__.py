@@ -20,8 +20,8 @@ COMMANDS = {
     "figure": "a paper's figure: run it, draw it, and judge each claim of the paper about it",
 }
 
-MODULES = {name: "learn" if name in ("list", "train", "resume") else "results" for name in COMMANDS}
-MODULES["figure"] = "figure"
+MODULES = {name: "learn" if name in ("train", "resume") else "results" for name in COMMANDS}
+MODULES |= {"list": "catalogue", "figure": "figure"}
 """Where each command lives."""
 
 HELP = """usage: pilotfish COMMAND [OPTIONS]
@@ -63,7 +63,7 @@ def run(argv: list[str]) -> int:
         return complain(f"unknown command {name!r}: {hint}", 2)
     module = import_module(f"pilotfish.cli.{MODULES[name]}")
     command: Callable[[list[str]], int | None] = getattr(module, "list_" if name == "list" else name)
-    from pilotfish.runs.store import RunError
+    from pilotfish.runs import RunError
 
     try:
         return command(rest) or 0

@@ -19,10 +19,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from pilotfish import experiments
 from pilotfish.cli import COMMANDS
-from pilotfish.experiments import figures, setups, study
-from pilotfish.experiments.figures import PaperFigure
+from pilotfish.experiments import study
+from pilotfish.experiments.claims import PaperFigure, slug
 from pilotfish.experiments.study import Job, Performed
+from pilotfish.registry import named
 
 COLOUR = {"holds": "green", "does not hold": "red", "undecided": "yellow"}
 
@@ -46,7 +48,7 @@ class _Figure:
 def figure(argv: list[str]) -> int:
     """Run, draw and judge a paper's figure."""
     args = tyro.cli(_Figure, args=argv, prog="pilotfish figure", description=COMMANDS["figure"])
-    chosen: PaperFigure = setups.named(figures.registry(), args.id, "figure")
+    chosen: PaperFigure = named(experiments.figures(), args.id, "figure")
     if args.seeds is not None and args.seeds < 1:
         raise ValueError(f"--seeds {args.seeds}: must be 1 or more.")
     folder = args.out or chosen.folder(args.quick)
@@ -120,7 +122,7 @@ def _draw(chosen: PaperFigure, folder: Path, performed: Performed) -> None:
     title = f"{chosen.id}: {chosen.title}"
     curves.comparison(performed.reference.study, folder / "figure.png", title, chosen.x)
     for label, found in performed.sensitivity.items():
-        path = folder / figures.slug(label) / "figure.png"
+        path = folder / slug(label) / "figure.png"
         path.parent.mkdir(exist_ok=True)
         curves.comparison(found.study, path, f"{title}; {label}", chosen.x)
 

@@ -1,4 +1,4 @@
-"""The commands that start or continue learning: list, train, resume."""
+"""The commands that start or continue learning: train, resume."""
 
 import dataclasses
 import json
@@ -9,14 +9,15 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from pilotfish import algorithms, tasks
+from pilotfish import algorithms, experiments, tasks
 from pilotfish.algorithms import Algorithm
 from pilotfish.cli import COMMANDS
-from pilotfish.cli.results import EVALUATION_ROLLOUTS, draw, evaluate_states, export_policy
+from pilotfish.cli.results import draw
 from pilotfish.cli.watch import Watch
-from pilotfish.experiments import figures, setups
-from pilotfish.runs import loop
-from pilotfish.runs.store import Run, RunError, Spec
+from pilotfish.registry import named
+from pilotfish.runs import RunError, evaluation, loop
+from pilotfish.runs.spec import Spec, assemble
+from pilotfish.runs.store import Run
 from pilotfish.runs.train import TrainingFailed
 from pilotfish.runs.train import train as turn_the_crank
 from pilotfish.tasks import Task
@@ -24,38 +25,6 @@ from pilotfish.worlds import World
 
 COST = re.compile(r"^--cost(?=$|=)")
 """What is short for --task.cost."""
-
-
-def list_(argv: list[str]) -> None:
-    """Print all tasks, algorithms and figures."""
-    args = tyro.cli(_List, args=argv, prog="pilotfish list", description="Tasks, algorithms and figures.")
-    known = {
-        "tasks": {entry.name: entry.summary for entry in tasks.registry().values()},
-        "algorithms": {entry.name: entry.summary for entry in algorithms.registry().values()},
-        "figures": {figure.id: figure.title for figure in figures.registry().values()},
-    }
-    if args.pictures is not None:
-        from pilotfish.view import film
-
-        if args.pictures.suffix != ".png":
-            raise ValueError(f"--pictures {args.pictures}: choose a name that ends in .png.")
-        print(film.sheet(args.pictures, list(tasks.registry().values())))
-        return
-    if args.json:
-        print(json.dumps(known, indent=2))
-        return
-    for kind, summaries in known.items():
-        print(f"{kind}:")
-        for name, summary in summaries.items():
-            print(f"  {name:16s} {summary}")
-
-
-@dataclasses.dataclass
-class _List:
-    json: bool = False
-    """Print JSON."""
-    pictures: Path | None = None
-    """Instead, write a picture of every task into this .png."""
 
 
 @dataclasses.dataclass
@@ -83,9 +52,9 @@ class _Train:
 def train(argv: list[str]) -> int:
     """Learn a controller for a task."""
     task_name, algorithm_name, rest = _names(argv)
-    task = setups.task_entry(task_name).make()
-    setups.named(algorithms.registry(), algorithm_name, "algorithm")
-    default = setups.setup(task_name, algorithm_name)
+    task = tasks.find(task_name).make()
+    named(algorithms.registry(), algorithm_name, "algorithm")
+    default = experiments.setup(task_name, algorithm_name)
     args = tyro.cli(
         _Train,
         args=rest,
@@ -96,15 +65,15 @@ def train(argv: list[str]) -> int:
     for name, least in (("iterations", 1), ("seeds", 1), ("checkpoint_every", 1), ("seed", 0)):
         if getattr(args, name) < least:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be {least} or more.")
-    spec = Spec(
-        task=setups.described(task_name, args.task),
-        algorithm={"name": algorithm_name, "options": setups.options(args.algorithm)},
+    spec = Spec.of(
+        (task_name, args.task),
+        (algorithm_name, args.algorithm),
         rollouts=args.rollouts,
         iterations=args.iterations,
-        seeds=list(range(args.seed, args.seed + args.seeds)),
+        seeds=range(args.seed, args.seed + args.seeds),
         checkpoint_every=args.checkpoint_every,
     )
-    assembled = _, algorithm, world = setups.assemble(spec)
+    assembled = _, algorithm, world = assemble(spec)
     loop.check(algorithm, world, args.rollouts)  # before the folder exists
     run = Run.create(args.out or _free_folder(task_name, algorithm_name), spec)
     return _run(run, assembled, args.film, args.json)
@@ -127,7 +96,7 @@ def resume(argv: list[str]) -> int:
     args = tyro.cli(_Resume, args=argv, prog="pilotfish resume", description=COMMANDS["resume"])
     run = Run.open(args.run)
     run.check_resumable()
-    assembled = setups.assemble(run.spec)  # before anything is written
+    assembled = assemble(run.spec)  # before anything is written
     if args.iterations is not None:
         if args.iterations < 1:
             raise ValueError(f"--iterations {args.iterations}: must be 1 or more.")
@@ -144,7 +113,7 @@ def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json
         soft_wrap=True,
     )
     try:
-        with Watch(console, run.spec) as watch:
+        with Watch(console, run.spec, algorithm) as watch:
             result = turn_the_crank(
                 algorithm,
                 world,
@@ -159,8 +128,11 @@ def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json
         return 130
     except TrainingFailed as error:
         raise RunError(f"{error} What was learned before is in {run.path}.") from error
-    summary = evaluate_states(run, algorithm, world, result.states, EVALUATION_ROLLOUTS)
-    export_policy(run, algorithm, world, result.states, summary["best_seed"], run.path / "policy.safetensors")
+    learned = evaluation.Trained(task, algorithm, world, result.states)
+    found = evaluation.measure(run.spec.seeds, algorithm, world, result.states, evaluation.ROLLOUTS)
+    evaluation.keep(run, found)
+    run.save_tensors("policy", *evaluation.pack(run, learned, found.best_seed))
+    summary = found.as_json()
     draw(run, task, summary, film)
     if as_json:
         print(json.dumps({"run": str(run.path), **summary}))
@@ -193,7 +165,11 @@ def _names(argv: list[str]) -> tuple[str, str, list[str]]:
             f"usage: pilotfish train TASK [OPTIONS], where TASK is one of {known}; gym:NAME; or a MuJoCo model, "
             "MODEL.xml --cost FILE.py."
         )
-    return rest[0], algorithm or setups.default_algorithm(rest[0]), [COST.sub("--task.cost", word) for word in rest[1:]]
+    return (
+        rest[0],
+        algorithm or experiments.default_algorithm(rest[0]),
+        [COST.sub("--task.cost", word) for word in rest[1:]],
+    )
 
 
 def _free_folder(task: str, algorithm: str) -> Path:

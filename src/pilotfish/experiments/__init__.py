@@ -1,1 +1,50 @@
-"""The only place that names a task and an algorithm together."""
+"""The only place that names a task and an algorithm together: a file for each paper, read when it is asked for.
+
+Each has `SETUPS` (by task, then by algorithm), the `DEFAULT` algorithm for its tasks, and its `FIGURES`.
+"""
+
+from collections.abc import Iterator
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pilotfish.algorithms import Setup
+    from pilotfish.experiments.claims import PaperFigure
+
+PAPERS = ("moto", "gps2014", "cgps2014", "mdgps", "own")
+TITLES = {
+    "moto/1b": "GPS and MOTO on the double link",
+    "moto/1c": "MOTO and its variants on the double link",
+    "moto/2b": "GPS and MOTO on the quad link with soft joint limits",
+    "moto/2c": "MOTO on the double link for several numbers of rollouts an iteration",
+}
+"""Of all figures by id, for `pilotfish list`: the figures themselves import what they compare."""
+FEWEST = "lqr-gps"
+"""What is taken for a task of no paper: it needs the fewest rollouts, and nothing known."""
+
+
+def setup(task: str, algorithm: str) -> "Setup":
+    """The setup that `pilotfish train` starts from; measured in docs/results where a paper here names both."""
+    from pilotfish import algorithms
+    from pilotfish.registry import named
+
+    for paper in _papers():
+        if found := paper.SETUPS.get(task, {}).get(algorithm):
+            return found
+    made: algorithms.Algorithm = named(algorithms.registry(), algorithm, "algorithm").make()
+    return algorithms.Setup(made, made.default_rollouts, made.default_iterations)
+
+
+def default_algorithm(task: str) -> str:
+    """What `pilotfish train` takes where nothing is said."""
+    return next((paper.DEFAULT for paper in _papers() if task in paper.SETUPS), FEWEST)
+
+
+def figures() -> "dict[str, PaperFigure]":
+    """All figures by id."""
+    return {figure.id: figure for paper in _papers() for figure in paper.FIGURES}
+
+
+def _papers() -> Iterator[ModuleType]:
+    return (import_module(f"{__name__}.{paper}") for paper in PAPERS)

@@ -1,13 +1,38 @@
-"""Figures of the MOTO paper (Akrour, Abdolmaleki, Abdulsamad, Peters, Neumann; JMLR 2018), section 7.1."""
+"""The MOTO paper (Akrour, Abdolmaleki, Abdulsamad, Peters, Neumann; JMLR 2018), section 7.1: its links and figures."""
 
 import math
 
 import numpy as np
 
+from pilotfish.algorithms import Setup
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.moto import MOTO
-from pilotfish.experiments.figures import LAST, Arm, Claim, Metrics, PaperFigure, Variation, area, final, sooner
-from pilotfish.experiments.setups import Setup
+from pilotfish.experiments.claims import LAST, Arm, Claim, Metrics, PaperFigure, Variation, area, final, sooner
+
+DEFAULT = "moto"
+SETUPS = {
+    "double-link": {
+        "moto": Setup(MOTO(entropy_drop=0.05), rollouts=200, iterations=60),
+        "lqr-gps": Setup(LQRGPS(), rollouts=50, iterations=40),
+    },
+    "double-link-25": {
+        "moto": Setup(MOTO(entropy_drop=0.05), rollouts=200, iterations=60),
+        "lqr-gps": Setup(LQRGPS(), rollouts=50, iterations=40),
+    },
+    "quad-link": {
+        "moto": Setup(MOTO(entropy_drop=0.05), rollouts=400, iterations=100),
+        "lqr-gps": Setup(LQRGPS(), rollouts=400, iterations=100),
+    },
+    "quad-link-low": {
+        "moto": Setup(MOTO(entropy_drop=0.05), rollouts=400, iterations=150),
+        "lqr-gps": Setup(LQRGPS(), rollouts=400, iterations=150),
+    },
+    "quad-link-free": {
+        "moto": Setup(MOTO(entropy_drop=0.05), rollouts=400, iterations=150),
+        "lqr-gps": Setup(LQRGPS(), rollouts=400, iterations=150),
+    },
+}
+"""By task and algorithm."""
 
 EARLY = 1 / 4
 """The part of the iterations that we take for "initial"."""

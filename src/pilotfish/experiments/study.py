@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import pilotfish
-from pilotfish.experiments import setups
-from pilotfish.experiments.figures import LAST, Arm, Metrics, PaperFigure, Study, Verdict, final, judge, slug
-from pilotfish.runs import loop
-from pilotfish.runs.store import Run, RunError, Spec, write_json
+from pilotfish.experiments.claims import LAST, Arm, Metrics, PaperFigure, Study, Verdict, final, judge, slug
+from pilotfish.runs import RunError, loop
+from pilotfish.runs.spec import Spec, assemble
+from pilotfish.runs.store import Run, write_json
 from pilotfish.runs.train import PATIENCE, TrainingFailed, train
 
 QUICK_SEEDS = 2
@@ -148,7 +148,7 @@ def command(figure: PaperFigure, folder: Path, seeds: int | None, quick: bool, s
 
 def _check(job: Job) -> None:
     """Refuse, before anything is computed, settings that cannot be run and a folder that was made with others."""
-    _, algorithm, world = setups.assemble(job.spec)
+    _, algorithm, world = assemble(job.spec)
     loop.check(algorithm, world, job.spec.rollouts)
     if not (job.path / "spec.json").exists():
         if job.path.is_file() or (job.path.is_dir() and any(job.path.iterdir())):
@@ -176,7 +176,7 @@ def _run(job: Job, observe: Observer) -> Metrics:
     done = metrics["cost"].shape[1] if metrics else 0
     observe(job, done)
     if done < spec.iterations and stopped(metrics) is None:
-        _, algorithm, world = setups.assemble(spec)
+        _, algorithm, world = assemble(spec)
         with suppress(TrainingFailed):  # a result: `stopped` finds it in the metrics
             train(
                 algorithm,

@@ -19,6 +19,7 @@ from pilotfish.algebra import gaussian, regression
 from pilotfish.algebra.batch import each
 from pilotfish.types import LinearGaussian
 
+
 class Occupancy(NamedTuple):
     """State-action distribution of one step, or (leading axes) of many."""
 

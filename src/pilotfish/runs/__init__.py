@@ -1,1 +1,5 @@
-"""The crank, written once: the loop, the store of runs, resuming. Knows only the algorithm and world protocols."""
+"""The crank, written once: loop, store, resuming, evaluation. Knows the protocols of algorithms, worlds and tasks only."""
+
+
+class RunError(Exception):
+    """A run's folder cannot be used as asked; the message says why, and what to do."""

@@ -14,7 +14,6 @@ loading a run never runs code from it.
 
 import csv
 import dataclasses
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -28,47 +27,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 import pilotfish
+from pilotfish.runs import RunError
 from pilotfish.runs.columns import Columns
 from pilotfish.runs.loop import Report
+from pilotfish.runs.spec import FORMAT, Spec, computes_in_float64
 from pilotfish.types import Rollouts
 
 if TYPE_CHECKING:
     from pilotfish.policies import Policy
     from pilotfish.runs.evaluation import Conditions, Evaluation
 
-FORMAT = 1
 CHECKPOINTS_KEPT = 2
-
-
-def computes_in_float64() -> bool:
-    """True if jax computes in float64 now."""
-    return jnp.result_type(float) == jnp.float64
-
-
-class RunError(Exception):
-    """A run's folder cannot be used as asked; the message says why, and what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Spec:
-    """Everything a run is made of, fully resolved."""
-
-    task: dict[str, Any]
-    """name and options; of a MuJoCo model also its files, with the SHA-256 of each"""
-    algorithm: dict[str, Any]
-    """name and options"""
-    rollouts: int
-    iterations: int
-    seeds: list[int]
-    checkpoint_every: int
-    version: str = pilotfish.__version__
-    x64: bool = dataclasses.field(default_factory=computes_in_float64)
-    format: int = FORMAT
-
-    def digest(self) -> str:
-        """Names what a checkpoint belongs to. How long the run goes on does not matter to it."""
-        fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("iterations", "checkpoint_every")}
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Run:

@@ -4,15 +4,21 @@ A task's fields are its constants; a registered name is a task with these consta
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import equinox as eqx
 import numpy as np
 
+from pilotfish.registry import Entry, named, tasks
 from pilotfish.types import Problem
 from pilotfish.worlds import World
 from pilotfish.worlds.jax import JaxWorld
+
+GYMNASIUM = "gym:"
+"""What the name of a task begins with that is an environment of Gymnasium."""
+MODELS = (".xml", ".mjb")
+"""What the name of a task ends with that is a MuJoCo model's file."""
 
 
 class Stroke(NamedTuple):
@@ -26,6 +32,11 @@ class Stroke(NamedTuple):
 
 class Task(eqx.Module):
     """What is to be done."""
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The user's files that the task is made of: a run keeps their SHA-256."""
+        return ()
 
     @abstractmethod
     def problem(self) -> Problem:
@@ -52,86 +63,21 @@ class DrawnTask(Task):
         """What a picture must show: left, right, bottom, top, in metres."""
 
 
-class Entry(NamedTuple):
-    """A task's name in the registry, what it is, and how to make it."""
-
-    name: str
-    summary: str
-    make: Callable[[], Task]
-
-
 def registry() -> dict[str, Entry]:
-    """All tasks by name."""
-    from pilotfish.tasks.cartpole import CartPole
-    from pilotfish.tasks.lq import LinearQuadratic
-    from pilotfish.tasks.multi_link import MultiLink
-    from pilotfish.tasks.obstacles import Obstacles
-    from pilotfish.tasks.octopus import Octopus
-    from pilotfish.tasks.peg import FOUR, Peg
-    from pilotfish.tasks.peg_planar import PegPlanar
-    from pilotfish.tasks.peg_spatial import PegSpatial
-    from pilotfish.tasks.swimmer import Swimmer
-    from pilotfish.tasks.walker import Walker
-
-    entries = (
-        Entry("cartpole", "swing a pole up from a cart that is pushed", CartPole),
-        Entry("double-link", "swing up two links, both motors at most 10 N m (MOTO, Fig. 1c)", MultiLink),
-        Entry("double-link-25", "the same with 25 N m (MOTO, Fig. 1b)", lambda: MultiLink(torque=25.0)),
-        Entry(
-            "quad-link",
-            "swing up four links with soft joint limits, 25 N m (MOTO, Fig. 2b)",
-            lambda: MultiLink(links=4, torque=25.0, joint_limit=2 / 3 * np.pi, initial_std=5.0),
-        ),
-        Entry(
-            "quad-link-low",
-            "the same with 15 N m (MOTO, Fig. 2a)",
-            lambda: MultiLink(links=4, torque=15.0, joint_limit=2 / 3 * np.pi, initial_std=5.0),
-        ),
-        Entry(
-            "quad-link-free",
-            "four links without joint limits, 25 N m (MOTO, Fig. 5)",
-            lambda: MultiLink(links=4, torque=25.0, initial_std=5.0),
-        ),
-        Entry(
-            "lq",
-            "a point mass with linear dynamics and quadratic cost: its optimum is known",
-            LinearQuadratic,
-        ),
-        Entry("obstacles", "steer a slow point mass between walls, from five starts (MDGPS)", Obstacles),
-        Entry("octopus", "reach for a point with an arm of six chambers and 18 muscles (GPS'14)", Octopus),
-        Entry(
-            "octopus-hard", "the same with a point nearer than the arm can shorten", lambda: Octopus(target=(2.0, 3.0))
-        ),
-        Entry("peg", "insert a peg by an arm of seven joints, hole in nine places (MDGPS)", Peg),
-        Entry(
-            "peg-blind",
-            "the same, hole in four places that the policy is not told (MDGPS)",
-            lambda: Peg(offsets=FOUR, blind=True),
-        ),
-        Entry("peg-2d", "insert a peg that hangs from an arm in the plane into a slot (GPS'14)", PegPlanar),
-        Entry("peg-3d", "insert a peg by an arm in space into a square hole (GPS'14)", PegSpatial),
-        Entry("swimmer", "swim at 2 m/s with three links (GPS'14)", Swimmer),
-        Entry(
-            "swimmer-cgps",
-            "the same at 1 m/s (CGPS'14)",
-            lambda: Swimmer(velocity=1.0, action_weight=1e-4, horizon=200),
-        ),
-        Entry("walker", "walk at 2.1 m/s on two legs, in a plane (GPS'14)", Walker),
-        Entry("walker-cgps", "the same, its height ten times as dear (CGPS'14)", lambda: Walker(height_weight=10.0)),
-        Entry(
-            "walker-push",
-            "the same, pushed back with 100 N for .1 s every 1.5 s (CGPS'14)",
-            lambda: Walker(height_weight=10.0, push=-100.0),
-        ),
-        Entry(
-            "walker-rough",
-            "the same on ground with slopes of up to 5 degrees (CGPS'14)",
-            lambda: Walker(height_weight=10.0, slope=5.0),
-        ),
-    )
-    return {entry.name: entry for entry in entries}
+    """All tasks by name: the lines are in `pilotfish.registry`."""
+    return tasks()
 
 
-def find(name):
-    from pilotfish.experiments.setups import task_entry
-    return task_entry(name)
+def find(name: str) -> Entry:
+    """The registered task of that name, an environment of Gymnasium as gym:NAME, or a MuJoCo model by its file."""
+    if name in (known := registry()):
+        return known[name]
+    if name.startswith(GYMNASIUM):
+        from pilotfish.tasks import gymnasium
+
+        return gymnasium.entry(name)
+    if name.endswith(MODELS):
+        from pilotfish.tasks import model
+
+        return model.entry(name)
+    return named(known, name, "task")

@@ -5,7 +5,6 @@ becomes of others is said in worlds/gymnasium.py. No formula of the reward is kn
 quadratic function to the rewards of its rollouts.
 """
 
-import functools
 import importlib
 import inspect
 from typing import Any
@@ -16,12 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from pilotfish.tasks import Entry, Task
+from pilotfish.tasks import GYMNASIUM, Entry, Task
 from pilotfish.types import Gaussian, Problem
 from pilotfish.worlds.gymnasium import GymnasiumWorld, begin
 from pilotfish.worlds.mujoco import quiet
 
-PREFIX = "gym:"
 LONGEST = 200
 """Steps of an episode where nothing else is said; the environment's own limit where that is lower."""
 UNENDING = "terminate_when_unhealthy"
@@ -95,9 +93,9 @@ class GymnasiumTask(Task):
 
 def entry(name: str) -> Entry:
     """The task of an environment, by its name after "gym:"; ValueError if there is none."""
-    env = name.removeprefix(PREFIX)
+    env = name.removeprefix(GYMNASIUM)
     _spec(env)
-    return Entry(name, f"Gymnasium's {env}", functools.partial(GymnasiumTask, env=env))
+    return Entry(name, f"Gymnasium's {env}", f"{__name__}:{GymnasiumTask.__name__}", {"env": env})
 
 
 def _spec(env: str) -> EnvSpec:
@@ -107,7 +105,7 @@ def _spec(env: str) -> EnvSpec:
             importlib.import_module(module)
         return gymnasium.spec(name)
     except (gymnasium.error.Error, ImportError) as error:
-        raise ValueError(f"{PREFIX}{env}: {error}") from error
+        raise ValueError(f"{GYMNASIUM}{env}: {error}") from error
 
 
 def _creator(env: str) -> Any:

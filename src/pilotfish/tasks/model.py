@@ -30,7 +30,6 @@ from pilotfish.tasks.mujoco import MujocoTask
 from pilotfish.types import Gaussian, LinearGaussian, Problem, identity, no_cost
 from pilotfish.worlds.mujoco import Simulation, quiet
 
-SUFFIXES = (".xml", ".mjb")
 SHORTEST = 0.02
 """Seconds from one action to the next, at least, where nothing else is said."""
 NO_COST = """{model} needs a cost, by --cost FILE.py: a file such as
@@ -171,7 +170,7 @@ class ModelTask(MujocoTask):
 
 def entry(path: str) -> Entry:
     """The task of a model's file, which still needs a cost."""
-    return Entry(path, f"the MuJoCo model {path}", functools.partial(ModelTask, path))
+    return Entry(path, f"the MuJoCo model {path}", f"{__name__}:{ModelTask.__name__}", {"model": path})
 
 
 def describe(model: mujoco.MjModel) -> str:

@@ -192,3 +192,8 @@ class Peg(MujocoTask):
     def is_inserted(self, x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Bool[Array, ""]:
         """True if the last height of the peg's bottom is that of the hole's floor, up to .06 m."""
         return jnp.abs(x[-1, BOTTOM][2] - HOLE[2]) < INSERTED
+
+
+def blind() -> Peg:
+    """The task whose policy is not told where the hole is: in four places near the middle, for else none could do."""
+    return Peg(offsets=FOUR, blind=True)

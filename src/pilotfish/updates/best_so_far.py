@@ -19,7 +19,7 @@ class BestSoFar(eqx.Module):
     @classmethod
     def begin(cls, controller: LinearGaussian) -> "BestSoFar":
         """Nothing was rolled out: the controller with which learning begins."""
-        return cls(controller, jnp.full(len(controller.k), jnp.inf))
+        return cls(controller, jnp.full(len(controller.k), jnp.inf, float))
 
     def after(self, controller: LinearGaussian, rollouts: Rollouts) -> "BestSoFar":
         """What is best after these rollouts of `controller`. One of which a rollout broke off is no better."""

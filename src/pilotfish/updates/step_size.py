@@ -54,7 +54,8 @@ class StepSize(eqx.Module):
 
     def begin(self, conditions: int) -> Steps:
         """Nothing is known."""
-        return Steps(jnp.ones(conditions), jnp.full(conditions, jnp.nan), jnp.full(conditions, jnp.nan))
+        unknown = jnp.full(conditions, jnp.nan, float)  # of strong type: else the update compiles twice
+        return Steps(jnp.ones(conditions), unknown, unknown)
 
     def factor(self, steps: Steps, now: Float[Array, "N"]) -> Float[Array, "N"]:
         """The next factor of every condition, of which `now` is the expected cost in the model of its own rollouts."""

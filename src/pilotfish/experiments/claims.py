@@ -19,10 +19,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from pilotfish.experiments import setups
-from pilotfish.experiments.setups import Setup
+from pilotfish import tasks
+from pilotfish.algorithms import Setup
+from pilotfish.registry import changed
+from pilotfish.runs.spec import Spec
 from pilotfish.runs.statistics import bootstrap_interval
-from pilotfish.runs.store import Spec
 
 QUICK_ITERATIONS = 5
 LAST = 5
@@ -49,8 +50,8 @@ class Arm:
     """Fields of the task that differ from those of its name."""
 
     def but(self, label: str | None = None, /, **settings: Any) -> "Arm":
-        """The arm with other settings of its algorithm, under its label or another."""
-        setup = self.setup._replace(algorithm=dataclasses.replace(self.setup.algorithm, **settings))
+        """The arm with other settings of its algorithm, under its label or another; "part.field" reaches into a part."""
+        setup = self.setup._replace(algorithm=changed(self.setup.algorithm, settings))
         return dataclasses.replace(self, label=label or self.label, setup=setup)
 
     def named(self, label: str) -> "Arm":
@@ -63,14 +64,13 @@ class Arm:
 
     def spec(self, seeds: Iterable[int], quick: bool = False) -> Spec:
         """The run that draws this curve."""
-        task = setups.task_entry(self.task).make()
         iterations = self.setup.iterations
-        return Spec(
-            task={"name": self.task, "options": setups.options(dataclasses.replace(task, **self.options))},
-            algorithm={"name": self.algorithm, "options": setups.options(self.setup.algorithm)},
+        return Spec.of(
+            (self.task, changed(tasks.find(self.task).make(), self.options)),
+            (self.algorithm, self.setup.algorithm),
             rollouts=self.setup.rollouts,
             iterations=min(QUICK_ITERATIONS, iterations) if quick else iterations,
-            seeds=list(seeds),
+            seeds=seeds,
             checkpoint_every=CHECKPOINT_EVERY,
         )
 
@@ -124,13 +124,6 @@ class PaperFigure:
     def folder(self, quick: bool = False) -> Path:
         """Where the figure is kept if nothing else is said."""
         return Path("figures") / (slug(self.id) + ("-quick" if quick else ""))
-
-
-def registry() -> dict[str, PaperFigure]:
-    """All figures by id."""
-    from pilotfish.experiments import moto
-
-    return {figure.id: figure for figure in moto.FIGURES}
 
 
 # -- numbers of which claims are made: one a seed

@@ -1,0 +1,219 @@
+"""How names become tasks and algorithms: a line each, whose object is imported when it is made.
+
+Importing this file imports nothing heavy, so that names can be listed, completed and registered elsewhere at once.
+An installed package adds its own by an entry point of the group `pilotfish.tasks` or `pilotfish.algorithms`:
+
+    [project.entry-points."pilotfish.algorithms"]
+    my-search = "my_package.search:MySearch"
+
+whose name is the registered one, and whose value a class, or anything else that is called without arguments.
+"""
+
+import dataclasses
+import difflib
+import functools
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module, metadata
+from typing import Any, Literal
+
+Kind = Literal["task", "algorithm"]
+GROUPS: dict[Kind, str] = {"task": "pilotfish.tasks", "algorithm": "pilotfish.algorithms"}
+"""Of entry points."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A name in the registry, what it stands for, and how to make that."""
+
+    name: str
+    summary: str
+    source: str
+    """Where the class is, or another callable: "module:name"."""
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What differs from its defaults; "part.field" reaches into a part."""
+    package: str = ""
+    """The installed package that it comes from; empty for our own."""
+
+    def load(self) -> Callable[..., Any]:
+        """The class. ValueError if its package cannot be imported."""
+        module, _, names = self.source.partition(":")
+        try:
+            return functools.reduce(getattr, names.split("."), import_module(module))
+        except Exception as error:  # whatever another package does when it is imported
+            if not self.package:
+                raise
+            raise ValueError(
+                f"{self.name!r} of the package {self.package} cannot be used: {type(error).__name__}: {error}. Repair "
+                f"{self.package}, or uninstall it."
+            ) from error
+
+    def make(self) -> Any:
+        """The task or algorithm."""
+        plain = {name: value for name, value in self.options.items() if "." not in name}
+        made = self.load()(**plain)
+        nested = {name: value for name, value in self.options.items() if "." in name}
+        return changed(made, nested) if nested else made
+
+    def about(self) -> str:
+        """A line: the summary or, of another package, the first line of the class's docstring, or why there is none."""
+        if self.summary:
+            return self.summary
+        try:
+            lines = (self.load().__doc__ or "").strip().splitlines()
+        except ValueError as error:
+            return f"unusable: {error}"
+        return f"{lines[0] if lines else 'not described'} (package {self.package})"
+
+
+def changed(module: Any, settings: Mapping[str, Any]) -> Any:
+    """A dataclass with other fields; "part.field" is a field of a part."""
+    fields = {name: value for name, value in settings.items() if "." not in name}
+    parts: dict[str, dict[str, Any]] = {}
+    for name, value in settings.items():
+        part, dot, field = name.partition(".")
+        if dot:
+            parts.setdefault(part, {})[field] = value
+    for part, inner in parts.items():
+        fields[part] = changed(fields.get(part, getattr(module, part)), inner)
+    return dataclasses.replace(module, **fields)
+
+
+def named(registry: Mapping[str, Any], name: str, kind: str) -> Any:
+    """The entry of that name; ValueError with the nearest names if there is none."""
+    if name in registry:
+        return registry[name]
+    raise ValueError(f"unknown {kind} {name!r}: {_suggest(name, registry)}")
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    """The nearest names, whether in capitals or not."""
+    lower = {one.lower(): one for one in known}
+    near = [lower[one] for one in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
+    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(sorted(lower.values()))}."
+
+
+# -- what there is
+
+
+def tasks() -> dict[str, Entry]:
+    """All tasks by name: ours, then those of installed packages."""
+    return TASKS | _installed("task")
+
+
+def algorithms() -> dict[str, Entry]:
+    """All algorithms by name: ours, then those of installed packages."""
+    return ALGORITHMS | _installed("algorithm")
+
+
+@functools.cache
+def _installed(kind: Kind) -> dict[str, Entry]:
+    """What installed packages add. A name that is taken is refused, aloud: it would silently mean something else."""
+    ours = {"task": TASKS, "algorithm": ALGORITHMS}[kind]
+    found: dict[str, Entry] = {}
+    for package, name, source in sorted(
+        (point.dist.name if point.dist else "unknown", point.name, point.value)
+        for point in metadata.entry_points(group=GROUPS[kind])
+    ):
+        if name in ours or name in found:
+            owner = "pilotfish" if name in ours else f"the package {found[name].package}"
+            warnings.warn(
+                f"the package {package} offers the {kind} {name!r}, a name that belongs to {owner}: it is left out. "
+                f"Rename it in {package}'s entry points.",
+                stacklevel=2,
+            )
+        else:
+            found[name] = Entry(name, "", source, package=package)
+    return found
+
+
+def _table(*entries: Entry) -> dict[str, Entry]:
+    return {entry.name: entry for entry in entries}
+
+
+_FOUR = {"links": 4, "torque": 25.0, "initial_std": 5.0}
+_LIMITED = _FOUR | {"joint_limit": 2 / 3 * math.pi}
+_LINKS = "pilotfish.tasks.multi_link:MultiLink"
+_SWIMMER, _WALKER = "pilotfish.tasks.swimmer:Swimmer", "pilotfish.tasks.walker:Walker"
+_OCTOPUS = "pilotfish.tasks.octopus:Octopus"
+
+TASKS = _table(
+    Entry("cartpole", "swing a pole up from a cart that is pushed", "pilotfish.tasks.cartpole:CartPole"),
+    Entry("double-link", "swing up two links, both motors at most 10 N m (MOTO, Fig. 1c)", _LINKS),
+    Entry("double-link-25", "the same with 25 N m (MOTO, Fig. 1b)", _LINKS, {"torque": 25.0}),
+    Entry("quad-link", "swing up four links with soft joint limits, 25 N m (MOTO, Fig. 2b)", _LINKS, _LIMITED),
+    Entry("quad-link-low", "the same with 15 N m (MOTO, Fig. 2a)", _LINKS, _LIMITED | {"torque": 15.0}),
+    Entry("quad-link-free", "four links without joint limits, 25 N m (MOTO, Fig. 5)", _LINKS, _FOUR),
+    Entry(
+        "lq",
+        "a point mass with linear dynamics and quadratic cost: its optimum is known",
+        "pilotfish.tasks.lq:LinearQuadratic",
+    ),
+    Entry(
+        "obstacles",
+        "steer a slow point mass between walls, from five starts (MDGPS)",
+        "pilotfish.tasks.obstacles:Obstacles",
+    ),
+    Entry("octopus", "reach for a point with an arm of six chambers and 18 muscles (GPS'14)", _OCTOPUS),
+    Entry("octopus-hard", "the same with a point nearer than the arm can shorten", _OCTOPUS, {"target": (2.0, 3.0)}),
+    Entry("peg", "insert a peg by an arm of seven joints, hole in nine places (MDGPS)", "pilotfish.tasks.peg:Peg"),
+    Entry(
+        "peg-blind", "the same, hole in four places that the policy is not told (MDGPS)", "pilotfish.tasks.peg:blind"
+    ),
+    Entry(
+        "peg-2d",
+        "insert a peg that hangs from an arm in the plane into a slot (GPS'14)",
+        "pilotfish.tasks.peg_planar:PegPlanar",
+    ),
+    Entry(
+        "peg-3d",
+        "insert a peg by an arm in space into a square hole (GPS'14)",
+        "pilotfish.tasks.peg_spatial:PegSpatial",
+    ),
+    Entry("swimmer", "swim at 2 m/s with three links (GPS'14)", _SWIMMER),
+    Entry(
+        "swimmer-cgps",
+        "the same at 1 m/s (CGPS'14)",
+        _SWIMMER,
+        {"velocity": 1.0, "action_weight": 1e-4, "horizon": 200},
+    ),
+    Entry("walker", "walk at 2.1 m/s on two legs, in a plane (GPS'14)", _WALKER),
+    Entry("walker-cgps", "the same, its height ten times as dear (CGPS'14)", _WALKER, {"height_weight": 10.0}),
+    Entry(
+        "walker-push",
+        "the same, pushed back with 100 N for .1 s every 1.5 s (CGPS'14)",
+        _WALKER,
+        {"height_weight": 10.0, "push": -100.0},
+    ),
+    Entry(
+        "walker-rough",
+        "the same on ground with slopes of up to 5 degrees (CGPS'14)",
+        _WALKER,
+        {"height_weight": 10.0, "slope": 5.0},
+    ),
+)
+"""Our tasks by name."""
+
+ALGORITHMS = _table(
+    Entry(
+        "moto",
+        "model-free trajectory optimisation (Akrour et al., JMLR 2018)",
+        "pilotfish.algorithms.moto:MOTO",
+        {"reuse": "both", "entropy_drop": 0.05},
+    ),
+    Entry(
+        "lqr-gps",
+        "KL-constrained LQR on fitted dynamics, GPS's local half (Levine & Abbeel, 2014)",
+        "pilotfish.algorithms.lqr_gps:LQRGPS",
+        {"dynamics.prior": "gmm", "kl_step": 0.3},
+    ),
+    Entry(
+        "ilqg",
+        "iterative LQG on known dynamics, within action limits (Tassa et al., 2012, 2014)",
+        "pilotfish.algorithms.ilqg:ILQG",
+        {"initial_noise": 0.1},
+    ),
+)
+"""Our algorithms by name, with what differs from the papers' settings where nothing is known of the task: few rollouts
+are assumed, so samples are reused and dynamics have a prior."""

@@ -1,0 +1,201 @@
+"""What a run is made of, as JSON, and how that becomes a task, an algorithm and a world again.
+
+A task, an algorithm or a part is a tree of modules with plain fields. It is stored as
+
+    {"class": "LQRGPS", "kl_step": 0.3, "dynamics": {"class": "FittedDynamics", "prior": "gmm", ...}, ...}
+
+with tuples as lists, and "inf", "-inf" and "nan" for the numbers that JSON lacks. What to make of it again is said by
+the annotations of the classes' fields alone: a class is looked up among those that its field may hold, so that reading
+a file never imports or runs what that file names. Nothing else makes objects from JSON.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import equinox as eqx
+import jax.numpy as jnp
+
+import pilotfish
+from pilotfish import algorithms, tasks
+from pilotfish.algorithms import Algorithm
+from pilotfish.registry import Entry, named
+from pilotfish.runs import RunError
+from pilotfish.tasks import Task
+from pilotfish.worlds import World
+
+FORMAT = 2
+NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+
+
+def computes_in_float64() -> bool:
+    """True if jax computes in float64 now."""
+    return jnp.result_type(float) == jnp.float64
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """Everything a run is made of, fully resolved."""
+
+    task: dict[str, Any]
+    """name and options; of a MuJoCo model also its files, with the SHA-256 of each"""
+    algorithm: dict[str, Any]
+    """name and options"""
+    rollouts: int
+    iterations: int
+    seeds: list[int]
+    checkpoint_every: int
+    version: str = pilotfish.__version__
+    x64: bool = dataclasses.field(default_factory=computes_in_float64)
+    format: int = FORMAT
+
+    @classmethod
+    def of(
+        cls,
+        task: tuple[str, Task],
+        algorithm: tuple[str, Algorithm],
+        *,
+        rollouts: int,
+        iterations: int,
+        seeds: Iterable[int],
+        checkpoint_every: int,
+    ) -> "Spec":
+        """Of a task and an algorithm, each with its name in the registry."""
+        stored = [{"name": name, "options": described(module)} for name, module in (task, algorithm)]
+        if files := task[1].files:
+            stored[0]["files"] = {path: _digest(path) for path in files}
+        return cls(*stored, rollouts, iterations, list(seeds), checkpoint_every)
+
+    def digest(self) -> str:
+        """Names what a checkpoint belongs to. How long the run goes on does not matter to it."""
+        fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("iterations", "checkpoint_every")}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def assemble(spec: Spec) -> tuple[Task, Algorithm, World]:
+    """The task, algorithm and world of a specification. RunError if the task's files are not what they were."""
+    for path, digest in spec.task.get("files", {}).items():
+        if (found := _digest(path)) != digest:
+            what = "has changed" if found else "was removed"
+            raise RunError(
+                f"{path} {what} since this run began: it would no longer be the same run. Put the file back as it was, "
+                "or train anew."
+            )
+    task: Task = built(tasks.find(spec.task["name"]), spec.task["options"])
+    entry = named(algorithms.registry(), spec.algorithm["name"], "algorithm")
+    return task, built(entry, spec.algorithm["options"]), task.world()
+
+
+def _digest(path: str) -> str | None:
+    """SHA-256 of a file; None if there is none."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else None
+
+
+# -- a tree of modules as JSON, and back
+
+
+def described(module: eqx.Module, within: str = "") -> dict[str, Any]:
+    """A task, an algorithm or a part as it is stored. ValueError, naming the field, for what cannot be."""
+    stored: dict[str, Any] = {"class": type(module).__qualname__}
+    for name, kind in _fields(type(module)).items():
+        stored[name] = _stored(getattr(module, name), kind, within + name)
+    return stored
+
+
+def built(kind: type | Entry, stored: dict[str, Any], within: str = "") -> Any:
+    """What `described` stored of a class, or of a registered name. RunError, naming it, for what is not known here."""
+    return _built(_classes(type(kind.make()) if isinstance(kind, Entry) else kind), stored, within)
+
+
+def _stored(value: Any, kind: Any, where: str) -> Any:
+    if isinstance(value, eqx.Module) and _classes(kind).get(type(value).__qualname__) is type(value):
+        return described(value, f"{where}.")
+    if type(value) is tuple and (kinds := _elements(kind, len(value))) is not None:
+        return [_stored(one, k, f"{where}[{i}]") for i, (one, k) in enumerate(zip(value, kinds, strict=True))]
+    if value is None or type(value) in (bool, int):
+        return value
+    if isinstance(value, float) and (math.isfinite(value) or not _holds(kind, str)):
+        return float(value) if math.isfinite(value) else repr(float(value))
+    if type(value) is str and not (value in NOT_FINITE and _holds(kind, float)):
+        return value
+    raise ValueError(
+        f"{where}={value!r}: a run cannot store this. Give a number, a word, None, a tuple of such, or a module of a "
+        "class that the field's annotation names."
+    )
+
+
+def _read(stored: Any, kind: Any, where: str) -> Any:
+    if isinstance(stored, dict):
+        return _built(_classes(kind), stored, f"{where}.")
+    if isinstance(stored, list):
+        if (kinds := _elements(kind, len(stored))) is None:
+            raise _unknown(where, f"{len(stored)} values", "the field holds something else")
+        return tuple(_read(one, k, f"{where}[{i}]") for i, (one, k) in enumerate(zip(stored, kinds, strict=True)))
+    if isinstance(stored, str) and stored in NOT_FINITE and _holds(kind, float):
+        return NOT_FINITE[stored]
+    return stored
+
+
+def _built(classes: dict[str, type], stored: dict[str, Any], within: str) -> Any:
+    name = stored.get("class")
+    if name not in classes:
+        raise _unknown(f"{within}class", repr(name), f"known here: {', '.join(sorted(classes)) or 'none'}")
+    fields = _fields(classes[name])
+    for other in sorted((stored.keys() - {"class"}) ^ fields.keys()):
+        what = f"{name} has no such field" if other in stored else "it is missing"
+        raise _unknown(within + other, repr(stored.get(other)), what)
+    return classes[name](**{field: _read(stored[field], kind, within + field) for field, kind in fields.items()})
+
+
+def _unknown(where: str, found: str, why: str) -> RunError:
+    return RunError(
+        f"{where} is {found} in the run's specification, and {why} in pilotfish {pilotfish.__version__}. Use the "
+        "version that stored it, or train anew."
+    )
+
+
+def _fields(cls: type) -> dict[str, Any]:
+    """The annotations of the fields that make an object, by name."""
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+def _members(kind: Any) -> list[Any]:
+    """What a union is of."""
+    if get_origin(kind) in (Union, UnionType):
+        return [member for one in get_args(kind) for member in _members(one)]
+    return [kind]
+
+
+def _holds(kind: Any, scalar: type) -> bool:
+    """True if a field may hold a float, or a str."""
+    members = _members(kind)
+    words = any(isinstance(word, scalar) for one in members for word in get_args(one) if get_origin(one) is Literal)
+    return words or any(one in (scalar, Any) for one in members)
+
+
+def _elements(kind: Any, count: int) -> list[Any] | None:
+    """The kinds of the elements of a tuple of that length; None if the field holds no such tuple."""
+    for one in _members(kind):
+        match get_args(one):
+            case (every, last) if get_origin(one) is tuple and last is ...:
+                return [every] * count
+            case args if get_origin(one) is tuple and len(args) == count:
+                return list(args)
+    return [Any] * count if _holds(kind, tuple) else None
+
+
+def _classes(kind: Any) -> dict[str, type]:
+    """The modules' classes that a field may hold, and their subclasses, by name."""
+    found: dict[str, type] = {}
+    waiting = [get_origin(one) or one for one in _members(kind)]
+    for cls in waiting:  # which grows: nearer classes come first, and keep a name that another has as well
+        if isinstance(cls, type) and issubclass(cls, eqx.Module):
+            found.setdefault(cls.__qualname__, cls)
+            waiting += cls.__subclasses__()
+    return found
