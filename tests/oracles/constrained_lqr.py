@@ -42,10 +42,19 @@ def measure(start, dynamics, cost, final, q, p):
     return total, np.array(kl)
 
 
-def nonlinear_program(start, dynamics, cost, final, q, bounds, begin):
+def tied(start, dynamics, cost, final, q, p, policy, nu, lam):
+    """Expected cost of p and BADMM's terms, `- lambda_t'E[u]` and `nu_t KL(p to policy)`."""
+    H, h = cost
+    priced = H, h - np.concatenate([np.zeros((len(lam), h.shape[1] - lam.shape[1])), lam], 1)
+    total, _ = measure(start, dynamics, priced, final, q, p)
+    return total + nu @ measure(start, dynamics, cost, final, policy, p)[1]
+
+
+def nonlinear_program(start, dynamics, cost, final, q, bounds, begin, objective=None):
     """The lowest cost that SLSQP finds from the controller `begin`, with `bounds` on the KL: of the whole trajectory
-    (a number) or of every step (an array). None where it ends outside them."""
+    (a number) or of every step (an array). None where it ends outside them. `objective(p)` stands in for the cost."""
     T, du, dx = q[0].shape
+    objective = objective or (lambda p: measure(start, dynamics, cost, final, q, p)[0])
 
     def slack(numbers):
         kl = measure(start, dynamics, cost, final, q, unpack(numbers, T, du, dx))[1]
@@ -53,7 +62,7 @@ def nonlinear_program(start, dynamics, cost, final, q, bounds, begin):
 
     first = pack(*begin)
     result = minimize(
-        lambda numbers: measure(start, dynamics, cost, final, q, unpack(numbers, T, du, dx))[0],
+        lambda numbers: objective(unpack(numbers, T, du, dx)),
         first,
         method="SLSQP",
         bounds=np.stack([first - 5.0, first + 5.0], 1),  # it would try exp(1000)

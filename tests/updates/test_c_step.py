@@ -9,7 +9,8 @@ from oracles import constrained_lqr, dense, draw
 
 from pilotfish.algebra import chain, quadratic, riccati
 from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Quadratic
-from pilotfish.updates.c_step import MOST_PASSES, c_step
+from pilotfish.updates.c_step import Objective, c_step
+from pilotfish.updates.c_step.multipliers import MOST_PASSES
 
 TRUSTS = ("trajectory", "step")
 
@@ -49,7 +50,9 @@ def ours(problem):
 def solve(problem, kl_step, trust, guess=jnp.nan):
     """One kl_step for all problems, or one each."""
     guess, kl_step = (jnp.broadcast_to(a, problem[1].A.shape[0]) for a in (guess, kl_step))
-    return jax.vmap(lambda p, e, g: c_step(*p, e, trust, g))(problem, kl_step, guess)
+    start, dynamics, cost, final, q = problem
+    of_one = jax.vmap(lambda start, f, cost, final, q, e, g: c_step(start, f, Objective(cost, final), q, e, trust, g))
+    return of_one(start, dynamics, cost, final, q, kl_step, guess)
 
 
 @eqx.filter_jit
@@ -194,3 +197,84 @@ def test_where_actions_change_nothing_the_controller_stays(trust):
     for new, old in zip(jax.tree.leaves(step.controller), jax.tree.leaves(q), strict=True):
         np.testing.assert_allclose(new, old, atol=1e-12)
     np.testing.assert_allclose(step.kl, 0.0, atol=1e-9)
+
+
+# -- tied to a policy, as in BADMM
+
+
+def ties(seed, problems):
+    """A policy, weights nu of the KL to it and multipliers lambda of its actions, for each of n problems."""
+    rng = np.random.default_rng(seed)
+    n, T, du, dx = problems[-1][0].shape
+    K, k, chol = draw.gains(rng, n, T, du, dx)
+    policy = 0.3 * K, k, chol @ np.swapaxes(chol, -1, -2)
+    return policy, rng.uniform(0.2, 2.0, (n, T)), rng.normal(size=(n, T, du))
+
+
+@eqx.filter_jit
+def solve_tied(problem, policy, nu, lam, kl_step, trust):
+    def one(start, dynamics, cost, final, q, policy, nu, lam):
+        return c_step(start, dynamics, Objective(cost, final).tied(policy, nu, lam), q, kl_step, trust)
+
+    return jax.vmap(one)(*problem, policy, nu, lam)
+
+
+def as_policy(numbers_):
+    K, k, C = map(jnp.asarray, numbers_)
+    return LinearGaussian(K, k, jnp.linalg.cholesky(C))
+
+
+@pytest.mark.parametrize("trust", TRUSTS)
+def test_tied_to_a_policy_no_constrained_optimiser_finds_better(trust):
+    problems = systems(21, n=3, T=3, dx=2, du=2)
+    policy, nu, lam = ties(22, problems)
+    for kl_step in (0.05, 0.5):
+        step = solve_tied(ours(problems), as_policy(policy), jnp.asarray(nu), jnp.asarray(lam), kl_step, trust)
+        assert step.found.all()
+        for i in range(3):
+            problem, p = single(problems, i), numbers(step.controller, i)
+            tie = tuple(a[i] for a in policy), nu[i], lam[i]
+            _, kl = constrained_lqr.measure(*problem, p)
+            np.testing.assert_allclose(kl, step.kl[i], rtol=1e-6, atol=1e-9)
+            reached = constrained_lqr.tied(*problem, p, *tie)
+            gain = constrained_lqr.tied(*problem, problem[-1], *tie) - reached
+            assert gain > 0
+            bounds = kl.sum() if trust == "trajectory" else kl
+
+            def objective(other, problem=problem, tie=tie):
+                return constrained_lqr.tied(*problem, other, *tie)
+
+            begins = ((K + 0.02, k - 0.02, 0.95 * C) for K, k, C in (problem[-1], p))
+            found = [constrained_lqr.nonlinear_program(*problem, bounds, begin, objective) for begin in begins]
+            best = min(value for value in found if value is not None)
+            assert abs(reached - best) < 1e-4 * gain
+
+
+@pytest.mark.parametrize("trust", TRUSTS)
+def test_entropy_weights_keep_every_promise(trust):
+    """The KL's bound is met and used, whatever the cost's curvature."""
+    problem = ours(systems(23, n=100, T=20, dx=4, du=2, convex=False))
+    policy, nu, lam = ties(24, systems(23, n=100, T=20, dx=4, du=2, convex=False))
+    step = solve_tied(problem, as_policy(policy), jnp.asarray(nu), jnp.asarray(lam), 0.1, trust)
+    assert step.found.all()
+    measured = step.kl.mean(-1) if trust == "trajectory" else step.kl.max(-1)
+    assert (measured <= 0.1 * (1 + 1e-9)).all()
+    assert (measured >= 0.099).all()
+
+
+def test_a_strong_tie_is_the_policy():
+    problems = systems(25, n=8, T=10, dx=3, du=2)
+    policy, nu, lam = ties(26, problems)
+    step = solve_tied(ours(problems), as_policy(policy), jnp.asarray(1e8 * nu), jnp.asarray(lam), 1e6, "trajectory")
+    assert step.found.all()
+    for i in range(8):
+        for found, wanted in zip(numbers(step.controller, i), policy, strict=True):
+            np.testing.assert_allclose(found, wanted[i], atol=1e-4)
+
+
+def test_no_tie_changes_nothing():
+    problem = ours(systems(27, n=20, T=10, dx=3, du=2))
+    zeros = jnp.zeros((20, 10)), jnp.zeros((20, 10, 2))
+    plain, tied = solve(problem, 0.1, "trajectory"), solve_tied(problem, problem[-1], *zeros, 0.1, "trajectory")
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(tied), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -21,8 +21,11 @@ With the eigenvalues lam and eigenvectors U of H, c = eta + omega and w_i = E[(U
 so the entropy bound gives c in closed form, `c = max(eta, exp( mean log(eta + lam) - 2 entropy_drop / du ))`,
 and the two-dimensional dual of MOTO, Appendix A, is one monotone scalar equation `E KL(eta) = kl_step` on
 eta > max(0, -min lam): a secular equation, solved by Newton steps on log KL against log(eta - eta_min), kept
-inside a bracket. F is positive definite by construction, whatever the sign of H. Where no root exists, the
-KL bound is slack and eta = 0.
+inside a bracket (algebra/root.py). F is positive definite by construction, whatever the sign of H. Where no root
+exists, the KL bound is slack and eta = 0.
+
+An objective may itself reward entropy, `minimise E[Q] - temper entropy(new)`: then `c = eta + temper + omega`, and the
+least c is eta + temper in place of eta. Nothing else changes.
 
 | symbol | paper      | code                  |
 | eps    | MOTO (2)   | kl_step               |
@@ -32,11 +35,10 @@ KL bound is slack and eta = 0.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pilotfish.algebra import gaussian, quadratic
+from pilotfish.algebra import gaussian, quadratic, root
 from pilotfish.types import Gaussian, LinearGaussian, Quadratic
 
 
@@ -67,19 +69,23 @@ def white_step(
     b: Float[Array, "du"],
     kl_step: Float[Array, ""] | float,
     entropy_drop: Float[Array, ""] | float,
+    temper: Float[Array, ""] | float = 0.0,
 ) -> tuple[WhiteStep, Multipliers]:
-    """The constrained minimiser of `1/2 e'He + e'(Bs + b)` for standard normal s and current controller.
+    """The constrained minimiser of `1/2 e'He + e'(Bs + b)`, less `temper` times the entropy, for standard normal s and
+    current controller.
 
-    `entropy_drop` may be infinite: no entropy bound. `kl_step` must be positive, `entropy_drop` not negative.
+    `entropy_drop` may be infinite: no entropy bound. `kl_step` must be positive, `entropy_drop` and `temper` (in units
+    of the cost) not negative.
     """
     lam, U = jnp.linalg.eigh(H)
     slopes = jnp.concatenate([U.T @ B, (U.T @ b)[:, None]], -1)
     scale = jnp.maximum(jnp.abs(lam).max(), jnp.sqrt(slopes.shape[-1]) * jnp.abs(slopes).max())
+    scale = jnp.maximum(scale, temper)
     scale = jnp.where(scale > 0, scale, 1.0)
-    lam, slopes = lam / scale, slopes / scale
+    lam, slopes, temper = lam / scale, slopes / scale, temper / scale
     v = jnp.sqrt((slopes**2).sum(-1))
-    x, eta_min, tight = _secular_root(lam, v, kl_step, entropy_drop)
-    a, c = _denominators(x, lam, eta_min, entropy_drop)
+    x, eta_min, tight = _secular_root(lam, v, kl_step, entropy_drop, temper)
+    a, c = _denominators(x, lam, eta_min, entropy_drop, temper)
     move = -U @ (slopes / a[:, None])
     r = c / a
     # P = U diag(r) U' = chol chol', through a QR factorisation: forming P would square its condition number
@@ -88,7 +94,7 @@ def white_step(
     eta = jnp.where(tight, x + eta_min, 0.0)
     multipliers = Multipliers(
         eta=scale * eta,
-        omega=scale * jnp.maximum(c - (x + eta_min), 0.0),
+        omega=scale * jnp.maximum(c - (x + eta_min + temper), 0.0),
         kl=_kl(a, c, v),
         entropy_change=0.5 * jnp.log(r).sum(),
     )
@@ -127,11 +133,11 @@ def unwhiten(
 
 
 def _denominators(
-    x: Float[Array, ""], lam: Float[Array, "du"], eta_min: Float[Array, ""], entropy_drop: Array | float
+    x: Float[Array, ""], lam: Float[Array, "du"], eta_min: Float[Array, ""], entropy_drop: Array | float, temper: Array
 ) -> tuple[Float[Array, "du"], Float[Array, ""]]:
-    """`a = eta + lam` and `c = eta + omega` at `eta = eta_min + x`, free of cancellation near eta_min."""
+    """`a = eta + lam` and `c = eta + temper + omega` at `eta = eta_min + x`, free of cancellation near eta_min."""
     a = x + (lam + eta_min)
-    return a, jnp.maximum(x + eta_min, jnp.exp(jnp.log(a).mean() - 2.0 * entropy_drop / a.shape[0]))
+    return a, jnp.maximum(x + eta_min + temper, jnp.exp(jnp.log(a).mean() - 2.0 * entropy_drop / a.shape[0]))
 
 
 def _kl(a: Float[Array, "du"], c: Float[Array, ""], v: Float[Array, "du"]) -> Float[Array, ""]:
@@ -142,45 +148,42 @@ def _kl(a: Float[Array, "du"], c: Float[Array, ""], v: Float[Array, "du"]) -> Fl
 
 
 def _secular_root(
-    lam: Float[Array, "du"], v: Float[Array, "du"], kl_step: Array | float, entropy_drop: Array | float
+    lam: Float[Array, "du"],
+    v: Float[Array, "du"],
+    kl_step: Array | float,
+    entropy_drop: Array | float,
+    temper: Float[Array, ""],
 ) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
     """The x = eta - eta_min > 0 at which `E KL = kl_step`, eta_min, and whether such an x exists.
 
-    Newton on log KL against s = log x, bisecting where a step would leave the bracket [lo, hi]. At `hi` the KL
-    is below any bound (|lam|, v = sqrt(w) <= 1 by scaling); at `lo` the multiplier is zero to working precision.
+    Newton on log KL against s = log x. At `hi` the KL is below any bound (|lam|, v = sqrt(w), temper <= 1 by scaling);
+    at `lo` the multiplier is zero to working precision.
     """
     eta_min = jnp.maximum(-lam.min(), 0.0)
 
     def residual(s):
         """`log KL - log kl_step`, and its slope in s."""
         x = jnp.exp(s)
-        a, c = _denominators(x, lam, eta_min, entropy_drop)
+        a, c = _denominators(x, lam, eta_min, entropy_drop, temper)
         kl = _kl(a, c, v)
-        dc = jnp.where(c > x + eta_min, c * (1.0 / a).mean(), 1.0)
+        dc = jnp.where(c > x + eta_min + temper, c * (1.0 / a).mean(), 1.0)
         slope = 0.5 * ((dc - c / a) / a - dc / c + (1.0 - 2.0 * (v / a) ** 2) / a).sum()
-        return jnp.log(kl) - jnp.log(kl_step), slope * x / kl
+        # rounding may leave a KL of nothing below 0
+        return jnp.log(jnp.maximum(kl, 0.0)) - jnp.log(kl_step), slope * x / kl
 
     lo = jnp.asarray(jnp.log(jnp.finfo(lam.dtype).tiny) + 4.0, lam.dtype)
     hi = jnp.log(4.0 + 10.0 * jnp.sqrt(lam.shape[0] / jnp.asarray(kl_step, lam.dtype)))
     tight = residual(lo)[0] > 0
-    guess = 0.5 * jnp.log((lam**2 / 2.0 + v**2).sum() / (2.0 * jnp.asarray(kl_step, lam.dtype)))
+    push = ((lam - temper) ** 2 / 2.0 + v**2).sum()
+    guess = 0.5 * jnp.log(push / (2.0 * jnp.asarray(kl_step, lam.dtype)))
     tolerance = 1e4 * jnp.finfo(lam.dtype).eps
 
-    def unsolved(carry):
-        lo, hi, _, f, n = carry
-        return (jnp.abs(f) > tolerance) & (hi - lo > tolerance * 1e-3) & (n < 200)
-
-    def refine(carry):
-        lo, hi, s, _, n = carry
+    def evaluate(s):
         f, slope = residual(s)
-        lo, hi = jnp.where(f > 0, s, lo), jnp.where(f > 0, hi, s)
-        newton = s - f / slope
-        inside = (newton > lo) & (newton < hi)
-        done = jnp.abs(f) <= tolerance
-        return lo, hi, jnp.where(done, s, jnp.where(inside, newton, 0.5 * (lo + hi))), f, n + 1
+        # a slack bound has no root to look for
+        return root.Point(jnp.where(tight, f, 0.0), slope, ())
 
-    start = (lo, hi, jnp.clip(guess, lo + 1.0, hi - 1e-3), jnp.asarray(jnp.inf, lam.dtype), 0)
-    # a slack bound has no root to look for
-    start = jax.tree.map(lambda a, b: jnp.where(tight, a, b), start, (lo, hi, lo, jnp.zeros_like(lo), 0))
-    *_, s, _, _ = jax.lax.while_loop(unsolved, refine, start)
-    return jnp.exp(s), eta_min, tight
+    first = jnp.where(tight, jnp.clip(guess, lo + 1.0, hi - 1e-3), lo)
+    band = root.Band(-tolerance, 0.0, tolerance)
+    found = root.search(evaluate, first, (lo, hi), band, 200, enclosed=True, resolution=tolerance * 1e-3)
+    return jnp.exp(jnp.where(jnp.abs(found.f) <= tolerance, found.s, root.proposal(found, 0.0))), eta_min, tight

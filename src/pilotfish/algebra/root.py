@@ -1,0 +1,136 @@
+"""The root of a decreasing function of one number, where every evaluation is dear.
+
+    find s in [lowest, highest]   with   lower <= f(s) <= upper
+
+f falls monotonically. Where s is too small it may overflow or be nothing at all: a value that is not a number counts as
+infinite, which says "too much" and no more. Steps aim at a target within the band,
+
+    s <- s - (f - target) / slope,
+
+with the slope that comes with f (Newton), or else the one measured between the last two points (secant). The points
+above and below the target are a bracket (low, high). A step that would leave it, or begins where f is infinite, is
+blind and halves the bracket instead; where no point below the target is known yet, blind steps double.
+
+The search ends in the band; at `lowest` with f <= upper, where all that is admissible is below the target; at
+`highest`; or where the bracket is no wider than `resolution`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Point(NamedTuple):
+    """What the function is at one s."""
+
+    f: Float[Array, ""]
+    slope: Float[Array, ""] | None
+    """df/ds, negative; None where it is to be measured."""
+    value: Any
+    """What else was computed there, a pytree of floats."""
+
+
+class Band(NamedTuple):
+    """Where f shall end, and what the steps aim at."""
+
+    lower: Float[Array, ""] | float
+    target: Float[Array, ""] | float
+    upper: Float[Array, ""] | float
+
+
+class Secant(NamedTuple):
+    """Slopes that are measured: what is taken for the first, and what all are clipped to."""
+
+    first: Float[Array, ""] | float
+    steepest: Float[Array, ""] | float
+    flattest: Float[Array, ""] | float
+
+
+class Search(NamedTuple):
+    """Where a search is after its last evaluation."""
+
+    s: Float[Array, ""]
+    f: Float[Array, ""]
+    slope: Float[Array, ""]
+    low: Float[Array, ""]
+    """The largest s known with f above the target."""
+    high: Float[Array, ""]
+    """The smallest s known with f at most the target."""
+    best: Any
+    """The value at the last s whose f was at most the band's upper end; nan where there was none."""
+    count: Int[Array, ""]
+    """Evaluations."""
+
+
+def search(
+    evaluate: Callable[[Float[Array, ""]], Point],
+    first: Float[Array, ""],
+    domain: tuple[Float[Array, ""], Float[Array, ""]],
+    band: Band,
+    most: int,
+    secant: Secant | None = None,
+    enclosed: bool = False,
+    resolution: float = 0.0,
+) -> Search:
+    """The search from `first` within `domain` = (lowest, highest), with at most `most` evaluations, at least one.
+
+    `secant` is needed where `evaluate` brings no slopes. `enclosed` says that the domain's ends are known to lie on
+    either side of the root: then they are the first bracket.
+    """
+    lowest, highest = domain
+    first = jnp.clip(first, lowest, highest)
+    shape = jax.eval_shape(evaluate, first)
+
+    def unsolved(now: Search) -> Bool[Array, ""]:
+        met = (now.f <= band.upper) & ((now.f >= band.lower) | (now.s <= lowest))
+        on = ~met & (now.s < highest) & (now.high - now.low > resolution) & (now.count < most)
+        return on | (now.count == 0)
+
+    def refine(now: Search) -> Search:
+        s = jnp.where(now.count == 0, first, jnp.clip(proposal(now, band.target), lowest, highest))
+        return _after(now, s, evaluate(s), band, secant)
+
+    # nothing is evaluated outside the loop: what is dear to evaluate is dear to compile as well
+    nothing = Search(
+        s=first,
+        f=jnp.full(shape.f.shape, jnp.nan, shape.f.dtype),
+        slope=jnp.full(shape.f.shape, jnp.nan if secant is None else secant.first, shape.f.dtype),
+        low=jnp.full_like(first, lowest if enclosed else -jnp.inf),
+        high=jnp.full_like(first, highest if enclosed else jnp.inf),
+        best=jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shape.value),
+        count=jnp.asarray(0),
+    )
+    return jax.lax.while_loop(unsolved, refine, nothing)
+
+
+def proposal(now: Search, target: Array | float) -> Float[Array, ""]:
+    """Where a search would go next: a Newton or secant step towards the target, or a blind one."""
+    step = now.s - (now.f - target) / now.slope
+    doubled = now.s + (2.0 ** (now.count - 1)).astype(now.s.dtype)
+    blind = jnp.where(jnp.isfinite(now.high), 0.5 * (now.low + now.high), doubled)
+    inside = jnp.isfinite(now.f) & (step > now.low) & (step < now.high)
+    return jnp.where(inside, step, blind)
+
+
+def _after(now: Search, s: Float[Array, ""], at_s: Point, band: Band, secant: Secant | None) -> Search:
+    f = jnp.where(jnp.isnan(at_s.f), jnp.inf, at_s.f)
+    if at_s.slope is None:
+        assert secant is not None, "evaluate brings no slope: give secant"
+        measured = (f - now.f) / (s - now.s)
+        clipped = jnp.clip(measured, secant.steepest, secant.flattest)
+        slope = jnp.where(jnp.isfinite(measured), clipped, now.slope)
+    else:
+        slope = at_s.slope
+    above = f > band.target
+    return Search(
+        s=s,
+        f=f,
+        slope=slope,
+        low=jnp.where(above, s, now.low),
+        high=jnp.where(above, now.high, s),
+        best=jax.tree.map(lambda new, old: jnp.where(f <= band.upper, new, old), at_s.value, now.best),
+        count=now.count + 1,
+    )

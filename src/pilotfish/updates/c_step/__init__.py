@@ -1,0 +1,129 @@
+"""The C-step of guided policy search: KL-constrained LQR on linear-Gaussian dynamics.
+
+    minimise  E_p [ sum_t l_t(x_t, u_t) + l_T(x_T) ] - sum_t tau_t H(p_t)   over time-varying linear-Gaussian controllers p
+
+    s.t.      sum_t E_p KL(p to q) <= T kl_step       (trust region "trajectory", GPS'14 and MDGPS)
+    or        E_p KL(p_t to q_t)   <= kl_step         for every t (trust region "step")
+
+with quadratic costs l, fitted dynamics `x' ~ N(Ax + Bu + c, F)` and a reference controller q: the previous local
+controller, or the linearised global policy. The expectations, of the cost and of the KL, are under p's own states. The
+weights tau_t of the entropy H are 0 but where a system ties p to a policy (`Objective.tied`).
+
+    white.py          coordinates in which q is N(0, I) about its mean trajectory, and everything is linear
+    passes.py         backward for given multipliers eta_t, forward for the KL
+    multipliers.py    the eta_t that meet the bound
+
+The bound ends within [.99, 1] of its value, or is slack. There is no step only where q itself, in closed loop with the
+fitted dynamics, grows beyond all bounds: then q is kept.
+
+| symbol | paper             | code    |
+| eps    | MDGPS (2)         | kl_step |
+| eta    | GPS'14, section 3 | eta     |
+| p_hat  | MDGPS, section 4  | q       |
+| nu_t   | BADMM             | nu      |
+| lambda | BADMM             | lam     |
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from pilotfish.algebra import gaussian
+from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Quadratic
+from pilotfish.updates.c_step import multipliers, passes, white
+
+TrustRegion = Literal["trajectory", "step"]
+
+
+class Objective(NamedTuple):
+    """What is minimised."""
+
+    cost: Quadratic
+    """Of each step, over z = [x; u]; leading axis T."""
+    final: Quadratic
+    """Over the last x."""
+    temper: Float[Array, "T"] | float = 0.0
+    """Weight of each step's entropy, in units of the cost, 0 or more (paper: tau)."""
+
+    def tied(self, policy: LinearGaussian, nu: Float[Array, "T"], lam: Float[Array, "T du"]) -> "Objective":
+        """With BADMM's terms: `- lambda_t'u` and `nu_t KL(p to policy)` in every step.
+
+        The KL is `-H(p) - E log policy`, of which the second part is quadratic in z.
+        """
+        dx = policy.K.shape[-1]
+        eye = jnp.broadcast_to(jnp.eye(policy.k.shape[-1]), policy.chol.shape)
+        # e = chol^-1 (u - Kx - k) = F z - f, and -log policy = e'e / 2 + log|chol|, up to a constant
+        inverse = gaussian.solve_chol(policy.chol, eye)
+        F = jnp.concatenate([-inverse @ policy.K, inverse], -1)
+        f = jnp.einsum("tij,tj->ti", inverse, policy.k)
+        H = nu[:, None, None] * F.mT @ F
+        h = -nu[:, None] * jnp.einsum("tij,ti->tj", F, f)
+        c = nu * 0.5 * ((f**2).sum(-1) + gaussian.log_det(policy.chol) + policy.k.shape[-1] * gaussian.LOG_2PI)
+        h = h.at[:, dx:].add(-lam)
+        cost = Quadratic(self.cost.H + H, self.cost.h + h, self.cost.c + c)
+        return Objective(cost, self.final, self.temper + nu)
+
+
+class CStep(NamedTuple):
+    """The new controller, and how it was found."""
+
+    controller: LinearGaussian
+    """Over time; the reference itself where no step exists."""
+    eta: Float[Array, "T"]
+    """Multiplier of each step's KL, in units of the cost; nan where no step exists."""
+    kl: Float[Array, "T"]
+    """Expected KL of each step, nats, under the new controller's states in the model."""
+    passes: Int[Array, ""]
+    """Backward passes, that of the first-order estimate included."""
+    found: Bool[Array, ""]
+    """False if there is no step: the model, in closed loop with the reference, overflows."""
+
+
+def c_step(
+    start: Gaussian,
+    dynamics: LinearDynamics,
+    objective: Objective,
+    q: LinearGaussian,
+    kl_step: Float[Array, ""] | float,
+    trust: TrustRegion = "trajectory",
+    guess: Float[Array, ""] | float = jnp.nan,
+) -> CStep:
+    """The best controller within the trust region about `q`.
+
+    Dynamics, objective and q have the leading axis T. `guess` is a multiplier to begin with, nan for none: that of the
+    last iteration saves passes. Whatever the model and the cost: the result is finite and within the bound, if `q` is
+    finite.
+    """
+    T = q.k.shape[0]
+    temper = jnp.broadcast_to(jnp.asarray(objective.temper, q.k.dtype), T)
+    mean = white.mean_states(start, dynamics, q)
+    problem = white.whiten(start, dynamics, objective.cost, objective.final, q, mean, temper)
+    estimate = passes.first_order(problem, kl_step)
+    log_eta = jnp.log(jnp.where(estimate > 0, estimate, 1.0))
+    if trust == "trajectory":
+        profile, swept, measure = jnp.zeros(T), 0, jnp.mean
+        first = jnp.where(jnp.isfinite(guess), jnp.log(guess), log_eta)
+    else:
+        profile, swept = multipliers.of_steps(problem, kl_step, log_eta)
+        measure, first, log_eta = jnp.max, jnp.zeros(()), jnp.zeros(())
+    trial, taken = multipliers.common(problem, profile, measure, kl_step, first, log_eta)
+    controller = white.unwhiten(trial.controller, q, mean)
+    found = _finite((controller, trial.kl))
+    return kept_unless(found, CStep(controller, jnp.exp(trial.log_eta), trial.kl, 1 + swept + taken, found), q)
+
+
+def kept_unless(found: Bool[Array, ""], step: CStep, q: LinearGaussian) -> CStep:
+    """The step, or where it is not found none: the reference is kept."""
+    return CStep(
+        controller=jax.tree.map(lambda new, old: jnp.where(found, new, old), step.controller, q),
+        eta=jnp.where(found, step.eta, jnp.nan),
+        kl=jnp.where(found, step.kl, 0.0),
+        passes=step.passes,
+        found=found,
+    )
+
+
+def _finite(tree: Any) -> Bool[Array, ""]:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
