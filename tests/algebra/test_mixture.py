@@ -21,7 +21,8 @@ log_likelihood = jax.jit(mixture.log_likelihood)
 @jax.jit
 def moments_near(m, points, weight):
     """Of one place, which is the same beside another."""
-    near = mixture.moments_near(m, jnp.stack([points, 2.0 * points]), weight)
+    share = weight / jnp.maximum(weight.sum(), 1e-300)
+    near = mixture.moments_near(m, jnp.stack([points, 2.0 * points]), jnp.stack([share, share]))
     return jax.tree.map(lambda leaf: leaf[0], near)
 
 

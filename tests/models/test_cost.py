@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from pilotfish.models import cost
-from pilotfish.types import Gaussian, Problem
+from pilotfish.types import Gaussian, Problem, no_cost
 
 T, DX, DU = 3, 2, 1
 
 
-def problem(step, final):
+def problem(step, final=no_cost):
     start = Gaussian(jnp.zeros((1, DX)), jnp.eye(DX)[None])
     return Problem(horizon=T, dt=0.1, conditions=start, initial_std=[1.0], cost=step, final_cost=final)
 
@@ -44,8 +44,9 @@ def differences(f, z, h=1e-4):
 def test_mean_of_expansions_about_the_samples():
     rng = np.random.default_rng(0)
     x, u, weight = rng.normal(size=(4, T + 1, DX)), rng.normal(size=(4, T, DU)), np.array([0.5, 0.2, 0.3, 0.0])
+    every = np.tile(weight[:, None], T + 1)
     x[3] = np.nan  # a rollout of no weight
-    found, last = expand(problem(bumpy, lambda x: jnp.exp(0.3 * x[0]) * x[1]), *map(jnp.asarray, (x, u, weight)))
+    found, last = expand(problem(bumpy, lambda x: jnp.exp(0.3 * x[0]) * x[1]), *map(jnp.asarray, (x, u, every)))
     at = rng.normal(size=DX + DU)
     for t in range(T):
         H, slope, value = 0.0, 0.0, 0.0
@@ -70,7 +71,7 @@ def test_quadratic_cost_is_itself_wherever_it_is_expanded():
         return 0.5 * z @ H @ z + h @ z + t
 
     x, u = rng.normal(size=(5, T + 1, DX)), rng.normal(size=(5, T, DU))
-    found, last = expand(problem(quadratic, None), *map(jnp.asarray, (x, u)), jnp.full(5, 0.2))
+    found, last = expand(problem(quadratic), *map(jnp.asarray, (x, u)), jnp.full((5, T + 1), 0.2))
     for t in range(T):
         np.testing.assert_allclose(found.H[t], H, atol=1e-10)
         np.testing.assert_allclose(found.h[t], h, atol=1e-10)
@@ -90,7 +91,8 @@ def test_a_quadratic_cost_is_found_from_samples_of_it(M):
     values = 100 * (np.einsum("mti,ij,mtj->mt", z, A, z) + z @ b + 3.0)
     values[-1] = 7.0
     weight = np.append(np.full(M, 1 / M), 0.0)
-    found, last = jax.jit(cost.fit)(*map(jnp.asarray, (x, u, values, weight)))
+    every = np.tile(weight[:, None], steps)
+    found, last = jax.jit(cost.fit)(*map(jnp.asarray, (x, u, values, every)))
     for t in range(steps):
         np.testing.assert_allclose(found.H[t], 100 * (A + A.T), atol=2.0)
         np.testing.assert_allclose(found.h[t], 100 * b, atol=2.0)
@@ -103,7 +105,7 @@ def test_negative_curvature_of_samples_is_not_believed():
     rng, M, steps = np.random.default_rng(5), 300, 3
     x, u = 1 + rng.normal(size=(M, steps + 1, 1)), rng.normal(size=(M, steps, 1))
     values = 3 * x[:, :-1, 0] - 0.5 * (x[:, :-1, 0] - 1) ** 2 + 2 * u[..., 0] ** 2
-    found, _ = jax.jit(cost.fit)(*map(jnp.asarray, (x, u, values, np.full(M, 1 / M))))
+    found, _ = jax.jit(cost.fit)(*map(jnp.asarray, (x, u, values, np.full((M, steps), 1 / M))))
     np.testing.assert_allclose(found.H, np.tile(np.diag([0.0, 4.0]), (steps, 1, 1)), atol=0.1)
     np.testing.assert_allclose(found.h[:, 0], 3.0, atol=0.1)
 
@@ -114,6 +116,7 @@ def test_a_cost_that_varies_along_the_trajectory_is_fitted_where_it_is():
     middle = 1 + np.arange(steps + 1) / 10
     x = middle[:, None] + 0.05 * rng.normal(size=(M, steps + 1, 1))
     u = rng.normal(size=(M, steps, 1))
-    found, _ = jax.jit(cost.fit)(*map(jnp.asarray, (x, u, (x[:, :-1, 0]) ** 4 + u[..., 0] ** 2, np.full(M, 1 / M))))
+    values, every = x[:, :-1, 0] ** 4 + u[..., 0] ** 2, np.full((M, steps), 1 / M)
+    found, _ = jax.jit(cost.fit)(*map(jnp.asarray, (x, u, values, every)))
     np.testing.assert_allclose(found.H[:, 0, 0], 12 * middle[:-1] ** 2, rtol=0.15)
     np.testing.assert_allclose(found.H[:, 1, 1], 2.0, rtol=0.05)

@@ -29,24 +29,25 @@ def rollouts(seed, M, A, B, c, noise_std):
 
 
 def even(M):
-    return jnp.full(M, 1.0 / M), jnp.asarray(float(M))
+    return jnp.full((M, T), 1.0 / M), jnp.full(T, float(M))
 
 
 def test_without_a_prior_it_is_least_squares():
     truth = system(0)
     x, u = rollouts(1, 40, *truth)
-    weight = np.ones(40)
-    weight[[3, 17]] = 0.0
-    x[3], u[17] = 1e3, -1e3  # rollouts that do not count
-    model = fit(*map(jnp.asarray, (x, u, weight / 38)), jnp.asarray(38.0))
-    kept = weight > 0
+    weight = np.ones((40, T))
+    weight[[3, 17]], weight[5, 2:] = 0.0, 0.0
+    x[3], u[17], x[5, 3:] = 1e3, -1e3, 1e3  # rollouts that do not count, and one that broke off
+    count = weight.sum(0)
+    model = fit(*map(jnp.asarray, (x, u, weight / count)), jnp.asarray(count))
     for t in range(T):
-        design = np.hstack([x[kept, t], u[kept, t], np.ones((38, 1))])
+        kept = weight[:, t] > 0
+        design = np.hstack([x[kept, t], u[kept, t], np.ones((kept.sum(), 1))])
         coef, *_ = np.linalg.lstsq(design, x[kept, t + 1], rcond=None)
         residual = x[kept, t + 1] - design @ coef
         found = np.hstack([model.A[t], model.B[t], model.c[t, :, None]])
         np.testing.assert_allclose(found, coef.T, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(model.cov[t], residual.T @ residual / 38, rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(model.cov[t], residual.T @ residual / kept.sum(), rtol=1e-5, atol=1e-8)
 
 
 def test_many_samples_show_the_system():

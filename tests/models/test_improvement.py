@@ -15,7 +15,14 @@ from pilotfish.types import Quadratic
 T, DX, DU = 5, 3, 2
 CASES = 3000
 advantages = jax.jit(jax.vmap(jax.vmap(improvement.advantage)))
-changes = jax.jit(jax.vmap(improvement.change))
+
+
+@jax.jit
+@jax.vmap
+def changes(Q, step, kl, s, seen):
+    """`seen` (n,) stands for all steps, or (T, n)."""
+    return improvement.change(Q, step, kl, s, jnp.broadcast_to(seen, s.shape[:2]))
+
 state_kls = jax.jit(jax.vmap(improvement.state_kl, (0, None)), static_argnums=1)
 
 
@@ -88,13 +95,13 @@ def test_sum_of_expected_advantages_is_that_of_samples():
 def test_bound_is_theorem_4_written_out():
     rng = np.random.default_rng(4)
     Q, step = quadratic(rng, 1, T), white_step(rng, 1, T, size=0.5)
-    kl, s, seen = rng.uniform(0.04, 0.08, (1, T)), rng.normal(size=(1, T, 9, DX)), np.ones((1, 9), bool)
-    s[0, :, 4], seen[0, 4] = np.nan, False
+    kl, s, seen = rng.uniform(0.04, 0.08, (1, T)), rng.normal(size=(1, T, 9, DX)), np.ones((1, T, 9), bool)
+    s[0, :, 4], seen[0, :, 4] = np.nan, False
     found = changes(Q, WhiteStep(*step), kl, s, seen)
     a, divergence, bound = advantages(Q, WhiteStep(*step)), [0.0], float(found.advantage[0])
     for t in range(T):
         H, h, c = a.H[0, t], a.h[0, t], a.c[0, t]
-        delta = max(abs(0.5 * x @ H @ x + h @ x + c) for x in s[0, t, seen[0]])
+        delta = max(abs(0.5 * x @ H @ x + h @ x + c) for x in s[0, t, seen[0, t]])
         bound += 2 * delta * min(1.0, np.sqrt(divergence[t] / 2))
         divergence.append(divergence[t] + kl[0, t] * (3 + 8 * divergence[t] + 2 * DX))
     assert divergence[2] < 2 < divergence[4]  # the minimum is now the one, now the other

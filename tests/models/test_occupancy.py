@@ -1,6 +1,7 @@
 """State-action distributions against SciPy's densities, loops, and samples of known chains."""
 
-from typing import get_args
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ def test_state_marginals_are_the_weighted_moments_of_the_samples():
     T, n = 4, 30
     x, w = 10 * rng.normal(size=(T, n, DX)), rng.uniform(size=n) * rng.integers(0, 2, n)
     controller = occupancies(rng, T).controller
-    found = jax.jit(occupancy.from_samples)(x, w, controller)
+    found = jax.jit(occupancy.from_samples)(x, np.tile(w, (len(x), 1)), controller)
     for t in range(T):
         np.testing.assert_allclose(found.mean[t], np.average(x[t], axis=0, weights=w), rtol=1e-9)
         np.testing.assert_allclose(found.chol[t] @ found.chol[t].T, np.cov(x[t].T, aweights=w, ddof=0), rtol=1e-6)
@@ -78,29 +79,36 @@ def test_log_density_is_that_of_scipy_up_to_the_constant_of_2_pi():
     np.testing.assert_allclose(over_steps(z, x, u), expected, rtol=1e-8)
 
 
-@pytest.mark.parametrize("over", ["time", "iterations", "both"])
-def test_log_mixture_is_the_sum_over_all_that_made_the_sample(over):
+@functools.partial(jax.jit, static_argnums=4)
+def log_mixture(components, made, x, u, pooled):
+    """Log density of what `made` (K, T) samples of all iterations and steps came from."""
+    of_all = occupancy.of_iterations(components, made, x, u, pooled)
+    return occupancy.mixed(of_all, occupancy.shares(made, pooled))
+
+
+@pytest.mark.parametrize("iterations", [1, 4])
+@pytest.mark.parametrize("pooled", [True, False])
+@pytest.mark.parametrize("broken", [True, False])
+def test_log_mixture_is_the_sum_over_all_that_made_the_sample(iterations, pooled, broken):
+    """Also where rollouts broke off, so that later steps made fewer samples."""
     rng = np.random.default_rng(4)
     T, n = 3, 10
-    iterations = 1 if over == "time" else 4
     z = occupancies(rng, iterations, T)
-    share = np.array([1.0]) if over == "time" else np.array([0.5, 0.2, 0.3, 0.0])
-    rows = T if over == "iterations" else 1
+    made = np.array([[5.0, 5.0, 5.0], [2.0, 2.0, 2.0], [3.0, 3.0, 3.0], [0.0, 0.0, 0.0]])[:iterations]
+    if broken:
+        made[0] = [5.0, 4.0, 1.0]
+    rows = 1 if pooled else T
     x, u = rng.normal(size=(rows, n, DX)), rng.normal(size=(rows, n, DU))
-    found = jax.jit(occupancy.log_mixture, static_argnums=4)(z, share, x, u, over)
+    found = log_mixture(z, made, x, u, pooled)
     assert found.shape == (rows, n)
     for row in range(rows):
-        terms = []
+        terms, counted = [], made if pooled else made[:, row : row + 1]
         for i in range(iterations):
-            for t in [row] if over == "iterations" else range(T):
-                part = share[i] if over == "iterations" else share[i] / T
-                if part > 0:
+            for t in range(T) if pooled else [row]:
+                if made[i, t] > 0:
+                    part = made[i, t] / counted.sum()
                     terms.append(log_density(at(z, i, t), x[row], u[row]) + np.log(part))
         np.testing.assert_allclose(found[row], logsumexp(terms, axis=0), rtol=1e-8)
-
-
-def test_these_are_all_the_mixtures():
-    assert set(get_args(occupancy.log_mixture.__annotations__["over"])) == {"time", "iterations", "both"}
 
 
 def test_effective_samples_counts_equal_weights():
@@ -158,8 +166,7 @@ class Chain:
 def test_weighted_samples_of_all_steps_and_controllers_have_the_known_expectation():
     chain = Chain(5)
     x, u = chain.x[:, :, :T].reshape(1, -1, DX), chain.u.reshape(1, -1, DU)
-    share = np.full(ITERATIONS, 1 / ITERATIONS)
-    log_made = jax.jit(occupancy.log_mixture, static_argnums=4)(chain.true, share, x, u, "both")[0]
+    log_made = log_mixture(chain.true, np.full((ITERATIONS, T), float(M)), x, u, True)[0]
     now = at(chain.true, 0)
     everywhere = jax.jit(jax.vmap(Occupancy.log_density, (0, None, None)))(now, x[0], u[0])
     a, b = np.random.default_rng(6).normal(size=(2, DX + DU))
@@ -180,11 +187,12 @@ def test_weighted_samples_of_all_steps_and_controllers_have_the_known_expectatio
 def test_propagated_marginals_are_those_of_the_current_controller():
     chain = Chain(7)
     x, u = (np.moveaxis(a, 2, 0).reshape(a.shape[2], -1, a.shape[3]) for a in (chain.x[:, :, :T], chain.u))
-    share = np.full(ITERATIONS, 1 / ITERATIONS)
     older, now = jax.tree.map(lambda leaf: leaf[1:], chain.true), at(chain.true, 0)
-    log_older = jax.jit(occupancy.log_mixture, static_argnums=4)(older, share[1:], x, u, "iterations")
-    valid = np.ones(ITERATIONS * M)
-    valid[::7] = 0.0
+    share = np.full((ITERATIONS, T), 1 / ITERATIONS)
+    of_older = occupancy.of_iterations(older, jnp.full((ITERATIONS - 1, T), float(M)), *map(jnp.asarray, (x, u)), False)
+    log_older = occupancy.mixed(of_older, jnp.asarray(share[1:]))
+    valid = np.ones((T, ITERATIONS * M))
+    valid[:, ::7] = 0.0
     x[:, ::7] = 1e3  # what broke off does not count
     found = jax.jit(occupancy.propagated)(x, u, valid, log_older, share[0], now.controller)
 

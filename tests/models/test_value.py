@@ -110,14 +110,16 @@ def test_q_of_many_noisy_rollouts_is_close_to_the_exact_one(kind):
     if kind == "dynamic-programming":
         y = targets(data, final, occupancy, ridge)
     else:
-        y = value.monte_carlo(jnp.asarray(data.cost), jnp.asarray(final))
+        y = value.monte_carlo(data, jnp.asarray(final), occupancy, ridge)
     system.check(q_functions(data, y, occupancy, ridge), 0.2)
 
 
 def test_monte_carlo_targets_are_plain_sums():
     rng = np.random.default_rng(4)
     cost, final = rng.normal(size=(T, 3)), rng.normal(size=3)
-    found = value.monte_carlo(jnp.asarray(cost), jnp.asarray(final))
+    nothing = jnp.zeros((T, 3, 1))
+    data = Transitions(nothing, nothing, nothing, jnp.asarray(cost), jnp.full((T, 3), 1 / 3))
+    found = value.monte_carlo(data, jnp.asarray(final), System(0).occupancy(), jnp.ones(T))
     for t in range(T):
         for i in range(3):
             np.testing.assert_allclose(found[t, i], sum(cost[s, i] for s in range(t, T)) + final[i], rtol=1e-12)
