@@ -30,6 +30,8 @@ def _floats(value: Any) -> Array:
 
 def _of_size(value: Any, size: int, name: str) -> Array:
     """A vector of `size` floats; one number stands for all of them."""
+    if value is None:
+        raise ValueError(f"{name}=None: leave it out where there is none.")
     array = _floats(value)
     if array.shape not in ((), (size,)):
         raise ValueError(f"{name} has the shape {array.shape}; it must have the shape ({size},).")

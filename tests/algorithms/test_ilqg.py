@@ -28,7 +28,7 @@ KEY = jax.random.key(0)
 def no_rollouts(problem):
     n, horizon = problem.conditions.mean.shape[0], problem.horizon
     x, u = jnp.zeros((n, 1, horizon + 1, problem.dx)), jnp.zeros((n, 1, horizon, problem.du))
-    return Rollouts(x=x, o=x, u=u, cost=x[..., 0], valid=jnp.ones((n, 1), bool), episode=None)
+    return Rollouts(x=x, o=x, u=u, cost=x[..., 0], steps=jnp.full((n, 1), horizon), episode=None)
 
 
 @eqx.filter_jit

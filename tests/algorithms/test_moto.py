@@ -112,7 +112,7 @@ def test_reused_samples_are_the_newest_first_and_at_most_memory():
         state, _ = update(algorithm, problem, state, rollouts)
         seen.append(rollouts.x[0])
     np.testing.assert_array_equal(state.history.x[0], jnp.stack(seen[:1:-1]))
-    assert state.history.valid.sum() == 24
+    assert (state.history.steps > 0).sum() == 24
 
 
 def test_conditions_are_learned_apart():
@@ -172,7 +172,7 @@ def test_few_rollouts_an_iteration_are_collected_until_they_suffice():
     first, info = update(algorithm, problem, state, roll(algorithm, JaxWorld(problem), state, 3, 0))
     assert info.ok
     assert info.kl_max == 0.0
-    assert first.history.valid.sum() == 3
+    assert (first.history.steps > 0).sum() == 3
     for old, new in zip(jax.tree.leaves(state.controller), jax.tree.leaves(first.controller), strict=True):
         np.testing.assert_array_equal(old, new)
     second, info = update(algorithm, problem, first, roll(algorithm, JaxWorld(problem), first, 3, 1))
@@ -185,5 +185,5 @@ def test_a_rollout_that_broke_off_is_not_collected():
     algorithm, problem = MOTO(reuse="both", memory=4), TASK.problem()
     state = algorithm.init(problem, 3, jax.random.key(0))
     rollouts = roll(algorithm, JaxWorld(problem), state, 3, 0)
-    none = eqx.tree_at(lambda r: r.valid, rollouts, jnp.zeros_like(rollouts.valid))
+    none = eqx.tree_at(lambda r: r.steps, rollouts, jnp.zeros_like(rollouts.steps))
     assert not update(algorithm, problem, state, none)[1].ok

@@ -60,7 +60,7 @@ def test_what_simulators_hold_is_learned(task, algorithm, seeds, least):
 
 def test_a_walker_walks_better_than_its_demonstration():
     problem = registry()["walker"].make().problem()
-    shown = LinearGaussianPolicy(problem.demonstration).noise_free()
+    shown = LinearGaussianPolicy(problem.first_controller).noise_free()
     before = registry()["walker"].make().world().rollout(shown, 20, jax.random.key(0)).cost.sum(-1).mean()
     cost, walks = train_on("walker", setups.setup("walker", "lqr-gps"), 3)
     assert (walks == 1.0).all()

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from pilotfish.algorithms.moto import MOTO
-from pilotfish.experiments import setups
 from pilotfish.runs import loop
-from pilotfish.runs.store import Run, RunError, Spec
+from pilotfish.runs import RunError
+from pilotfish.runs.spec import Spec, assemble, described
+from pilotfish.runs.store import Run
 from pilotfish.runs.train import TrainingFailed, train
 from pilotfish.tasks.cartpole import CartPole
 from pilotfish.types import Problem
@@ -21,8 +22,8 @@ SAMPLES = 24
 
 def make_spec(**changes):
     fields = {
-        "task": {"name": "cartpole", "options": setups.options(CartPole())},
-        "algorithm": {"name": "moto", "options": setups.options(MOTO())},
+        "task": {"name": "cartpole", "options": described(CartPole())},
+        "algorithm": {"name": "moto", "options": described(MOTO())},
         "rollouts": SAMPLES,
         "iterations": 4,
         "seeds": [0, 1],
@@ -60,7 +61,7 @@ def like(world):
 
 def test_spec_survives_the_store(trained):
     assert Run.open(trained.path).spec == trained.spec
-    task, algorithm, world = setups.assemble(trained.spec)
+    task, algorithm, world = assemble(trained.spec)
     assert task == CartPole()
     assert algorithm == MOTO()
     assert world.problem.horizon == 60

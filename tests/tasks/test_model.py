@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.tasks.model import ModelTask, describe
-from pilotfish.types import LinearGaussian
+from pilotfish.types import LinearGaussian, identity, no_cost
 from pilotfish.view.scene import scene
 
 MODEL = """
@@ -120,8 +120,8 @@ def test_actions_have_the_models_limits(task):
     np.testing.assert_allclose(problem.initial_std, [2.0, 0.5])
     np.testing.assert_allclose(problem.first_controller.cov[0], np.tile(np.diag([4.0, 0.25]), (100, 1, 1)))
     unlimited = task(CART.replace(' ctrlrange="-2 2"', "")).problem()
-    assert unlimited.action_low is None
-    assert unlimited.action_high is None
+    assert (unlimited.action_low == -np.inf).all()
+    assert (unlimited.action_high == np.inf).all()
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_the_cost_file_says_what_is_to_be_done(task):
     assert problem.success(x, u) == (x[-1, 0] > x[0, 0])
     np.testing.assert_array_equal(problem.observe(x[0]), x[0, :3])
     bare = task(python="def cost(x, u, t):\n    return (x**2).sum()\n").problem()
-    assert (bare.final_cost, bare.success, bare.observe) == (None, None, None)
+    assert (bare.final_cost, bare.success, bare.observe) == (no_cost, None, identity)
 
 
 def test_the_same_files_give_the_same_functions_and_others_do_not(task):

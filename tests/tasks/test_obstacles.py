@@ -36,7 +36,7 @@ def test_mass_and_motion_are_those_of_a_damped_particle():
     """m v' = u - v, from rest."""
     mass = SIMULATION.model.body("particle").mass[0]
     assert mass == pytest.approx(4.817, abs=1e-3)
-    zero = jax.tree.map(jnp.zeros_like, PROBLEM.demonstration)
+    zero = jax.tree.map(jnp.zeros_like, PROBLEM.first_controller)
     push = LinearGaussianPolicy(LinearGaussian(zero.K, zero.k.at[..., 1].set(-0.5), zero.chol))
     r = WORLD.rollout(push, 1, KEY)
     t = DT * np.arange(31)
@@ -70,9 +70,9 @@ def test_all_starts_can_arrive():
 def test_no_rollout_enters_a_wall():
     wild = LinearGaussianPolicy(
         LinearGaussian(
-            jnp.zeros_like(PROBLEM.demonstration.K),
-            jnp.zeros_like(PROBLEM.demonstration.k).at[..., 0].set(1.0),
-            jnp.zeros_like(PROBLEM.demonstration.chol) + jnp.eye(2),
+            jnp.zeros_like(PROBLEM.first_controller.K),
+            jnp.zeros_like(PROBLEM.first_controller.k).at[..., 0].set(1.0),
+            jnp.zeros_like(PROBLEM.first_controller.chol) + jnp.eye(2),
         )
     )
     r = WORLD.rollout(wild, 20, KEY)
@@ -92,7 +92,7 @@ def test_costs_by_hand():
 
 
 def test_first_controller_stays_where_it_starts():
-    r = WORLD.rollout(LinearGaussianPolicy(PROBLEM.demonstration), 5, KEY)
+    r = WORLD.rollout(LinearGaussianPolicy(PROBLEM.first_controller), 5, KEY)
     start = np.stack([0 * STARTS, STARTS], -1)
     assert np.abs(np.asarray(r.x)[..., :2] + [3.0, 0.0] - start[:, None, None]).max() < 0.2
 

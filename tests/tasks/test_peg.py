@@ -12,6 +12,7 @@ from scipy.optimize import least_squares
 from pilotfish import tasks
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.tasks.peg import FOUR, Peg
+from pilotfish.types import identity
 from pilotfish.worlds.mujoco import MujocoWorld
 
 TASK, BLIND = Peg(), tasks.registry()["peg-blind"].make()
@@ -155,7 +156,7 @@ def test_conditions_are_places_of_the_base():
 
 def test_blind_policy_sees_angles_and_velocities():
     x = jnp.arange(26.0)
-    assert PROBLEM.observe is None
+    assert PROBLEM.observe is identity
     np.testing.assert_array_equal(BLIND.problem().observe(x), np.arange(14))
 
 
@@ -224,7 +225,7 @@ def test_cost_by_hand(t):
 
 def test_first_controller_is_that_of_seven_double_integrators():
     """Of the gains 1 / G, by a Riccati recursion of each: `init_lqr`."""
-    controller, start = PROBLEM.demonstration, np.asarray(PROBLEM.conditions.mean)
+    controller, start = PROBLEM.first_controller, np.asarray(PROBLEM.conditions.mean)
     for j, gain in enumerate(1 / G):
         A, B = np.array([[1, 0.05], [0, 1]]), np.array([[0.05**2 * gain], [0.05 * gain]])
         V = np.zeros((2, 2))
@@ -243,7 +244,7 @@ def test_first_controller_stays_where_it_starts():
     still = dataclasses.replace(PROBLEM, conditions=dataclasses.replace(PROBLEM.conditions, cov=jnp.zeros((9, 26, 26))))
     simulation = TASK.simulation()
     world = MujocoWorld(still, simulation.model, simulation.fields)
-    r = world.rollout(LinearGaussianPolicy(PROBLEM.demonstration).noise_free(), 1, jax.random.key(0))
+    r = world.rollout(LinearGaussianPolicy(PROBLEM.first_controller).noise_free(), 1, jax.random.key(0))
     np.testing.assert_allclose(r.x[:, 0], np.repeat(PROBLEM.conditions.mean[:, None], 101, 1), atol=1e-9)
     assert r.valid.all()
 

@@ -115,7 +115,7 @@ def test_who_goes_straight_or_does_nothing_fails():
     x, u = follow(lambda t: goal)
     assert distance(x) > 0.4
     assert not TASK.is_inserted(x, u)
-    r = TASK.world().rollout(LinearGaussianPolicy(PROBLEM.demonstration), 3, jax.random.key(0))
+    r = TASK.world().rollout(LinearGaussianPolicy(PROBLEM.first_controller), 3, jax.random.key(0))
     assert r.valid.all()
     assert min(distance(x) for x in np.asarray(r.x[0])) > 0.4
 

@@ -13,7 +13,7 @@ from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.tasks import walker
 from pilotfish.tasks.gait import walk
 from pilotfish.tasks.walker import Walker, demonstration
-from pilotfish.types import LinearGaussian
+from pilotfish.types import LinearGaussian, no_cost
 
 TASK = Walker()
 PROBLEM, MODEL = TASK.problem(), TASK.simulation().model
@@ -114,7 +114,7 @@ def test_costs_by_hand():
     assert Walker(height_weight=10.0).cost(x, u, 7) == pytest.approx(0.5 * (1e-4 * 55 + 4 + 0.9))
     standing = jnp.zeros(18).at[1].set(1.1)
     assert 500 * TASK.cost(standing, jnp.zeros(6), 0) == pytest.approx(1102.5)
-    assert PROBLEM.final_cost is None
+    assert PROBLEM.final_cost is no_cost
 
 
 def test_success_is_not_to_fall_and_to_keep_pace():
@@ -184,13 +184,13 @@ def test_first_controller_is_the_walks():
     """Its mean in the walk's states is the walk's torques, whatever else it may bring."""
     x, u, K = demonstration()
     for start in ("stabilised", "demonstration"):
-        first = Walker(start=start, initial_std=1.5).problem().demonstration
+        first = Walker(start=start, initial_std=1.5).problem().first_controller
         assert isinstance(first, LinearGaussian)
         np.testing.assert_allclose(first.mean(jnp.asarray(x[None, :-1]))[0], u, atol=1e-9)
         np.testing.assert_array_equal(first.K[0], K if start == "stabilised" else 0 * K)
         np.testing.assert_allclose(first.cov[0], np.tile(2.25 * np.eye(6), (500, 1, 1)))
     scratch = Walker(start="scratch", initial_std=1.5).problem()
-    assert scratch.demonstration is None
+    assert not scratch.first_controller.K.any()
     np.testing.assert_array_equal(scratch.initial_std, np.full(6, 1.5))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pilotfish import tasks
-from pilotfish.cli import learn
+from pilotfish.cli import catalogue
 from pilotfish.runs.store import RunError
 from pilotfish.tasks.cartpole import CartPole
 from pilotfish.tasks.obstacles import Obstacles
@@ -94,11 +94,11 @@ def test_without_opengl_one_line_says_what_to_install(monkeypatch):
 def test_every_task_is_on_the_sheet(tmp_path, monkeypatch, renderer, capsys):
     few = {name: tasks.registry()[name] for name in ("cartpole", "lq", "obstacles", "octopus", "swimmer")}
     monkeypatch.setattr(tasks, "registry", lambda: few)
-    learn.list_(["--pictures", str(tmp_path / "sheet.png")])
+    catalogue.list_(["--pictures", str(tmp_path / "sheet.png")])
     assert capsys.readouterr().out.strip() == str(tmp_path / "sheet.png")
     sheet = iio.imread(tmp_path / "sheet.png")[..., :3].astype(float)
     rows = np.array_split(sheet, 2, axis=0)
     pictures = [part for row in rows for part in np.array_split(row, 4, axis=1)]
     assert [part.std() > 3 for part in pictures] == [True] * 5 + [False] * 3
     with pytest.raises(ValueError, match=r"choose a name that ends in \.png"):
-        learn.list_(["--pictures", str(tmp_path / "sheet.pdf")])
+        catalogue.list_(["--pictures", str(tmp_path / "sheet.pdf")])

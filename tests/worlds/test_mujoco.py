@@ -149,7 +149,7 @@ def test_a_policy_sees_what_is_observed():
         def act(self, episode, t, x, o):
             return o + t
 
-    problem = arm_problem(observe=lambda x: 2.0 * x[:2], action_low=None, action_high=None)
+    problem = arm_problem(observe=lambda x: 2.0 * x[:2], action_low=-np.inf, action_high=np.inf)
     r = MujocoWorld(problem, arm_model()).rollout(Follower(), M, KEY)
     np.testing.assert_allclose(r.o, 2.0 * r.x[..., :2])
     np.testing.assert_allclose(r.u, r.o[..., :-1, :] + np.arange(T)[:, None], rtol=1e-12)
@@ -212,7 +212,7 @@ def test_derivatives_are_those_of_mujoco_also_in_contact(lift):
 def test_a_simulation_that_diverges_ends_its_rollout_and_no_other(what, tmp_path, monkeypatch, capfd):
     """By a bad action, or by a force under which velocities overflow. It leaves no trace elsewhere."""
     monkeypatch.chdir(tmp_path)
-    problem = arm_problem(action_low=None, action_high=None)
+    problem = arm_problem(action_low=-np.inf, action_high=np.inf)
     policy = jax.tree.map(jnp.zeros_like, wild(problem))
     k = policy.controller.k.at[1, 7].set(what)
     policy = LinearGaussianPolicy(LinearGaussian(policy.controller.K, k, policy.controller.chol))
@@ -231,7 +231,7 @@ def test_a_simulation_that_diverges_ends_its_rollout_and_no_other(what, tmp_path
     ("change", "message"),
     [
         (dict(conditions=Gaussian(jnp.zeros((1, 4)), jnp.eye(4)[None])), "4 columns.* 2 . 2 . 6"),
-        (dict(initial_std=jnp.ones(3), action_low=None, action_high=None), "3 entries.*2 actuators"),
+        (dict(initial_std=jnp.ones(3), action_low=-np.inf, action_high=np.inf), "3 entries.*2 actuators"),
         (dict(noise_std=jnp.ones(DX)), "no process noise"),
     ],
 )
@@ -301,6 +301,6 @@ def test_an_algorithm_learns_and_a_stopped_run_goes_on_bit_identically(tmp_path)
     resumed = train(algorithm, world, run=run, **settings)
     jax.tree.map(np.testing.assert_array_equal, resumed.states, whole.states)
     np.testing.assert_array_equal(resumed.metrics["cost"], whole.metrics["cost"])
-    rollouts = loop.evaluate(algorithm, world, 5, KEY, whole.states)
+    rollouts = loop.deploy(algorithm, world, 5, KEY, whole.states)
     assert rollouts.x.shape == (2, 2, 5, 26, 2)
     np.testing.assert_array_equal(rollouts.x[0, :, :, 0], rollouts.x[1, :, :, 0])

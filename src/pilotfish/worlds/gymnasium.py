@@ -93,7 +93,8 @@ class EnvironmentPlant(Plant):
                 moved.x[i] = _sized(env, state, dx)
             except Exception as error:  # whatever an environment raises: its rollout ends, the others go on
                 trouble = error
-        if moved.ended.any() and t + 1 < self._problem.horizon:
+        good = np.isfinite(moved.x).all(1) & np.isfinite(moved.cost)
+        if (moved.ended & good).any() and t + 1 < self._problem.horizon:
             self._warn_of_termination(t + 1)
         return moved._replace(trouble=trouble)
 

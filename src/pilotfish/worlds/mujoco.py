@@ -100,7 +100,7 @@ class Simulation(Dynamics):
         return False
 
     def simulate(
-        self, problem: Problem, start: Float[np.ndarray, "N A dx"], controllers: LinearGaussian
+        self, problem: Problem, start: Float[ArrayLike, "N A dx"], controllers: LinearGaussian
     ) -> tuple[Float[np.ndarray, "N A T1 dx"], Float[np.ndarray, "N A T du"]]:
         start, K, k = (np.asarray(a) for a in (start, controllers.K, controllers.k))
         (N, A, dx), low, high = start.shape, np.asarray(problem.action_low), np.asarray(problem.action_high)
