@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from pilotfish import experiments
+from pilotfish.algorithms import Setup
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.cli import COMMANDS, run
-from pilotfish.experiments import figures, study
-from pilotfish.experiments.figures import Arm, Claim, PaperFigure, Variation
-from pilotfish.experiments.setups import Setup
+from pilotfish.experiments import study
+from pilotfish.experiments.claims import Arm, Claim, PaperFigure, Variation
 from pilotfish.runs.store import Run
 from pilotfish.tasks.cartpole import CartPole
 
@@ -88,7 +89,7 @@ def test_list(capsys):
     assert "moto/1c" in out
     known = json.loads(call(capsys, "list", "--json")[1])
     assert "quad-link-low" in known["tasks"]
-    assert known["figures"].keys() == figures.registry().keys()
+    assert known["figures"] == {figure.id: figure.title for figure in experiments.figures().values()}
 
 
 def test_train_leaves_everything(folder):
@@ -99,6 +100,7 @@ def test_train_leaves_everything(folder):
         "policy.safetensors",
         "evaluation.json",
         "evaluation.safetensors",
+        "columns.json",
         "curves.png",
         "diagnostics.png",
         "film.gif",
@@ -120,7 +122,7 @@ def test_train_prints_lines_when_piped_and_json_on_request(capsys, tmp_path):
     assert result["run"] == str(tmp_path / "run")
     assert len(result["cost"]) == 2
     assert "1/3  cost" in err
-    assert "kl (<= 0.1)" in err
+    assert "KL (<= 0.1)" in err
     assert not (tmp_path / "run" / "film.gif").exists()
 
 
@@ -347,7 +349,7 @@ def toy(monkeypatch):
     )
     variation = Variation("larger steps", lambda arm: arm.but(kl_step=0.2))
     figure = PaperFigure("toy/1a", "a toy", "It learns.", (arm,), (claim,), {}, variations=(variation,))
-    monkeypatch.setattr(figures, "registry", lambda: {figure.id: figure})
+    monkeypatch.setattr(experiments, "figures", lambda: {figure.id: figure})
     return figure
 
 

@@ -316,23 +316,11 @@ def test_a_simulation_that_diverges_is_terminated_without_a_trace(tmp_path, monk
         (lambda: TaskEnvironment("pge"), "task='pge': give a Task, or one of .*peg-2d"),
         (lambda: TaskEnvironment(Line(), render_mode="human"), "render_mode='human': choose 'rgb_array'"),
         (lambda: TaskEnvironment(GymnasiumTask()), r"Reacher-v5 is .* already: gymnasium.make\('Reacher-v5'\)"),
-        (lambda: TaskEnvironment(Elsewhere()), "Elsewhere has neither equations of motion nor a MuJoCo model"),
     ],
 )
 def test_what_can_be_no_environment_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-class Elsewhere(Task):
-    """A task in a world of its own."""
-
-    def problem(self):
-        start = Gaussian(jnp.zeros((1, 1)), jnp.zeros((1, 1, 1)))
-        return Problem(1, 1.0, start, jnp.ones(1), lambda x, u, t: x[0])
-
-    def world(self):
-        raise NotImplementedError
 
 
 @pytest.mark.parametrize("action", [np.zeros(2), np.array([np.nan]), np.array([np.inf]), np.array(0.0)])

@@ -106,6 +106,7 @@ class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
         if u.shape != (self.problem.du,) or not np.isfinite(u).all():
             raise ValueError(f"action={action}: give {self.problem.du} finite numbers.")
         cost = float(self._cost(x, u, t))
+        self._randoms[0] = self.np_random  # which may be set while an episode is under way
         after = self._plant.step(np.clip(u, self._low, self._high)[None], t, np.ones(1, bool)).x[0]
         self._ended = t + 1 == self.problem.horizon
         if self._ended:
@@ -146,7 +147,8 @@ class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def _placed(self, x: np.ndarray) -> np.ndarray:
         """The state in which the plant is when it was asked to be in x."""
-        return self._plant.place(x[None], [self._n], [self.np_random])[0]
+        self._randoms = [self.np_random]
+        return self._plant.place(x[None], [self._n], self._randoms)[0]
 
     def _observation(self) -> np.ndarray:
         o = np.array(self._observe(self._states[-1]), float)

@@ -307,7 +307,7 @@ class Rollouts(eqx.Module):
     @property
     def valid(self) -> Bool[Array, "*batch"]:
         """True where no rollout broke off."""
-        return self.steps == self.u.shape[-2]
+        return jnp.asarray(self.steps) == self.u.shape[-2]
 
     @property
     def happened(self) -> Bool[Array, "*batch T"]:

@@ -9,12 +9,13 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
+from pilotfish import experiments
+from pilotfish.algorithms import Setup
 from pilotfish.algorithms.moto import MOTO
-from pilotfish.experiments import figures, setups, study
-from pilotfish.experiments.figures import Arm, Claim, PaperFigure, Variation
-from pilotfish.experiments.setups import Setup
-from pilotfish.runs import loop
-from pilotfish.runs.store import RunError
+from pilotfish.experiments import claims, study
+from pilotfish.experiments.claims import Arm, Claim, PaperFigure, Variation
+from pilotfish.runs import RunError, loop
+from pilotfish.runs.spec import assemble
 from pilotfish.view import curves
 
 LARGE = Arm("large steps", "lq", "moto", Setup(MOTO(kl_step=0.2), rollouts=40, iterations=6))
@@ -23,7 +24,7 @@ BROKEN = LARGE.on(action_weight=math.inf)
 FASTER = Claim(
     "larger steps are faster",
     "log10 cost of the last 5 iterations: small minus large",
-    lambda study: figures.final(study["small steps"]) - figures.final(study["large steps"]),
+    lambda study: claims.final(study["small steps"]) - claims.final(study["large steps"]),
 )
 TOY = PaperFigure(
     id="toy/1a",
@@ -58,7 +59,7 @@ def whole(tmp_path_factory):
 
 
 def claim_of(values, threshold=0.0):
-    return figures.judge(Claim("a sentence", "a measure", lambda study: np.asarray(values), threshold), {})
+    return claims.judge(Claim("a sentence", "a measure", lambda study: np.asarray(values), threshold), {})
 
 
 @pytest.mark.parametrize(
@@ -107,23 +108,23 @@ def metrics_of(cost, success=None, rollouts=10):
 
 def test_final_and_area_are_of_the_logarithm():
     metrics = metrics_of([[1e6, 1e4, 1e2, 1e2, 1e2, 1e2, 1e2], [1e6] * 6 + [0.0]])
-    np.testing.assert_allclose(figures.final(metrics), [2.0, np.log10(0.8e6)])
-    np.testing.assert_allclose(figures.area(metrics), [20 / 7, -np.inf])
-    np.testing.assert_allclose(figures.area(metrics, 0.25), [5.0, 6.0])
+    np.testing.assert_allclose(claims.final(metrics), [2.0, np.log10(0.8e6)])
+    np.testing.assert_allclose(claims.area(metrics), [20 / 7, -np.inf])
+    np.testing.assert_allclose(claims.area(metrics, 0.25), [5.0, 6.0])
 
 
 def test_first_counts_rollouts_and_never_as_one_iteration_more():
     success = [[0.0, 0.95, 0.2, 1.0], [0.9, 0.9, 0.9, 0.9], [1.0, 0.0, 0.0, 0.0], [np.nan] * 4]
-    found = figures.first(metrics_of(np.ones((4, 4)), success))
+    found = claims.first(metrics_of(np.ones((4, 4)), success))
     np.testing.assert_array_equal(found, [20, 50, 10, np.nan])
 
 
 def test_sooner_is_unknown_only_if_nobody_ever_succeeds():
     never, late, soon = [0.0] * 4, [0.0, 0.0, 0.0, 1.0], [1.0] * 4
     fast, slow = (metrics_of(np.ones((2, 4)), success) for success in ([soon, never], [late, never]))
-    np.testing.assert_allclose(figures.sooner(fast, slow), [np.log10(4), 0.0])
+    np.testing.assert_allclose(claims.sooner(fast, slow), [np.log10(4), 0.0])
     nobody = metrics_of(np.ones((2, 4)), [never, never])
-    assert np.isnan(figures.sooner(nobody, nobody)).all()
+    assert np.isnan(claims.sooner(nobody, nobody)).all()
 
 
 # -- studies
@@ -303,16 +304,16 @@ def test_a_comparison_shows_the_arms_beside_one_that_explodes(tmp_path):
         assert blue.sum() > 90  # what learns fills half of the axis and more
 
 
-@pytest.mark.parametrize("id", sorted(figures.registry()))
+@pytest.mark.parametrize("id", sorted(experiments.figures()))
 def test_every_figure_can_be_run_and_judged(id):
-    figure = figures.registry()[id]
+    figure = experiments.figures()[id]
     assert figure.id == id
     assert figure.title
     assert figure.caption.endswith(".")
     assert figure.claims
     plan = study.plan(figure, figure.folder(), None, False, True)
     for job in plan.jobs:
-        _, algorithm, world = setups.assemble(job.spec)
+        _, algorithm, world = assemble(job.spec)
         if job in plan.reference:
             loop.check(algorithm, world, job.spec.rollouts)
     rng = np.random.default_rng(0)

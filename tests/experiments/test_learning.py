@@ -6,8 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from pilotfish import experiments, tasks
+from pilotfish.algorithms import Setup
 from pilotfish.algorithms.moto import MOTO
-from pilotfish.experiments import setups
+from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs import loop
 from pilotfish.runs.train import train
@@ -22,17 +24,17 @@ def learn(task, setup, seeds):
     world, keys = JaxWorld(registry()[task].make().problem()), loop.root_keys(range(seeds))
     states = loop.initial(setup.algorithm, world, setup.rollouts, keys)
     states, report = loop.scan(setup.algorithm, world, setup.rollouts, keys, 0, setup.iterations, states)
-    final = loop.evaluate(setup.algorithm, world, 50, jax.random.key(99), states)
+    final = loop.deploy(setup.algorithm, world, 50, jax.random.key(99), states)
     held = jax.vmap(jax.vmap(jax.vmap(world.problem.success)))(final.x, final.u)
     return np.asarray(report.outcome.success), np.asarray(held.mean((1, 2)))
 
 
 def train_on(name, setup, seeds):
     """Noise-free episodes' costs and successes (seed,) of a task in its own world."""
-    world = setups.task_entry(name).make().world()
+    world = tasks.find(name).make().world()
     settings = {"rollouts": setup.rollouts, "iterations": setup.iterations, "seeds": range(seeds)}
     states = train(setup.algorithm, world, **settings).states
-    final = loop.evaluate(setup.algorithm, world, 20, jax.random.key(99), states)
+    final = loop.deploy(setup.algorithm, world, 20, jax.random.key(99), states)
     succeeds = world.problem.success or (lambda x, u: False)
     succeeded = jax.vmap(jax.vmap(jax.vmap(succeeds)))(final.x, final.u) & final.valid
     return np.asarray(final.cost.sum(-1).mean((1, 2))), np.asarray(succeeded.mean((1, 2)))
@@ -55,21 +57,21 @@ def train_on(name, setup, seeds):
 )
 def test_what_simulators_hold_is_learned(task, algorithm, seeds, least):
     """Of all seeds' noise-free episodes at least so many succeed."""
-    assert train_on(task, setups.setup(task, algorithm), seeds)[1].mean() >= least
+    assert train_on(task, experiments.setup(task, algorithm), seeds)[1].mean() >= least
 
 
 def test_a_walker_walks_better_than_its_demonstration():
     problem = registry()["walker"].make().problem()
     shown = LinearGaussianPolicy(problem.first_controller).noise_free()
     before = registry()["walker"].make().world().rollout(shown, 20, jax.random.key(0)).cost.sum(-1).mean()
-    cost, walks = train_on("walker", setups.setup("walker", "lqr-gps"), 3)
+    cost, walks = train_on("walker", experiments.setup("walker", "lqr-gps"), 3)
     assert (walks == 1.0).all()
     assert cost.max() < 0.75 * before
 
 
 def test_reacher_is_learned_from_its_rewards():
     """Seven of ten seeds or more find the better one of its two minima."""
-    setup = setups.setup("gym:Reacher-v5", "lqr-gps")._replace(rollouts=10, iterations=20)
+    setup = experiments.setup("gym:Reacher-v5", "lqr-gps")._replace(rollouts=10, iterations=20)
     assert (train_on("gym:Reacher-v5", setup, 10)[0] < 3.5).sum() >= 7
 
 
@@ -86,23 +88,23 @@ def test_reacher_is_learned_from_its_rewards():
     ],
 )
 def test_swing_ups_are_learned(task, algorithm, seeds, least):
-    exploring, final = learn(task, setups.setup(task, algorithm), seeds)
+    exploring, final = learn(task, experiments.setup(task, algorithm), seeds)
     assert ((exploring > 0.9).any(1)).sum() >= least
     assert (final > 0.9).sum() >= least
 
 
 def test_reuse_learns_the_double_link_from_twenty_rollouts_an_iteration():
-    setup = setups.setup("double-link", "moto")
+    setup = experiments.setup("double-link", "moto")
     algorithm = dataclasses.replace(setup.algorithm, reuse="both", entropy_drop=0.02)
     assert isinstance(algorithm, MOTO)
-    exploring, final = learn("double-link", setups.Setup(algorithm, rollouts=20, iterations=75), 10)
+    exploring, final = learn("double-link", Setup(algorithm, rollouts=20, iterations=75), 10)
     assert (exploring > 0.9).any(1).sum() >= 9
     assert (final > 0.9).sum() >= 9
 
 
 @pytest.mark.parametrize("task", ["cartpole", "double-link"])
 def test_a_mixture_as_prior_learns_from_five_rollouts_an_iteration(task):
-    algorithm = dataclasses.replace(setups.setup(task, "lqr-gps").algorithm, prior="gmm")
-    exploring, final = learn(task, setups.Setup(algorithm, rollouts=5, iterations=60), 10)
+    algorithm = dataclasses.replace(experiments.setup(task, "lqr-gps").algorithm, dynamics=FittedDynamics(prior="gmm"))
+    exploring, final = learn(task, Setup(algorithm, rollouts=5, iterations=60), 10)
     assert (exploring > 0.9).any(1).sum() >= 9
     assert (final > 0.9).sum() >= 8

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from pilotfish.algorithms.moto import MOTO
-from pilotfish.runs import loop
-from pilotfish.runs import RunError
+from pilotfish.runs import RunError, loop
 from pilotfish.runs.spec import Spec, assemble, described
 from pilotfish.runs.store import Run
 from pilotfish.runs.train import TrainingFailed, train

@@ -1,5 +1,7 @@
 """The MuJoCo world against single simulations stepped by hand, exact linear dynamics, and models that break."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import mujoco
@@ -141,16 +143,36 @@ def test_threads_do_not_matter_and_keys_do():
     assert not np.isclose(first.x, other.x).all((2, 3)).any()
 
 
+class Follower(Policy):
+    """Does what it sees, and more with time."""
+
+    kind: ClassVar[str] = "follower"
+    per_condition: ClassVar[bool] = False
+    gain: jax.Array
+
+    def begin(self, key, x0, o0):
+        return jnp.zeros(())
+
+    def act(self, episode, t, x, o):
+        return self.gain * o + t
+
+    def noise_free(self):
+        return self
+
+    def tensors(self):
+        return {"gain": np.asarray(self.gain)}
+
+    def settings(self):
+        return {}
+
+    @classmethod
+    def from_tensors(cls, tensors, settings):
+        return cls(jnp.asarray(tensors["gain"]))
+
+
 def test_a_policy_sees_what_is_observed():
-    class Follower(Policy):
-        def begin(self, key):
-            return jnp.zeros(())
-
-        def act(self, episode, t, x, o):
-            return o + t
-
     problem = arm_problem(observe=lambda x: 2.0 * x[:2], action_low=-np.inf, action_high=np.inf)
-    r = MujocoWorld(problem, arm_model()).rollout(Follower(), M, KEY)
+    r = MujocoWorld(problem, arm_model()).rollout(Follower(jnp.ones(2)), M, KEY)
     np.testing.assert_allclose(r.o, 2.0 * r.x[..., :2])
     np.testing.assert_allclose(r.u, r.o[..., :-1, :] + np.arange(T)[:, None], rtol=1e-12)
 
