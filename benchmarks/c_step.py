@@ -18,9 +18,12 @@ from run import alternate, ready, roll, update
 
 from pilotfish.algebra.batch import each
 from pilotfish.algorithms.lqr_gps import LQRGPS
+from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.tasks import registry
 from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Quadratic
-from pilotfish.updates import c_step as module
+from pilotfish.updates.c_step import Objective, c_step, multipliers, passes
+from pilotfish.updates.c_step.white import mean_states
+from pilotfish.updates.c_step.white import whiten as whiten_one
 from pilotfish.worlds.jax import JaxWorld
 
 N, T, DX, DU = 9, 100, 26, 7
@@ -48,25 +51,33 @@ def problem(seed=0):
 @eqx.filter_jit
 def whiten(start, dynamics, cost, final, q):
     def one(*parts):
-        return module._whiten(*parts, module._mean_states(parts[0], parts[1], parts[-1]))
+        return whiten_one(*parts, mean_states(parts[0], parts[1], parts[-1]), jnp.zeros(T))
 
     return jax.vmap(one)(start, dynamics, cost, final, q)
 
 
 @eqx.filter_jit
 def one_pass(white, eta):
-    return each(lambda w, e: module._try(w, jnp.full(T, jnp.log(e))), white, eta)
+    def one(white, eta):
+        p = passes.backward(white, jnp.full(T, jnp.log(eta)))
+        return passes.forward(white, p)[0]
+
+    return each(one, white, eta)
 
 
 @eqx.filter_jit
 def whole(parts, guess):
-    return each(lambda p, g: module.c_step(*p, KL_STEP, "trajectory", g), parts, guess)
+    def one(parts, guess):
+        start, dynamics, cost, final, q = parts
+        return c_step(start, dynamics, Objective(cost, final), q, KL_STEP, "trajectory", guess)
+
+    return each(one, parts, guess)
 
 
 @eqx.filter_jit
 def search(white, guess):
     """The part of the C-step that `numpy_c_step.search` does."""
-    return each(lambda w, c: module._common_multiplier(w, jnp.zeros(T), jnp.mean, KL_STEP, c, c), white, jnp.log(guess))
+    return each(lambda w, c: multipliers.common(w, jnp.zeros(T), jnp.mean, KL_STEP, c, c), white, jnp.log(guess))
 
 
 def gemm_floor() -> float:
@@ -84,10 +95,10 @@ def against_numpy(rounds: int) -> None:
     white = whiten(*parts)
     eta = whole(parts, jnp.full(N, jnp.nan)).eta[:, 0]
     guess = 1.3 * eta
-    arrays, eta_, guess_ = jax.tree.map(np.asarray, (tuple(white), eta, guess))
-    np.testing.assert_allclose(one_pass(white, eta).kl, numpy_c_step.one_pass(*arrays, eta_)[-1], rtol=1e-6)
-    passes = int(search(white, guess)[1].max())
-    assert passes == numpy_c_step.search(arrays, KL_STEP, guess_)[1]
+    arrays, eta_, guess_ = jax.tree.map(np.asarray, (tuple(white)[:-1], eta, guess))  # without the entropy's weights
+    np.testing.assert_allclose(one_pass(white, eta), numpy_c_step.one_pass(*arrays, eta_)[-1], rtol=1e-6)
+    taken = int(search(white, guess)[1].max())
+    assert taken == numpy_c_step.search(arrays, KL_STEP, guess_)[1]
     times = alternate(
         {
             "one evaluation of the dual": lambda: one_pass(white, eta),
@@ -99,11 +110,9 @@ def against_numpy(rounds: int) -> None:
         rounds,
     )
     floor = gemm_floor()
-    print(
-        f"C-step, T={T}, dx={DX}, du={DU}, {N} conditions; the root takes {passes} evaluations from a guess 30% off\n"
-    )
+    print(f"C-step, T={T}, dx={DX}, du={DU}, {N} conditions; the root takes {taken} evaluations from a guess 30% off\n")
     print("| | pilotfish | NumPy | ratio | GEMM floor |\n|---|---|---|---|---|")
-    for name, count in (("one evaluation of the dual", 1), ("its root", passes)):
+    for name, count in (("one evaluation of the dual", 1), ("its root", taken)):
         ours, numpy = times[name], times["NumPy " + name]
         print(
             f"| {name} | {1e3 * ours:.1f} ms | {1e3 * numpy:.1f} ms | {numpy / ours:.1f} | {count * floor / ours:.0%} |"
@@ -118,7 +127,7 @@ def iterations(rounds: int) -> None:
     for label, algorithm, samples in (
         ("without a prior", LQRGPS(), 50),
         ("without a prior", LQRGPS(), 200),
-        ("with a mixture as prior", LQRGPS(prior="gmm"), 10),
+        ("with a mixture as prior", LQRGPS(dynamics=FittedDynamics(prior="gmm")), 10),
     ):
         state, rollouts = ready(world, algorithm, samples)
         times = alternate(

@@ -18,7 +18,7 @@ from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.tasks.obstacles import Obstacles
 from pilotfish.tasks.peg import Peg
 from pilotfish.tasks.walker import Walker
-from pilotfish.types import Gaussian, LinearGaussian, Problem
+from pilotfish.types import Gaussian, Problem
 from pilotfish.worlds.mujoco import CURRENT, MujocoWorld
 
 ROUNDS = 7
@@ -40,10 +40,8 @@ def humanoid() -> MujocoWorld:
 
 def compare(name: str, world: MujocoWorld, samples: int) -> None:
     problem = world.problem
-    first = problem.first_controller
-    controller = LinearGaussian(0.0 * first.K, first.k, first.chol) if problem.demonstration is None else first
     substeps = world.simulation.substeps(problem.dt)
-    policy, count = LinearGaussianPolicy(controller), samples * len(problem.conditions.mean)
+    policy, count = LinearGaussianPolicy(problem.first_controller), samples * len(problem.conditions.mean)
     control = np.asarray(world.rollout(policy, samples, jax.random.key(0)).u).reshape(count, problem.horizon, -1)
     start = np.repeat(np.asarray(problem.conditions.mean), samples, 0)
 

@@ -1,6 +1,6 @@
-"""The C-step in NumPy, batched over conditions: the same passes as updates/c_step.py, as NumPy does them best.
+"""The C-step in NumPy, batched over conditions: the same passes as updates/c_step, as NumPy does them best.
 
-Arrays have the axes (condition, time, ...) and are those of the white coordinates of updates/c_step.py.
+Arrays have the axes (condition, time, ...) and are those of the white coordinates of updates/c_step.
 """
 
 import numpy as np

@@ -2,9 +2,9 @@
 
 import gymnasium
 
-import pilotfish.environments
+import pilotfish
 
-gymnasium.register_envs(pilotfish.environments)
+gymnasium.register_envs(pilotfish)
 env = gymnasium.make("pilotfish/peg-2d-v0", time_in_observation=True)
 
 observation, info = env.reset(seed=0)

@@ -18,7 +18,7 @@ from pilotfish import tasks
 from pilotfish.environments import TaskEnvironment
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs import loop
-from pilotfish.tasks import DrawnTask, Stroke, Task
+from pilotfish.tasks import DrawnTask, Stroke
 from pilotfish.tasks.cartpole import CartPole
 from pilotfish.tasks.gymnasium import GymnasiumTask
 from pilotfish.tasks.lq import NOISE_STD, START, START_STD, LinearQuadratic

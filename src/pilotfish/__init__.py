@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from pilotfish.algorithms.ilqg import ILQG
     from pilotfish.algorithms.lqr_gps import LQRGPS
     from pilotfish.algorithms.moto import MOTO
+    from pilotfish.models.dynamics import FittedDynamics
     from pilotfish.policies import Policy
     from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
     from pilotfish.policies.network import Network, NetworkPolicy
@@ -102,6 +103,7 @@ _HOME = {
     "Algorithm": "algorithms",
     "Dynamics": "types",
     "Evaluation": "runs.evaluation",
+    "FittedDynamics": "models.dynamics",
     "Gaussian": "types",
     "ILQG": "algorithms.ilqg",
     "JaxWorld": "worlds.jax",
@@ -139,6 +141,7 @@ __all__ = [
     "Algorithm",
     "Dynamics",
     "Evaluation",
+    "FittedDynamics",
     "Gaussian",
     "JaxWorld",
     "LinearGaussian",

@@ -1,7 +1,7 @@
 """Act by an exported policy with NumPy alone: on a robot, or wherever jax is not wanted.
 
     act = load("policy.safetensors")
-    u = act(t, x)                       # x: the state, or for a network what it observes; condition=n chooses among several
+    u = act(t, x)               # x: the state, or for a network what it observes; condition=n chooses among several
 
 Actions are without exploration, and within the plant's bounds. This file needs numpy and safetensors, nothing else of
 pilotfish: it may be copied.
@@ -26,7 +26,7 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def load(path: str | Path) -> Act:
-    """`act(t, x, condition=0)`: the action (du,) of step t in the state x (dx,), or for a network in what it observes."""
+    """`act(t, x, condition=0)`: the action (du,) of step t in the state x (dx,), for a network in what it observes."""
     with safe_open(path, framework="numpy") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         meta = file.metadata() or {}

@@ -178,4 +178,3 @@ def _task(task: Task | str) -> Task:
     if task not in (registry := tasks.registry()):
         raise ValueError(f"task={task!r}: give a Task, or one of the names {', '.join(registry)}.")
     return registry[task].make()
-

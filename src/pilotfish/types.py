@@ -127,7 +127,7 @@ class Equations(eqx.Module, Dynamics):
     def traceable(self) -> bool:
         return True
 
-    def simulate(self, problem: "Problem", start: Float[Array, "N A dx"], controllers: LinearGaussian):
+    def simulate(self, problem: "Problem", start: Float[ArrayLike, "N A dx"], controllers: LinearGaussian):
         return jax.vmap(jax.vmap(lambda x, controller: self._rollout(problem, x, controller)))(start, controllers)
 
     def _rollout(self, problem: "Problem", start: Float[Array, "dx"], controller: LinearGaussian):
@@ -138,8 +138,10 @@ class Equations(eqx.Module, Dynamics):
         last, (x, u) = jax.lax.scan(step, start, controller)
         return jnp.concatenate([x, last[None]]), u
 
-    def linearised(self, problem: "Problem", x: Float[Array, "N T dx"], u: Float[Array, "N T du"]) -> LinearDynamics:
-        dx = x.shape[-1]
+    def linearised(
+        self, problem: "Problem", x: Float[ArrayLike, "N T dx"], u: Float[ArrayLike, "N T du"]
+    ) -> LinearDynamics:
+        dx, x, u = problem.dx, jnp.asarray(x), jnp.asarray(u)
         derivative = jax.jacfwd(lambda z: self.function(z[:dx], z[dx:]))
         z = jnp.concatenate([x, u], -1)
         AB = jax.vmap(jax.vmap(derivative))(z)

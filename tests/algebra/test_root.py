@@ -79,12 +79,12 @@ def test_keeps_the_last_point_within_the_bound():
     """Where evaluations run out, what is kept is admissible."""
     band = root.Band(-1e-300, -0.01, 0.0)
     found = of(lambda s: jnp.log1p(jnp.exp(-s)) - 1.0, first=-8.0, band=band, most=9)
-    assert found.count == 9
+    assert found.evaluations == 9
     assert np.log1p(np.exp(-found.best)) - 1.0 <= 0.0
 
 
 def test_starts_count_as_evaluations():
-    assert of(lambda s: -s, first=0.0).count == 1
+    assert of(lambda s: -s, first=0.0).evaluations == 1
 
 
 def test_side_by_side_is_as_alone():
@@ -94,7 +94,7 @@ def test_side_by_side_is_as_alone():
     for find in (secant, newton):
         together = jax.vmap(find)(weights, powers, first)
         assert (np.abs(together.f) <= 1e-10).all()
-        assert np.median(together.count) <= 10
+        assert np.median(together.evaluations) <= 10
         for i in range(0, 200, 40):
             alone = find(weights[i], powers[i], first[i])
             np.testing.assert_allclose(together.s[i], alone.s, atol=1e-9)

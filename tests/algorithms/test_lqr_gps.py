@@ -55,7 +55,11 @@ VARIANTS = {
         30,
         1.03,
     ),
-    "mixture as prior, smooth noise, five rollouts": (LQRGPS(dynamics=FittedDynamics(prior="gmm"), noise_smoothing=2.0), 5, 1.1),
+    "mixture as prior, smooth noise, five rollouts": (
+        LQRGPS(dynamics=FittedDynamics(prior="gmm"), noise_smoothing=2.0),
+        5,
+        1.1,
+    ),
 }
 
 

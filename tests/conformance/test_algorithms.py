@@ -132,7 +132,9 @@ def test_copies_of_a_condition_get_equal_answers(algorithm):
 def test_hyperparameters_can_be_swept_side_by_side(name):
     algorithm = CASES[name]
     problem, state, rollouts, key = first_rollouts(algorithm)
-    floats = [field.name for field in dataclasses.fields(algorithm) if isinstance(getattr(algorithm, field.name), float)]
+    floats = [
+        field.name for field in dataclasses.fields(algorithm) if isinstance(getattr(algorithm, field.name), float)
+    ]
     swept_one = next(one for one in floats if not algorithm.__dataclass_fields__[one].metadata.get("static"))
 
     @eqx.filter_jit

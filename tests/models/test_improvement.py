@@ -23,6 +23,7 @@ def changes(Q, step, kl, s, seen):
     """`seen` (n,) stands for all steps, or (T, n)."""
     return improvement.change(Q, step, kl, s, jnp.broadcast_to(seen, s.shape[:2]))
 
+
 state_kls = jax.jit(jax.vmap(improvement.state_kl, (0, None)), static_argnums=1)
 
 

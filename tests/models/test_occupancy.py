@@ -1,6 +1,5 @@
 """State-action distributions against SciPy's densities, loops, and samples of known chains."""
 
-
 import functools
 
 import jax

@@ -14,7 +14,9 @@ T, DU = 30, 2
 def noise(smoothing, count):
     chol = jnp.broadcast_to(jnp.eye(DU), (T, DU, DU))
     policy = LinearGaussianPolicy(LinearGaussian(jnp.zeros((T, DU, 3)), jnp.zeros((T, DU)), chol), smoothing)
-    return jax.vmap(lambda key: policy.begin(key, jnp.zeros(3), jnp.zeros(3)))(jax.random.split(jax.random.key(0), count))
+    return jax.vmap(lambda key: policy.begin(key, jnp.zeros(3), jnp.zeros(3)))(
+        jax.random.split(jax.random.key(0), count)
+    )
 
 
 def test_variance_is_one_at_every_step():

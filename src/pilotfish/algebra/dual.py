@@ -176,7 +176,7 @@ def _secular_root(
     tight = residual(lo)[0] > 0
     push = ((lam - temper) ** 2 / 2.0 + v**2).sum()
     guess = 0.5 * jnp.log(push / (2.0 * jnp.asarray(kl_step, lam.dtype)))
-    tolerance = 1e4 * jnp.finfo(lam.dtype).eps
+    tolerance = 1e4 * float(jnp.finfo(lam.dtype).eps)
 
     def evaluate(s):
         f, slope = residual(s)

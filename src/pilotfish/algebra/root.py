@@ -61,8 +61,7 @@ class Search(NamedTuple):
     """The smallest s known with f at most the target."""
     best: Any
     """The value at the last s whose f was at most the band's upper end; nan where there was none."""
-    count: Int[Array, ""]
-    """Evaluations."""
+    evaluations: Int[Array, ""]
 
 
 def search(
@@ -73,7 +72,7 @@ def search(
     most: int,
     secant: Secant | None = None,
     enclosed: bool = False,
-    resolution: float = 0.0,
+    resolution: Array | float = 0.0,
 ) -> Search:
     """The search from `first` within `domain` = (lowest, highest), with at most `most` evaluations, at least one.
 
@@ -86,11 +85,11 @@ def search(
 
     def unsolved(now: Search) -> Bool[Array, ""]:
         met = (now.f <= band.upper) & ((now.f >= band.lower) | (now.s <= lowest))
-        on = ~met & (now.s < highest) & (now.high - now.low > resolution) & (now.count < most)
-        return on | (now.count == 0)
+        on = ~met & (now.s < highest) & (now.high - now.low > resolution) & (now.evaluations < most)
+        return on | (now.evaluations == 0)
 
     def refine(now: Search) -> Search:
-        s = jnp.where(now.count == 0, first, jnp.clip(proposal(now, band.target), lowest, highest))
+        s = jnp.where(now.evaluations == 0, first, jnp.clip(proposal(now, band.target), lowest, highest))
         return _after(now, s, evaluate(s), band, secant)
 
     # nothing is evaluated outside the loop: what is dear to evaluate is dear to compile as well
@@ -101,7 +100,7 @@ def search(
         low=jnp.full_like(first, lowest if enclosed else -jnp.inf),
         high=jnp.full_like(first, highest if enclosed else jnp.inf),
         best=jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shape.value),
-        count=jnp.asarray(0),
+        evaluations=jnp.asarray(0),
     )
     return jax.lax.while_loop(unsolved, refine, nothing)
 
@@ -109,7 +108,7 @@ def search(
 def proposal(now: Search, target: Array | float) -> Float[Array, ""]:
     """Where a search would go next: a Newton or secant step towards the target, or a blind one."""
     step = now.s - (now.f - target) / now.slope
-    doubled = now.s + (2.0 ** (now.count - 1)).astype(now.s.dtype)
+    doubled = now.s + (2.0 ** (now.evaluations - 1)).astype(now.s.dtype)
     blind = jnp.where(jnp.isfinite(now.high), 0.5 * (now.low + now.high), doubled)
     inside = jnp.isfinite(now.f) & (step > now.low) & (step < now.high)
     return jnp.where(inside, step, blind)
@@ -132,5 +131,5 @@ def _after(now: Search, s: Float[Array, ""], at_s: Point, band: Band, secant: Se
         low=jnp.where(above, s, now.low),
         high=jnp.where(above, now.high, s),
         best=jax.tree.map(lambda new, old: jnp.where(f <= band.upper, new, old), at_s.value, now.best),
-        count=now.count + 1,
+        evaluations=now.evaluations + 1,
     )

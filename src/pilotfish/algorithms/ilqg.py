@@ -29,7 +29,8 @@ Todorov 2014). Process noise has no part in it, as it has none in 2005 unless it
 | c1     | 2012, (13)     | sufficient_decrease |
 
 What it knows it has from the problem's dynamics (models/known.py): equations, or a simulation, whose derivatives are
-finite differences; then all but the simulation is compiled. The rollouts given to `update` are only what the loop reports.
+finite differences; then all but the simulation is compiled. The rollouts given to `update` are only what the loop
+reports.
 """
 
 from typing import Annotated, ClassVar, NamedTuple
@@ -72,7 +73,7 @@ class Info(NamedTuple):
     """What an iteration reports. Means are over conditions; where not finite, they are the largest number or 0."""
 
     ok: Bool[Array, "N"]
-    """False if a nominal trajectory, its feedback or a derivative along it is not finite: the condition keeps its state."""
+    """False if the nominal trajectory, its feedback or a derivative along it is not finite: the state is kept."""
     nominal_cost: Annotated[Float[Array, ""], Shown("cost of the nominal trajectories", scale="log", column="nominal")]
     """Mean cost of the nominal trajectories, after the step."""
     expected_reduction: Annotated[Float[Array, ""], Shown(DECREASE, column="expected")]

@@ -61,7 +61,8 @@ class Info(NamedTuple):
     """False where a condition keeps its controller: the fitted dynamics in closed loop with it overflow, or too few
     transitions were there to fit any."""
     kl: Annotated[
-        Float[Array, ""], Shown("KL of a step", "nats", bound="kl_step", times="step_factor", column="KL", form="{:.3f}")
+        Float[Array, ""],
+        Shown("KL of a step", "nats", bound="kl_step", times="step_factor", column="KL", form="{:.3f}"),
     ]
     """Mean expected KL of the new controller to the old, in the model, nats a step."""
     kl_max: Annotated[Float[Array, ""], Shown("KL of a step", "nats")]

@@ -115,9 +115,7 @@ class Info(NamedTuple):
     """Median multiplier of the KL bound."""
     omega: Annotated[Float[Array, ""], Shown("multipliers", scale="log")]
     """Median multiplier of the entropy bound."""
-    ess: Annotated[
-        Float[Array, ""], Shown("effective samples of a step", scale="log", column="samples", form="{:.0f}")
-    ]
+    ess: Annotated[Float[Array, ""], Shown("effective samples of a step", scale="log", column="samples", form="{:.0f}")]
     """Mean effective number of samples of a step's regression."""
     ess_min: Annotated[Float[Array, ""], Shown("effective samples of a step", scale="log")]
     """The smallest of them."""

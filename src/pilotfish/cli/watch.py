@@ -76,7 +76,7 @@ class Watch:
 
     def _heads(self) -> list[str]:
         return [
-            how["column"] if how["bound"] is None else f"{how['column']} (<= {how['bound']:g})"
+            how["column"] if how["bound"] is None or how["times"] else f"{how['column']} (<= {how['bound']:g})"
             for how in self.shown.values()
         ]
 

@@ -50,7 +50,7 @@ class Arm:
     """Fields of the task that differ from those of its name."""
 
     def but(self, label: str | None = None, /, **settings: Any) -> "Arm":
-        """The arm with other settings of its algorithm, under its label or another; "part.field" reaches into a part."""
+        """The arm with other settings of its algorithm, "part.field" for a part's, under its label or another."""
         setup = self.setup._replace(algorithm=changed(self.setup.algorithm, settings))
         return dataclasses.replace(self, label=label or self.label, setup=setup)
 

@@ -115,9 +115,7 @@ class FittedDynamics(eqx.Module):
         return memory, fit(rollouts.x, rollouts.u, rollouts.weight[:, :-1], count, prior), enough
 
 
-def _remembered(
-    old: Memory, points: Float[Array, "M T d"], happened: Float[Array, "M T"], key: Key
-) -> Memory:
+def _remembered(old: Memory, points: Float[Array, "M T d"], happened: Float[Array, "M T"], key: Key) -> Memory:
     """The memory with this iteration's transitions in front, and the mixture fitted to it."""
     points = jnp.concatenate([points[None], old.points[:-1]])
     happened = jnp.concatenate([happened[None], old.happened[:-1]])

@@ -1,7 +1,7 @@
 """Known dynamics and costs, expanded along a trajectory: what iLQG and constrained guided policy search believe.
 
-In deviations dz = [dx; du] from a trajectory of states x_t and actions u_t the dynamics are taken to first order and the
-costs to second:
+In deviations dz = [dx; du] from a trajectory of states x_t and actions u_t the dynamics are taken to first order and
+the costs to second:
 
     dx' = A dx + B du,    cost_t(z_t + dz) = 1/2 dz'H dz + h'dz + c
 """
@@ -27,15 +27,15 @@ class Expansion(NamedTuple):
 
 
 def known(problem: Problem, algorithm: str) -> Dynamics:
-    """The dynamics of a problem of which dynamics and cost are known; ValueError, in the user's words, if they are not."""
+    """The dynamics of a problem of which dynamics and cost are known; ValueError, in the user's words, if not."""
     if problem.cost is None:
         raise ValueError(
             f"{algorithm} needs the cost: problem.cost is None. Write it in jax as cost(x, u, t), or choose moto."
         )
     if problem.dynamics is None:
         raise ValueError(
-            f"{algorithm} needs the equations of motion: problem.dynamics is None. Write them in jax as dynamics(x, u), "
-            "give a MuJoCo model, or choose an algorithm that learns from rollouts alone, such as moto."
+            f"{algorithm} needs the equations of motion: problem.dynamics is None. Write them in jax as dynamics(x, "
+            "u), give a MuJoCo model, or choose an algorithm that learns from rollouts alone, such as moto."
         )
     return problem.dynamics
 

@@ -2,9 +2,9 @@
 
 Common random numbers, exact replay, smooth exploration, and a robot that needs no random numbers follow from that.
 
-Local controllers have a leading axis, the condition: `per_condition`. A global policy has none and acts from any initial
-state. `over_conditions` is the one place that knows the difference. Only arrays are mapped; activations, sizes and
-whatever else a policy holds are not.
+Local controllers have a leading axis, the condition: `per_condition`. A global policy has none and acts from any
+initial state. `over_conditions` is the one place that knows the difference. Only arrays are mapped; activations, sizes
+and whatever else a policy holds are not.
 
 A policy becomes arrays and settings and is made of these again; that is how it is stored, exported and loaded:
 
@@ -14,7 +14,7 @@ A policy becomes arrays and settings and is made of these again; that is how it 
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -27,10 +27,14 @@ from pilotfish.types import Key, Step
 class Policy(eqx.Module):
     """Who acts."""
 
-    kind: eqx.AbstractClassVar[str]
-    """The name of this kind of policy in files."""
-    per_condition: eqx.AbstractClassVar[bool]
-    """Whether every condition has a policy of its own, along the leading axis of all arrays."""
+    if TYPE_CHECKING:
+        kind: ClassVar[str]
+        per_condition: ClassVar[bool]
+    else:
+        kind: eqx.AbstractClassVar[str]
+        """The name of this kind of policy in files."""
+        per_condition: eqx.AbstractClassVar[bool]
+        """Whether every condition has a policy of its own, along the leading axis of all arrays."""
 
     @abstractmethod
     def begin(self, key: Key, x0: Float[Array, "dx"], o0: Float[Array, "do"]) -> Any:
@@ -70,7 +74,9 @@ def over_conditions(f: Callable[..., Any], policy: Policy, *args: Any) -> Any:
 
 def of_condition(policy: Policy, n: int) -> Policy:
     """The policy that acts in condition n."""
-    return jax.tree.map(lambda leaf: leaf[n] if eqx.is_array(leaf) else leaf, policy) if policy.per_condition else policy
+    return (
+        jax.tree.map(lambda leaf: leaf[n] if eqx.is_array(leaf) else leaf, policy) if policy.per_condition else policy
+    )
 
 
 def kinds() -> dict[str, type[Policy]]:
@@ -84,4 +90,3 @@ def kinds() -> dict[str, type[Policy]]:
         classes += subclasses
         found |= {each.kind: each for each in subclasses if isinstance(vars(each).get("kind"), str)}
     return found
-

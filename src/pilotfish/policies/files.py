@@ -1,7 +1,7 @@
 """Policies as files: arrays and a few words, from which the policy is made again; nothing in a file is ever run.
 
-    tensors     what the policy needs to act, and the plant's bounds: action_low (du,), action_high (du,)
-    metadata    "policy": its kind; "settings": what else it needs, as JSON; and whatever the writer says of it
+tensors     what the policy needs to act, and the plant's bounds: action_low (du,), action_high (du,)
+metadata    "policy": its kind; "settings": what else it needs, as JSON; and whatever the writer says of it
 """
 
 import json

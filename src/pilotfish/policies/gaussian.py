@@ -41,9 +41,7 @@ class GaussianPolicy(Policy):
         """Entropy of the action, nats."""
         return gaussian.entropy(self.chol(t, x, o))
 
-    def kl(
-        self, other: "GaussianPolicy", t: Step, x: Float[Array, "dx"], o: Float[Array, "do"]
-    ) -> Float[Array, ""]:
+    def kl(self, other: "GaussianPolicy", t: Step, x: Float[Array, "dx"], o: Float[Array, "do"]) -> Float[Array, ""]:
         """`KL(self to other)` of the action in one state, nats."""
         p, q = (Gaussian(one.mean(t, x, o), _square(one.chol(t, x, o))) for one in (self, other))
         return gaussian.kl(p, q)

@@ -1,4 +1,4 @@
-"""The crank, written once: loop, store, resuming, evaluation. Knows the protocols of algorithms, worlds and tasks only."""
+"""The crank, written once: loop, store, resuming, evaluation. Knows the protocols of algorithms, worlds, tasks only."""
 
 
 class RunError(Exception):

@@ -79,7 +79,7 @@ def trained(run: Run) -> Trained:
 def evaluate(run: Run, rollouts: int = ROLLOUTS, conditions: Conditions = "trained") -> Evaluation:
     """Noise-free episodes of what each seed of a run would deploy, `rollouts` from each condition.
 
-    "held-out" takes the conditions that the task keeps for testing, in which only a policy that acts everywhere can act.
+    "held-out" takes the conditions that the task keeps for testing; only a policy that acts everywhere acts there.
     """
     if rollouts < 1:
         raise ValueError(f"rollouts={rollouts}: must be 1 or more.")
@@ -105,7 +105,7 @@ def measure(seeds: list[int], algorithm: Algorithm, world: World, states: Any, s
 
 def keep(run: Run, evaluation: Evaluation) -> None:
     """Leave an evaluation in a run's folder, with some of its episodes."""
-    x, u = (a[:, :, :KEPT] for a in (evaluation.rollouts.x, evaluation.rollouts.u))
+    x, u = (np.asarray(a)[:, :, :KEPT] for a in (evaluation.rollouts.x, evaluation.rollouts.u))
     run.save_tensors("evaluation", {"x": x, "u": u})
     run.save_json("evaluation", evaluation.as_json())
 

@@ -125,7 +125,9 @@ def _blank(problem: Problem, policy: Policy, key: Key) -> Rollouts:
     episode = policy.begin(key, x[0], o[0])
     u = jax.vmap(lambda x, o: policy.act(episode, 0, x, o))(x[:-1], o[:-1])
     if u.shape[1:] != (problem.du,):
-        raise ValueError(f"policy: its actions have the shape {u.shape[1:]}; the task's have the shape ({problem.du},).")
+        raise ValueError(
+            f"policy: its actions have the shape {u.shape[1:]}; the task's have the shape ({problem.du},)."
+        )
     return Rollouts.recorded(x, o, u, jnp.zeros(problem.horizon + 1), episode)
 
 
@@ -176,8 +178,8 @@ def turns(
 ) -> Iterator[Turn]:
     """Iterations `first` to `last - 1` on the host, one at a time, for observers and checkpoints.
 
-    `finished(i, s, n, m, rollout)` is told of episode m of condition n in iteration i and of seed number s as soon as it
-    has ended, if the world's episodes follow one another.
+    `finished(i, s, n, m, rollout)` is told of episode m of condition n in iteration i and of seed number s as soon as
+    it has ended, if the world's episodes follow one another.
     """
     for i in range(first, last):
         if world.traceable:

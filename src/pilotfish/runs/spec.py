@@ -69,7 +69,7 @@ class Spec:
         stored = [{"name": name, "options": described(module)} for name, module in (task, algorithm)]
         if files := task[1].files:
             stored[0]["files"] = {path: _digest(path) for path in files}
-        return cls(*stored, rollouts, iterations, list(seeds), checkpoint_every)
+        return cls(stored[0], stored[1], rollouts, iterations, list(seeds), checkpoint_every)
 
     def digest(self) -> str:
         """Names what a checkpoint belongs to. How long the run goes on does not matter to it."""

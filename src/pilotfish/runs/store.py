@@ -193,8 +193,8 @@ class Run:
         return evaluation.policy_of(self, evaluation.trained(self), self.best_seed() if seed is None else seed)
 
     def evaluate(self, rollouts: int = 100, conditions: "Conditions" = "trained") -> "Evaluation":
-        """Noise-free episodes of what each seed would deploy, `rollouts` from each condition; "held-out" takes those that
-        the task keeps for testing.
+        """Noise-free episodes of what each seed would deploy, `rollouts` from each condition; "held-out" takes those
+        that the task keeps for testing.
         """
         from pilotfish.runs import evaluation
 

@@ -1,13 +1,13 @@
 """The step size of the next iteration, from how the last step turned out (MDGPS, section 4.2).
 
 With l^k_m the expected cost of iteration k's controller in the model of iteration m, the last step promised
-`l^{k-1}_{k-1} - l^k_{k-1}` and missed `l^k_k - l^k_{k-1}` of it. Where the KL that a step may have is small, the promise
-grows with its square root and the miss with the KL itself, so the best factor is
+`l^{k-1}_{k-1} - l^k_{k-1}` and missed `l^k_k - l^k_{k-1}` of it. To first order the promise grows with the step and the
+miss with its square, so the best factor is
 
     promised / (2 missed),    clipped to [.1, 5]
 
 Where the cost came out as promised or better the quotient says nothing, and the step grows as much as it may; where
-nothing is known it stays. The paper has a factor for every condition; its authors' code has one for all, from mean costs.
+nothing is known it stays. The paper has a factor for every condition; its authors' code one for all, from mean costs.
 """
 
 from typing import Literal, NamedTuple, get_args

@@ -92,7 +92,9 @@ def _changes(axis: Axes, metrics: Mapping[str, np.ndarray], said: Mapping[str, n
     """
     cost = np.where(np.isfinite(metrics["cost"]), metrics["cost"], np.nan)
     decreases = {"actual": -np.diff(cost), **{name.replace("_", " "): values for name, values in said.items()}}
-    for (name, values), colour, ls in zip(decreases.items(), (BLUE, INK, RED, GREY), ("-", "--", "-", ":"), strict=False):
+    for (name, values), colour, ls in zip(
+        decreases.items(), (BLUE, INK, RED, GREY), ("-", "--", "-", ":"), strict=False
+    ):
         _band(axis, metrics["rollouts"][:, : values.shape[1]], values, colour, name, ls)
     sizes = np.abs(np.concatenate([values.ravel() for values in decreases.values()]))
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]

@@ -67,7 +67,12 @@ class EnvironmentPlant(Plant):
     """Copies of an environment, each with its own random numbers."""
 
     def __init__(self, world: GymnasiumWorld, copies: int):
-        self._envs, self._seeds, self._problem, self._told = world.copies[:copies], world.seeds, world.problem, world.told
+        self._envs, self._seeds, self._problem, self._told = (
+            world.copies[:copies],
+            world.seeds,
+            world.problem,
+            world.told,
+        )
         self._spread = np.any(np.asarray(world.problem.conditions.cov) != 0, (1, 2)).tolist()
 
     @quiet()

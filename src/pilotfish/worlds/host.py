@@ -131,7 +131,7 @@ def drive(problem: Problem, plant: Plant, x0: Float[np.ndarray, "n dx"], act: Ac
             ended = (ended | moved.ended) & whole
         trouble = moved.trouble or trouble
     cost[whole, T] = 0.0
-    return Path(x, u, cost if priced else None, whole, trouble)
+    return Path(x, u, cost if priced else None, np.asarray(whole), trouble)
 
 
 class Actor:

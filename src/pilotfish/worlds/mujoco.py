@@ -133,7 +133,9 @@ class Simulation(Dynamics):
         step = eps * (1.0 + np.abs(z))
         moves = np.concatenate([np.zeros((1, known + du)), np.eye(known + du), -np.eye(known + du)])
         moved = z[:, None] + moves * step[:, None]
-        moved[..., known:] = np.clip(moved[..., known:], np.asarray(problem.action_low), np.asarray(problem.action_high))
+        moved[..., known:] = np.clip(
+            moved[..., known:], np.asarray(problem.action_low), np.asarray(problem.action_high)
+        )
         flat = moved.reshape(-1, known + du)
         batch = self.batch(np.repeat(np.arange(N), T * len(moves)), persistent=False)
         self.place(batch, flat)

@@ -1,7 +1,7 @@
 """What can be placed and stepped: equations, a simulation, an environment, a robot.
 
-A plant holds one or several copies of a system, which advance together: a row each. Nothing else steps a system: rollouts
-on the host, Gymnasium environments of our tasks and robots all go through here.
+A plant holds one or several copies of a system, which advance together: a row each. Nothing else steps a system:
+rollouts on the host, Gymnasium environments of our tasks and robots all go through here.
 """
 
 from abc import ABC, abstractmethod

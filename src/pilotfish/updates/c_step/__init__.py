@@ -1,6 +1,6 @@
 """The C-step of guided policy search: KL-constrained LQR on linear-Gaussian dynamics.
 
-    minimise  E_p [ sum_t l_t(x_t, u_t) + l_T(x_T) ] - sum_t tau_t H(p_t)   over time-varying linear-Gaussian controllers p
+    minimise  E_p [ sum_t l_t(x_t, u_t) + l_T(x_T) ] - sum_t tau_t H(p_t)   over time-varying linear-Gaussian p
 
     s.t.      sum_t E_p KL(p to q) <= T kl_step       (trust region "trajectory", GPS'14 and MDGPS)
     or        E_p KL(p_t to q_t)   <= kl_step         for every t (trust region "step")

@@ -1,8 +1,8 @@
 """The multipliers of the C-step's trust region.
 
-**One for the trajectory.** The dual is concave, and KL(eta) falls monotonically from infinity, where some Q_ee ceases to
-be positive definite, to 0: a root in log eta (algebra/root.py). A pass that is indefinite or overflows has "too much" KL,
-so eta is raised and nothing is ever repaired.
+**One for the trajectory.** The dual is concave, and KL(eta) falls monotonically from infinity, where some Q_ee ceases
+to be positive definite, to 0: a root in log eta (algebra/root.py). A pass that is indefinite or overflows has "too
+much" KL, so eta is raised and nothing is ever repaired.
 
 **One for every step.** Each backward pass solves step t's own secular equation (algebra/dual.py) for eta_t under the
 state marginals of the pass before, until these agree; what is left to 1% is again one root, in a common factor of all
@@ -39,7 +39,7 @@ def common(
     first: Float[Array, ""],
     centre: Float[Array, ""],
 ) -> tuple[Trial, Int[Array, ""]]:
-    """The best trial with multipliers `exp(profile + s)` whose `measure(KL)` is within the bound, and the passes taken."""
+    """The best trial with multipliers `exp(profile + s)` whose `measure(KL)` is within the bound, and its passes."""
 
     def evaluate(s: Float[Array, ""]) -> root.Point:
         log_eta = profile + s
@@ -49,7 +49,7 @@ def common(
 
     band = root.Band(jnp.log1p(-TOLERANCE), jnp.log1p(-0.5 * TOLERANCE), 0.0)
     found = root.search(evaluate, first, (centre - RANGE, centre + RANGE), band, MOST_PASSES, SECANT)
-    return found.best, found.count
+    return found.best, found.evaluations
 
 
 def of_steps(
