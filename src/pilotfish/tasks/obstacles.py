@@ -9,6 +9,7 @@ experiment's files in the history of github.com/cbfinn/gps, where the cost's oth
 """
 
 # pyright: reportAttributeAccessIssue=false
+import dataclasses
 from typing import Literal
 
 import equinox as eqx
@@ -64,17 +65,28 @@ class Obstacles(MujocoTask):
     """What the experiment's code computes, or what its settings say."""
     force: float = 1.0
     """Largest force along each axis, N."""
+    starts: tuple[float, ...] = eqx.field(
+        static=True, converter=lambda value: tuple(float(y) for y in value), default=tuple(STARTS.tolist())
+    )
+    """Where episodes start, m along y; a condition each."""
 
     def __check_init__(self):
         if not self.force > 0:
             raise ValueError(f"force={self.force}: the largest force must be positive.")
 
+    def held_out(self) -> "Obstacles":
+        """The starts halfway between those of training."""
+        y = np.sort(self.starts)
+        if len(y) < 2:
+            raise ValueError(f"starts={self.starts}: nothing is between the starts of training. Give at least two.")
+        return dataclasses.replace(self, starts=tuple((y[1:] + y[:-1]) / 2))
+
     def simulation(self) -> Simulation:
         return Simulation(mujoco.MjModel.from_xml_string(MJCF))
 
     def problem(self) -> Problem:
-        n, zero = len(STARTS), np.zeros_like(STARTS)
-        start = jnp.asarray(np.stack([zero - TARGET[0], STARTS - TARGET[1], zero, zero], -1))
+        n, y, zero = len(self.starts), np.array(self.starts), np.zeros(len(self.starts))
+        start = jnp.asarray(np.stack([zero - TARGET[0], y - TARGET[1], zero, zero], -1))
         limit = jnp.full(2, float(self.force))
         return Problem(
             horizon=HORIZON,

@@ -24,6 +24,8 @@ What differs from those files:
 """
 
 # pyright: reportAttributeAccessIssue=false
+import dataclasses
+
 import equinox as eqx
 import jax.numpy as jnp
 import mujoco
@@ -47,6 +49,9 @@ TARGET = np.array([*HOLE, HOLE[0], HOLE[1], HOLE[2] + PEG])  # of the peg's bott
 WEIGHTS = np.array([2.0, 2.0, 1.0, 2.0, 2.0, 1.0])  # w
 INSERTED = 0.06  # height of the bottom above the floor, m
 NINE = tuple((x, y) for x in (-0.1, 0.0, 0.1) for y in (-0.1, 0.0, 0.1))  # m
+BETWEEN = tuple(
+    (x, y) for x in (-0.5, 0.5) for y in (-0.5, 0.5)
+)  # of the largest shift: no place of NINE or FOUR (ours)
 FOUR = ((0.012, 0.012), (0.012, -0.012), (-0.012, -0.012), (-0.012, 0.012))  # m
 BOTTOM, TOP = slice(14, 17), slice(17, 20)
 
@@ -157,6 +162,11 @@ class Peg(MujocoTask):
             raise ValueError("offsets=(): give the shift of the arm's base, x and y in m, of one condition at least.")
         if not self.margin >= 0:
             raise ValueError(f"margin={self.margin}: the contact margin is a distance; give 0 or more.")
+
+    def held_out(self) -> "Peg":
+        """The hole halfway between those of training and the middle."""
+        far = np.abs(self.offsets).max()
+        return dataclasses.replace(self, offsets=tuple((x * far, y * far) for x, y in BETWEEN))
 
     def simulation(self) -> Simulation:
         model = mujoco.MjModel.from_xml_string(MJCF.replace("MARGIN", str(self.margin)))

@@ -14,6 +14,8 @@ arm's base moves the other way; the place of the tip, which the angles no longer
 """
 
 # pyright: reportAttributeAccessIssue=false
+import dataclasses
+
 import equinox as eqx
 import jax.numpy as jnp
 import mujoco
@@ -100,6 +102,12 @@ class PegPlanar(MujocoTask):
     is one condition, with no shift and no tip in the state."""
     initial_std: float = 10.0
     """Standard deviation of the first controller's torques, N m."""
+
+    def held_out(self) -> "PegPlanar":
+        """The slot at places between those of training."""
+        if not self.shifts:
+            raise ValueError(f"shifts=(): there is one slot. Train with {TRAINING_SHIFTS} to test at {TEST_SHIFTS}.")
+        return dataclasses.replace(self, shifts=TEST_SHIFTS)
 
     def simulation(self) -> Simulation:
         model = mujoco.MjModel.from_xml_string(MJCF.replace("SENSOR", SENSOR if self.shifts else ""))

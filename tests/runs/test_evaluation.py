@@ -1,0 +1,128 @@
+"""Evaluation from Python: in three lines, of local controllers and of a network, also where it was not trained."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array
+
+import pilotfish as pf
+from pilotfish.algorithms import Algorithm
+from pilotfish.policies import files
+from pilotfish.policies.network import Network, NetworkPolicy
+from pilotfish.registry import ALGORITHMS, Entry
+from pilotfish.runs import evaluation
+from pilotfish.runs.spec import Spec
+from pilotfish.tasks.lq import LinearQuadratic
+from pilotfish.tasks.obstacles import Obstacles
+from pilotfish.tasks.peg import Peg
+from pilotfish.tasks.peg_planar import TRAINING_SHIFTS, PegPlanar
+
+
+class Info(NamedTuple):
+    ok: Array
+
+
+class Still(Algorithm):
+    """A network for all conditions, which never changes."""
+
+    network: Network = Network(width=4, depth=1)
+
+    def init(self, problem, episodes, key):
+        return self.network.policy(problem, key)
+
+    def explore(self, state):
+        return state
+
+    def exploit(self, state):
+        return state.noise_free()
+
+    def update(self, problem, state, rollouts, key):
+        return state, Info(jnp.ones(len(rollouts.steps), bool))
+
+
+def trained(folder, task_name, task, name, algorithm, rollouts=3, seeds=(4, 7)):
+    sizes = {"rollouts": rollouts, "iterations": 1, "seeds": list(seeds)}
+    run = pf.Run.create(folder, Spec.of((task_name, task), (name, algorithm), **sizes, checkpoint_every=1))
+    pf.train(algorithm, task.world(), **sizes, run=run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory):
+    """A run of a network on the obstacles, of an algorithm that is registered while this file is tested."""
+    entry = Entry("still", "a network that never changes", f"{__name__}:Still")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ALGORITHMS, "still", entry)
+        yield trained(tmp_path_factory.mktemp("still") / "run", "obstacles", Obstacles(), "still", Still())
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("local") / "run", "lq", LinearQuadratic(), "lqr-gps", pf.LQRGPS(), 12)
+
+
+def test_a_network_goes_through_the_loop_the_store_and_back(still):
+    run = pf.Run.open(still.path)
+    policy = run.policy(seed=7)
+    assert isinstance(policy, NetworkPolicy)
+    world = Obstacles().world()
+    expected = Still().init(world.problem, 3, jax.random.key(7)).noise_free()
+    for a, b in zip(policy.tensors().values(), expected.tensors().values(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="--seed 1: this run has the seeds 4, 7"):
+        run.policy(seed=1)
+
+
+def test_a_network_acts_where_it_was_not_trained(still):
+    found = pf.Run.open(still.path).evaluate(rollouts=2, conditions="held-out")
+    assert found.rollouts.x.shape[:3] == (2, 4, 2)
+    np.testing.assert_allclose(np.sort(found.rollouts.x[0, :, 0, 0, 1]), [-1.125, -0.375, 0.375, 1.125], atol=0.01)
+    assert found.success is not None
+    assert found.success.shape == (2,)
+
+
+def test_evaluation_is_that_of_the_rollouts_it_keeps(local):
+    found = pf.evaluate(pf.Run.open(local.path), rollouts=20)
+    total = np.asarray(found.rollouts.cost).sum(-1).mean((1, 2))
+    np.testing.assert_allclose(found.cost, total)
+    assert found.best_seed == [4, 7][int(np.argmin(total))]
+    assert found.success is None
+    assert found.as_json()["cost"] == found.cost.tolist()
+
+
+def test_local_controllers_have_none_for_other_conditions(local, still):
+    with pytest.raises(ValueError, match="lq keeps no conditions for testing"):
+        pf.Run.open(local.path).evaluate(conditions="held-out")
+    with pytest.raises(ValueError, match="rollouts=0"):
+        pf.Run.open(local.path).evaluate(0)
+
+
+def test_local_controllers_are_refused_where_a_task_has_others(tmp_path):
+    run = trained(tmp_path / "run", "obstacles", Obstacles(), "moto", pf.MOTO(reuse="iterations"), 2, [0])
+    with pytest.raises(ValueError, match="moto learns a controller for each condition it is trained on"):
+        run.evaluate(2, "held-out")
+
+
+def test_an_exported_policy_is_what_the_run_would_deploy(local, tmp_path):
+    run = pf.Run.open(local.path)
+    run.save_tensors("policy", *evaluation.pack(run, evaluation.trained(run), 4))
+    loaded = files.load(local.path / "policy.safetensors")
+    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(run.policy(4)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("task", [Obstacles(), Peg(), PegPlanar(shifts=TRAINING_SHIFTS)])
+def test_conditions_that_are_held_out_are_none_of_training(task):
+    here, there = (np.asarray(one.problem().conditions.mean) for one in (task, task.held_out()))
+    assert here.shape[1] == there.shape[1]
+    assert (np.abs(here[:, None] - there).max(-1) > 1e-3).all()
+
+
+def test_where_nothing_can_be_held_out_the_task_says_so():
+    with pytest.raises(ValueError, match=r"shifts=\(\): there is one slot"):
+        PegPlanar().held_out()
+    with pytest.raises(ValueError, match="nothing is between"):
+        Obstacles(starts=(0.0,)).held_out()
