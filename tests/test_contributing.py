@@ -1,4 +1,4 @@
-"""What CONTRIBUTING promises: an algorithm and a task in a package of their own, a line each, and every command works."""
+"""What CONTRIBUTING promises: a package of its own adds an algorithm and a task, a line each; all commands work."""
 
 import json
 import os

@@ -74,3 +74,19 @@ def test_imports_point_down(name):
 def test_names_and_formats(name):
     assert not {"utils", "common", "core", "misc", "helpers"} & set(name.split("."))
     assert not {"pickle", "dill", "cloudpickle"} & {other.split(".")[0] for other in imports(MODULES[name])}
+
+
+def functions(node, depth=0):
+    """Every function of a file, and how many functions it is inside of."""
+    for child in ast.iter_child_nodes(node):
+        inside = isinstance(child, ast.FunctionDef)
+        if inside:
+            yield child, depth
+        yield from functions(child, depth + inside)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_functions_are_short_and_closures_shallow(name):
+    for function, depth in functions(ast.parse(MODULES[name].read_text())):
+        assert function.end_lineno - function.lineno < 50, function.name
+        assert depth < 2, function.name

@@ -56,7 +56,8 @@ def roll(algorithm, world, state, key):
 
 @pytest.fixture(scope="module", params=CASES)
 def algorithm(request):
-    return CASES[request.param]
+    yield CASES[request.param]
+    jax.clear_caches()  # what all cases compile takes more pieces of memory than Linux lets a process have
 
 
 def test_every_algorithm_is_here():

@@ -88,9 +88,9 @@ def evaluate(run: Run, rollouts: int = ROLLOUTS, conditions: Conditions = "train
     return measure(run.spec.seeds, found.algorithm, world, found.states, rollouts)
 
 
-def measure(seeds: list[int], algorithm: Algorithm, world: World, states: Any, samples: int) -> Evaluation:
-    """Noise-free episodes of each seed's policy, `samples` from each condition of a world."""
-    rollouts = jax.device_get(loop.deploy(algorithm, world, samples, jax.random.key(KEY), states))
+def measure(seeds: list[int], algorithm: Algorithm, world: World, states: Any, episodes: int) -> Evaluation:
+    """Noise-free episodes of each seed's policy, `episodes` from each condition of a world."""
+    rollouts = jax.device_get(loop.deploy(algorithm, world, episodes, jax.random.key(KEY), states))
     cost, valid = rollouts.cost.sum(-1), np.asarray(rollouts.valid)
     by_seed = np.array([c[v].mean() if v.any() else np.nan for c, v in zip(cost, valid, strict=True)])
     best = 0 if np.isnan(by_seed).all() else int(np.nanargmin(by_seed))
@@ -99,7 +99,7 @@ def measure(seeds: list[int], algorithm: Algorithm, world: World, states: Any, s
         reached = jax.device_get(jax.vmap(jax.vmap(jax.vmap(world.problem.success)))(rollouts.x, rollouts.u))
         success = (reached & valid).mean((1, 2))
         summary |= _of_success(success, valid[0].size)
-    summary["noise-free episodes"] = f"{samples} of each of {len(seeds)} seed(s), from each condition"
+    summary["noise-free episodes"] = f"{episodes} of each of {len(seeds)} seed(s), from each condition"
     return Evaluation(list(seeds), by_seed, success, seeds[best], summary, rollouts)
 
 

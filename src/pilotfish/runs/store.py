@@ -62,8 +62,9 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: Path) -> "Run":
+    def open(cls, path: Path | str) -> "Run":
         """Open a run that exists, of whatever version."""
+        path = Path(path)
         if not (path / "spec.json").exists():
             raise RunError(f"{path} holds no run: it has no spec.json. Give the folder that `pilotfish train` made.")
         try:

@@ -65,9 +65,7 @@ def train(
             latest = turn
             reports.append(turn.report)
             if run is not None:
-                run.append_metrics(turn.i, turn.report)
-                if (turn.i + 1) % run.spec.checkpoint_every == 0 or turn.i + 1 == iterations:
-                    run.save_checkpoint(turn.i + 1, turn.states)
+                _write(run, turn, iterations)
             observe(turn)
             refused = 0 if np.any(turn.report.info.ok) else refused + 1
             if refused == PATIENCE:
@@ -95,6 +93,13 @@ def explain(turn: Turn, seed: int) -> str:
             f"{outcome.broken_at}. Check the task's cost and dynamics there."
         )
     return f"{where}: what was fitted to the rollouts gives no finite update. Raise the rollouts of an iteration."
+
+
+def _write(run: Run, turn: Turn, iterations: int) -> None:
+    """What an iteration leaves in the run's folder."""
+    run.append_metrics(turn.i, turn.report)
+    if (turn.i + 1) % run.spec.checkpoint_every == 0 or turn.i + 1 == iterations:
+        run.save_checkpoint(turn.i + 1, turn.states)
 
 
 def _keep(run: Run, turn: Turn) -> None:
