@@ -10,5 +10,5 @@ for i in (0, 9, 19, 29):
     print(f"after {100 * (i + 1):4d} rollouts: cost {cost:9.0f}, {success:4.0%} swing up and hold")
 
 policy = result.policy  # noise-free, time-varying linear feedback u = K[t] x + k[t]
-rollouts = pf.JaxWorld(problem).rollout(policy, samples=50, key=jax.random.key(1))
+rollouts = pf.JaxWorld(problem).rollout(policy, episodes=50, key=jax.random.key(1))
 print(f"learned controller: cost {rollouts.cost.sum(-1).mean():.0f}")

@@ -97,7 +97,8 @@ def equal(a, b):
 
 
 def test_every_kind_is_here():
-    assert {make().kind for make in POLICIES.values()} == kinds().keys() - {"none"}
+    ours = {name for name, kind in kinds().items() if kind.__module__.startswith("pilotfish.")}
+    assert {make().kind for make in POLICIES.values()} == ours
 
 
 def test_acts_in_every_world(policy, world):
@@ -210,7 +211,7 @@ def test_what_is_no_policy_is_refused_in_words(tmp_path):
         files.load(tmp_path / "noise.safetensors")
     tensors, meta = files.packed(network(), problem())
     write_tensors(tmp_path / "other.safetensors", tensors, meta | {"policy": "oracle"})
-    with pytest.raises(ValueError, match=r"of the kind 'oracle'; known here are linear-gaussian, network"):
+    with pytest.raises(ValueError, match=r"of the kind 'oracle'; known here are .*linear-gaussian, network"):
         files.load(tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="of the kind 'oracle'"):
         acting.load(tmp_path / "other.safetensors")

@@ -110,7 +110,7 @@ def test_q_of_many_noisy_rollouts_is_close_to_the_exact_one(kind):
     if kind == "dynamic-programming":
         y = targets(data, final, occupancy, ridge)
     else:
-        y = value.monte_carlo(data, jnp.asarray(final), occupancy, ridge)
+        y = jax.jit(value.monte_carlo)(data, final, occupancy, ridge)
     system.check(q_functions(data, y, occupancy, ridge), 0.2)
 
 
