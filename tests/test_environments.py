@@ -20,13 +20,13 @@ from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs import loop
 from pilotfish.tasks import DrawnTask, Stroke
 from pilotfish.tasks.cartpole import CartPole
-from pilotfish.tasks.gymnasium import GymnasiumTask
+from pilotfish.tasks.gym import GymnasiumTask
 from pilotfish.tasks.lq import NOISE_STD, START, START_STD, LinearQuadratic
 from pilotfish.tasks.mujoco import MujocoTask
 from pilotfish.tasks.peg import Peg
 from pilotfish.tasks.walker import Walker
 from pilotfish.types import Gaussian, LinearGaussian, Problem
-from pilotfish.worlds.gymnasium import begin
+from pilotfish.worlds.environment import begin
 from pilotfish.worlds.jax import JaxWorld
 from pilotfish.worlds.mujoco import Simulation
 

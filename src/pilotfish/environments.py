@@ -25,7 +25,7 @@ import numpy as np
 from pilotfish import tasks
 from pilotfish.algebra import gaussian
 from pilotfish.tasks import Task
-from pilotfish.tasks.gymnasium import GymnasiumTask
+from pilotfish.tasks.gym import GymnasiumTask
 
 PIXELS = 480  # width of a picture
 NO_EPISODE = "no episode is under way (the last one took {steps} steps): call reset() first."

@@ -10,7 +10,7 @@ from oracles import point_mass
 
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.types import Gaussian, LinearGaussian, Problem
-from pilotfish.worlds.gymnasium import GymnasiumWorld
+from pilotfish.worlds.environment import GymnasiumWorld
 from pilotfish.worlds.host import HostWorld, PlantWorld
 from pilotfish.worlds.jax import JaxWorld
 from pilotfish.worlds.mujoco import MujocoWorld

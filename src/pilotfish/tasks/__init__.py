@@ -73,9 +73,9 @@ def find(name: str) -> Entry:
     if name in (known := registry()):
         return known[name]
     if name.startswith(GYMNASIUM):
-        from pilotfish.tasks import gymnasium
+        from pilotfish.tasks import gym
 
-        return gymnasium.entry(name)
+        return gym.entry(name)
     if name.endswith(MODELS):
         from pilotfish.tasks import model
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from pilotfish.runs.store import RunError
 from pilotfish.tasks import DrawnTask, Task
-from pilotfish.tasks.gymnasium import GymnasiumTask
+from pilotfish.tasks.gym import GymnasiumTask
 from pilotfish.tasks.mujoco import CAMERA, MujocoTask
 
 COLOUR = {"body": "#1f6fb2", "joint": "#1b2a38", "goal": "#9fc3a5", "ground": "#8a97a3"}

@@ -17,9 +17,9 @@ from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs import loop
 from pilotfish.runs.store import Run, Spec
 from pilotfish.runs.train import TrainingFailed, train
-from pilotfish.tasks.gymnasium import GymnasiumTask, entry
+from pilotfish.tasks.gym import GymnasiumTask, entry
 from pilotfish.types import LinearGaussian
-from pilotfish.worlds.gymnasium import begin
+from pilotfish.worlds.environment import begin
 
 KEY = jax.random.key(0)
 GOALS = [np.random.default_rng(seed).uniform(-1, 1) for seed in range(3)]

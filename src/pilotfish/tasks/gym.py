@@ -1,8 +1,8 @@
 """Any environment of Gymnasium with continuous actions, as a task: its rewards are what is to be gained.
 
 The horizon is fixed, so an environment that ends an episode for falling is told not to, where it can be told; what
-becomes of others is said in worlds/gymnasium.py. No formula of the reward is known: MOTO needs none, and LQR-GPS fits a
-quadratic function to the rewards of its rollouts.
+becomes of others is said in worlds/environment.py. No formula of the reward is known: MOTO needs none, and LQR-GPS fits
+a quadratic function to the rewards of its rollouts.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from pilotfish.tasks import GYMNASIUM, Entry, Task
 from pilotfish.types import Gaussian, Problem
-from pilotfish.worlds.gymnasium import GymnasiumWorld, begin
+from pilotfish.worlds.environment import GymnasiumWorld, begin
 from pilotfish.worlds.mujoco import quiet
 
 LONGEST = 200
