@@ -2,17 +2,32 @@
 
 import importlib
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+PROGRAMS = pytest.StashKey[str]()
+"""The folder where all processes of one test session share what they compiled."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests compile much and compute little: XLA need not optimise, unless the slow ones are asked for."""
     if "not slow" in config.getoption("markexpr"):
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and the commands that tests run inherit the first one's
+        config.stash[PROGRAMS] = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA doubts on stderr whether a program is of this machine
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The programs of this test session are compiled anew in the next one."""
+    if PROGRAMS in config.stash:
+        shutil.rmtree(config.stash[PROGRAMS], ignore_errors=True)
 
 
 def pytest_sessionstart() -> None:

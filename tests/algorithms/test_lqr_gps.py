@@ -49,7 +49,6 @@ def test_what_is_deployed_is_the_best_controller_tried():
 
 
 VARIANTS = {
-    "bound on every step": (LQRGPS(trust="step"), 60, 1.03),
     "cost expanded at the mean, step size adapted": (
         LQRGPS(cost=CostExpansion(at="mean"), step=StepSize(smallest=0.1, largest=10.0)),
         30,

@@ -33,21 +33,11 @@ def scanned(world):
     return loop.scan(algorithm, world, SAMPLES, keys, 0, 6, states)
 
 
-def test_host_loop_equals_compiled_scan(world, scanned):
-    keys = loop.root_keys([3, 5])
-    algorithm = MOTO()
-    turns = list(loop.turns(algorithm, world, SAMPLES, keys, 0, 6, loop.initial(algorithm, world, SAMPLES, keys)))
-    states, reports = scanned
-    assert equal(turns[-1].states, states)
-    for turn in turns:
-        assert equal(turn.report, jax.tree.map(lambda leaf, i=turn.i: leaf[:, i], reports))
-
-
 def test_a_split_scan_equals_the_whole(world, scanned):
     keys = loop.root_keys([3, 5])
     algorithm = MOTO()
-    states, _ = loop.scan(algorithm, world, SAMPLES, keys, 0, 2, loop.initial(algorithm, world, SAMPLES, keys))
-    states, _ = loop.scan(algorithm, world, SAMPLES, keys, 2, 4, states)
+    states, _ = loop.scan(algorithm, world, SAMPLES, keys, 0, 3, loop.initial(algorithm, world, SAMPLES, keys))
+    states, _ = loop.scan(algorithm, world, SAMPLES, keys, 3, 3, states)
     assert equal(states, scanned[0])
 
 
@@ -91,12 +81,13 @@ def test_outcome_counts_what_broke_off():
 
 
 def test_a_task_without_success_reports_nan():
-    world = JaxWorld(LinearQuadratic().problem())
-    report = loop.iteration(
-        MOTO(), world, SAMPLES, jax.random.key(0), 0, MOTO().init(world.problem, SAMPLES, jax.random.key(0))
-    )[2]
-    assert np.isnan(report.outcome.success)
-    assert report.outcome.broken_at == -1
+    problem = LinearQuadratic().problem()
+    T, zeros = problem.horizon, jnp.zeros
+    x = zeros((1, 2, T + 1, problem.dx))
+    steps = jnp.full((1, 2), T)
+    result = loop.outcome(problem, Rollouts(x, x, zeros((1, 2, T, problem.du)), x[..., 0], steps, None))
+    assert np.isnan(result.success)
+    assert result.broken_at == -1
 
 
 def test_check_wants_a_rollout(world):

@@ -226,12 +226,12 @@ def as_policy(numbers_):
 
 @pytest.mark.parametrize("trust", TRUSTS)
 def test_tied_to_a_policy_no_constrained_optimiser_finds_better(trust):
-    problems = systems(21, n=3, T=3, dx=2, du=2)
+    problems = systems(21, n=2, T=2, dx=2, du=2)
     policy, nu, lam = ties(22, problems)
     for kl_step in (0.05, 0.5):
         step = solve_tied(ours(problems), as_policy(policy), jnp.asarray(nu), jnp.asarray(lam), kl_step, trust)
         assert step.found.all()
-        for i in range(3):
+        for i in range(2):
             problem, p = single(problems, i), numbers(step.controller, i)
             tie = tuple(a[i] for a in policy), nu[i], lam[i]
             _, kl = constrained_lqr.measure(*problem, p)
