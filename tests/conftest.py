@@ -10,14 +10,16 @@ import pytest
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+"""Neither optimise nor use the newer of XLA's two code generators, which takes half the time of all tests."""
 PROGRAMS = pytest.StashKey[str]()
 """The folder where all processes of one test session share what they compiled."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests compile much and compute little: XLA need not optimise, unless the slow ones are asked for."""
+    """Tests compile much and compute little: XLA may take short cuts, unless the slow ones are asked for."""
     if "not slow" in config.getoption("markexpr"):
-        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+        os.environ.setdefault("XLA_FLAGS", QUICK)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and the commands that tests run inherit the first one's
         config.stash[PROGRAMS] = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"

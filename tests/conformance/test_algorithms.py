@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles.same import assert_same
 
 from pilotfish import algorithms
 from pilotfish.algorithms.ilqg import ILQG
@@ -29,8 +30,7 @@ TASK = LinearQuadratic()
 MIXTURE = FittedDynamics(prior="gmm", memory=60)
 CASES = {
     "moto": MOTO(),
-    "moto, reuse over both": MOTO(reuse="both", memory=2),
-    "moto, reuse over iterations, propagated": MOTO(reuse="iterations", marginal="propagated", memory=3),
+    "moto, reuse over both, propagated": MOTO(reuse="both", marginal="propagated", memory=2),
     "lqr-gps": LQRGPS(),
     "lqr-gps, mixture, adapted": LQRGPS(dynamics=MIXTURE, step=StepSize(smallest=0.5, largest=2.0, rule="mean")),
     "lqr-gps, step, at the mean": LQRGPS(trust="step", cost=CostExpansion(at="mean"), noise_smoothing=1.0),
@@ -150,7 +150,7 @@ def test_hyperparameters_can_be_swept_side_by_side(name):
 
 
 def test_loop_equals_scan_goes_on_where_it_stopped_and_compiles_once(algorithm, learned, tmp_path):
-    """On the host, stopped and stored in between, the numbers are those of the compiled scan, to the bit."""
+    """On the host, stopped and stored in between, the numbers are those of the compiled scan."""
     problem, traces = TASK.problem(), []
 
     def counted(x, u, t, cost=problem.cost):
@@ -166,8 +166,7 @@ def test_loop_equals_scan_goes_on_where_it_stopped_and_compiles_once(algorithm, 
     i, restored = run.load_checkpoint(begin)
     turns += loop.turns(algorithm, world, SAMPLES, keys, i, FEW, restored)
     for turn in turns:
-        for a, b in zip(jax.tree.leaves(turn.report), jax.tree.leaves(learned[1]), strict=True):
-            np.testing.assert_array_equal(a, b[:, turn.i])
+        assert_same(turn.report, jax.tree.map(lambda leaf, i=turn.i: leaf[:, i], learned[1]))
     assert len(traces) == count > 0
 
 

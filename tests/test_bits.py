@@ -1,0 +1,24 @@
+"""Numbers that must agree to the bit, in programs that XLA compiles as it does for users: without short cuts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+LOOP_AND_SCAN = "conformance/test_algorithms.py::test_loop_equals_scan_goes_on_where_it_stopped_and_compiles_once"
+TO_THE_BIT = (
+    f"{LOOP_AND_SCAN}[moto]",
+    f"{LOOP_AND_SCAN}[lqr-gps]",
+    "runs/test_loop.py::test_a_split_scan_equals_the_whole",
+    "runs/test_loop.py::test_a_seed_alone_equals_the_seed_among_others",
+)
+
+
+def test_host_loop_scan_and_single_seeds_agree_to_the_bit():
+    options = ["-n", "0", "-p", "no:cacheprovider", "--durations", "0"]
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    command = [sys.executable, "-m", "pytest", *options, *(str(TESTS / name) for name in TO_THE_BIT)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(TO_THE_BIT)} passed" in done.stdout
