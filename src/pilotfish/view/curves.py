@@ -74,7 +74,7 @@ def _panel(axis: Axes, metrics: Mapping[str, np.ndarray], title: str, shown: Map
     how = next(iter(shown.values()))
     for (name, own), colour in zip(shown.items(), COLOURS_OF_A_PANEL * len(shown), strict=False):
         values = 100 * metrics[name] if own["unit"] == "%" else metrics[name]
-        if how["scale"] == "log":
+        if how["scale"] == "log" and (values > 0).any():  # where all is 0, that is what is to be seen
             values = np.where(values > 0, values, np.nan)
         _band(axis, metrics["rollouts"], values, colour, name)
         if own["bound"] is not None:
@@ -171,7 +171,7 @@ def _band(axis: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str
         for line in values:
             axis.plot(x[0], line, color=colour, lw=0.5, alpha=0.35)
         axis.fill_between(x[0], *bootstrap_interval(values), color=colour, alpha=0.2, lw=0)
-    axis.plot(x[0], np.ma.masked_invalid(values).mean(0), color=colour, lw=1.8, ls=ls, label=label)
+    axis.plot(x[0], np.ma.masked_invalid(values).mean(0).filled(np.nan), color=colour, lw=1.8, ls=ls, label=label)
 
 
 def _axis(axis: Axes, title: str, scale: str) -> None:
@@ -192,9 +192,11 @@ def _frame(axis: Axes, title: str, x: str) -> None:
 
 
 def _spread(axis: Axes) -> float:
-    """Largest over smallest magnitude of all that is drawn; infinite if something is not positive."""
+    """Largest over smallest of all that is drawn: 1 if all is equal, infinite if something is not positive."""
     values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axis.lines])
     values = values[np.isfinite(values)]
+    if values.size and values.min() == values.max():
+        return 1.0
     return values.max() / values.min() if values.size and values.min() > 0 else np.inf
 
 
