@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
 if "JAX_ENABLE_X64" not in os.environ:
@@ -216,6 +218,7 @@ class Problem(eqx.Module):
         self.horizon, self.dt = horizon, dt
         self.conditions = jax.tree.map(_floats, conditions)
         self.initial_std = _floats(initial_std)
+        _check_shapes(self.conditions, self.initial_std)
         N, du, dx = len(self.conditions.mean), self.initial_std.shape[-1], self.conditions.mean.shape[-1]
         self.cost, self.final_cost, self.observe, self.success = cost, final_cost, observe, success
         self.dynamics = dynamics if dynamics is None or isinstance(dynamics, Dynamics) else Equations(dynamics)
@@ -232,6 +235,7 @@ class Problem(eqx.Module):
             raise ValueError(f"horizon={self.horizon}: an episode needs at least one action.")
         if not self.dt > 0:
             raise ValueError(f"dt={self.dt}: the time between two actions must be positive.")
+        _check_values(self)
         if self.cost is None and self.final_cost is not no_cost:
             raise ValueError("final_cost without cost: give both, or neither where the world brings the costs.")
         x, u, t = jnp.zeros(self.dx), jnp.zeros(self.du), jnp.asarray(0)
@@ -278,6 +282,53 @@ class Problem(eqx.Module):
     def admissible(self, u: Float[Array, "*batch du"]) -> Float[Array, "*batch du"]:
         """The action that the plant executes when asked for `u`: clipped to its bounds."""
         return jnp.clip(u, self.action_low, self.action_high)
+
+
+def _check_shapes(conditions: Gaussian, initial_std: Array) -> None:
+    """ValueError where the arrays that tell N, dx and du have other shapes than a problem's."""
+    mean, cov, std = conditions.mean.shape, conditions.cov.shape, initial_std.shape
+    if len(mean) != 2 or 0 in mean:
+        raise ValueError(
+            f"conditions.mean has the shape {mean}; it must have the shape (N, dx): a row for each condition, and "
+            "mean[None] if there is one."
+        )
+    if cov != (*mean, mean[1]):
+        raise ValueError(f"conditions.cov has the shape {cov}; beside a mean {mean} it must be {(*mean, mean[1])}.")
+    if len(std) != 1 or 0 in std:
+        raise ValueError(f"initial_std has the shape {std}; it must have the shape (du,): a number for each action.")
+
+
+def _check_values(problem: Problem) -> None:
+    """ValueError, naming what it is, for numbers of which no problem is made. While JAX traces they are not known."""
+    mean, cov = problem.conditions.mean, problem.conditions.cov
+    numbers = (mean, cov, problem.initial_std, problem.noise_std, problem.action_low, problem.action_high)
+    if any(isinstance(array, Tracer) for array in numbers):
+        return
+    mean, cov, initial_std, noise_std, low, high = map(np.asarray, numbers)
+    for name, array in (("conditions.mean", mean), ("conditions.cov", cov)):
+        if not np.isfinite(array).all():
+            n = int(np.argmin(np.isfinite(array).reshape(len(array), -1).all(1)))
+            raise ValueError(f"{name}[{n}] = {array[n].tolist()}: all numbers must be finite.")
+    for n, one in enumerate(cov):
+        # rounding of a sum of dx terms is no fault
+        slack = 1e3 * np.finfo(one.dtype).eps * len(one) * np.abs(one).max()
+        if np.abs(one - one.T).max() > slack or np.linalg.eigvalsh(one).min() < -slack:
+            raise ValueError(
+                f"conditions.cov[{n}] is no covariance: it must be symmetric, and its eigenvalues "
+                f"{np.linalg.eigvalsh((one + one.T) / 2).tolist()} 0 or more. Zeros stand for a start that is known."
+            )
+    for name, std, wanted in (
+        ("initial_std", initial_std, "positive"),
+        ("noise_std", noise_std, "0 or more"),
+    ):
+        right = np.isfinite(std) & ((std > 0) if wanted == "positive" else (std >= 0))
+        if not right.all():
+            raise ValueError(f"{name}={std.tolist()}: standard deviations must be finite and {wanted}.")
+    if not (low <= high).all():
+        i = int(np.argmin(low <= high))
+        raise ValueError(
+            f"action_low[{i}]={low[i]} and action_high[{i}]={high[i]}: the lower bound must not exceed the upper one."
+        )
 
 
 class Rollouts(eqx.Module):
