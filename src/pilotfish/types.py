@@ -317,12 +317,11 @@ def _check_values(problem: Problem) -> None:
                 f"conditions.cov[{n}] is no covariance: it must be symmetric, and its eigenvalues "
                 f"{np.linalg.eigvalsh((one + one.T) / 2).tolist()} 0 or more. Zeros stand for a start that is known."
             )
-    for name, std, wanted in (
-        ("initial_std", initial_std, "positive"),
-        ("noise_std", noise_std, "0 or more"),
+    for name, std, inside, wanted in (
+        ("initial_std", initial_std, initial_std > 0, "positive"),
+        ("noise_std", noise_std, noise_std >= 0, "0 or more"),
     ):
-        right = np.isfinite(std) & ((std > 0) if wanted == "positive" else (std >= 0))
-        if not right.all():
+        if not (np.isfinite(std) & inside).all():
             raise ValueError(f"{name}={std.tolist()}: standard deviations must be finite and {wanted}.")
     if not (low <= high).all():
         i = int(np.argmin(low <= high))
