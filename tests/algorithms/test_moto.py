@@ -37,6 +37,8 @@ def learn(algorithm, samples, iterations, task=TASK):
 VARIANTS = {
     "reuse over time": (MOTO(reuse="time"), 15, 30, 1.1),
     "reuse over iterations": (MOTO(reuse="iterations"), 15, 30, 1.1),
+    "reuse over both": (MOTO(reuse="both"), 8, 30, 1.1),
+    "propagated marginals": (MOTO(reuse="iterations", marginal="propagated"), 15, 30, 1.1),
     "Monte Carlo": (MOTO(targets="monte-carlo"), 100, 30, 1.1),
     "no entropy bound": (MOTO(entropy_drop=float("inf")), 60, 20, 1.1),
 }
