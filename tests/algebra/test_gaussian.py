@@ -135,9 +135,16 @@ def test_robust_cholesky_reconstructs_regular_covariances_in_any_units():
 
 
 def test_robust_cholesky_of_a_state_that_does_not_vary():
-    np.testing.assert_allclose(factorise(jnp.zeros((4, 4))), 1e-6 * np.eye(4), rtol=1e-8)
-    partly = jnp.diag(jnp.array([4.0, 0.0, 0.0, 1e-4]))
-    np.testing.assert_allclose(factorise(partly), np.diag([2.0, 1e-6, 1e-6, 1e-2]), rtol=1e-8)
+    np.testing.assert_array_equal(factorise(jnp.zeros((4, 4))), 0.0)
+    partly, least = jnp.diag(jnp.array([4.0, 0.0, 0.0, 1e-4])), jnp.array([1e-6, 1e-6, 10.0, 1.0])
+    np.testing.assert_allclose(factorise(partly), np.diag([2.0, 0.0, 0.0, 1e-2]), rtol=1e-8)
+    np.testing.assert_allclose(factorise(partly, least), np.diag([2.0, 1e-6, 10.0, 1.0]), rtol=1e-8)
+
+
+def test_draws_have_the_spread_they_are_asked_for_however_small():
+    p = Gaussian(jnp.zeros(2), 1e-18 * jnp.array([[1.0, 0.5], [0.5, 1.0]]))
+    drawn = jax.jit(jax.vmap(lambda key: gaussian.draw(p, key)))(jax.random.split(jax.random.key(0), 20_000))
+    np.testing.assert_allclose(np.cov(drawn, rowvar=False), p.cov, rtol=0.05)
 
 
 magnitudes = st.sampled_from([0.0, 1e-6, 1e-3, 1.0, 1e3, 1e6]).flatmap(lambda m: st.floats(-m, m))
@@ -147,7 +154,7 @@ magnitudes = st.sampled_from([0.0, 1e-6, 1e-3, 1.0, 1e3, 1e6]).flatmap(lambda m:
 @given(st.integers(0, 5).flatmap(lambda n: arrays.arrays(float, (4, n), elements=magnitudes)))
 def test_robust_cholesky_of_any_covariance_is_finite_and_close(a):
     cov = a @ a.T
-    L = np.asarray(factorise(cov))
+    L = np.asarray(factorise(cov, jnp.full(4, 1e-6)))
     assert np.isfinite(L).all()
     assert (np.diagonal(L) > 0).all()
     std = np.maximum(np.sqrt(np.diagonal(cov)), 1e-6)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from pilotfish.models import cost
+from pilotfish.models.nominal import Nominal
 from pilotfish.types import Gaussian, Problem, no_cost
 
 T, DX, DU = 3, 2, 1
+ORIGIN = Nominal(jnp.zeros((T + 1, DX)), jnp.zeros((T, DU)))
 
 
 def problem(step, final=no_cost):
@@ -18,8 +20,13 @@ def problem(step, final=no_cost):
 
 
 @eqx.filter_jit
-def expand(problem, x, u, weight):
-    return cost.expand(problem, x, u, weight)
+def expand(problem, x, u, weight, nominal=ORIGIN):
+    return cost.expand(problem, nominal, x, u, weight)
+
+
+@jax.jit
+def fit(x, u, values, weight):
+    return cost.fit(x, u, values, weight, Nominal(jnp.zeros(x.shape[1:]), jnp.zeros(u.shape[1:])))
 
 
 def bumpy(x, u, t):
@@ -80,6 +87,18 @@ def test_quadratic_cost_is_itself_wherever_it_is_expanded():
         np.testing.assert_array_equal(leaf, 0.0)
 
 
+def test_expansions_about_a_trajectory_are_the_same_functions():
+    rng = np.random.default_rng(2)
+    x, u = jnp.asarray(rng.normal(size=(4, T + 1, DX))), jnp.asarray(rng.normal(size=(4, T, DU)))
+    nominal, even = Nominal(x.mean(0), u.mean(0)), jnp.full((4, T + 1), 0.25)
+    of = problem(bumpy, lambda x: jnp.exp(0.3 * x[0]) * x[1])
+    plain, last = expand(of, x, u, even)
+    shifted, shifted_last = expand(of, x - nominal.x, u - nominal.u, even, nominal)
+    d = jnp.asarray(rng.normal(size=(T, DX + DU)))
+    np.testing.assert_allclose(shifted(d), plain(d + jnp.concatenate([nominal.x[:-1], nominal.u], -1)), rtol=1e-9)
+    np.testing.assert_allclose(shifted_last(d[0, :DX]), last(d[0, :DX] + nominal.x[-1]), rtol=1e-9)
+
+
 @pytest.mark.parametrize("M", [2, 40])
 def test_a_quadratic_cost_is_found_from_samples_of_it(M):
     """From a window of steps where there are fewer samples than coefficients; a rollout of no weight has no part."""
@@ -92,7 +111,7 @@ def test_a_quadratic_cost_is_found_from_samples_of_it(M):
     values[-1] = 7.0
     weight = np.append(np.full(M, 1 / M), 0.0)
     every = np.tile(weight[:, None], steps)
-    found, last = jax.jit(cost.fit)(*map(jnp.asarray, (x, u, values, every)))
+    found, last = fit(*map(jnp.asarray, (x, u, values, every)))
     for t in range(steps):
         np.testing.assert_allclose(found.H[t], 100 * (A + A.T), atol=2.0)
         np.testing.assert_allclose(found.h[t], 100 * b, atol=2.0)
@@ -105,7 +124,7 @@ def test_negative_curvature_of_samples_is_not_believed():
     rng, M, steps = np.random.default_rng(5), 300, 3
     x, u = 1 + rng.normal(size=(M, steps + 1, 1)), rng.normal(size=(M, steps, 1))
     values = 3 * x[:, :-1, 0] - 0.5 * (x[:, :-1, 0] - 1) ** 2 + 2 * u[..., 0] ** 2
-    found, _ = jax.jit(cost.fit)(*map(jnp.asarray, (x, u, values, np.full((M, steps), 1 / M))))
+    found, _ = fit(*map(jnp.asarray, (x, u, values, np.full((M, steps), 1 / M))))
     np.testing.assert_allclose(found.H, np.tile(np.diag([0.0, 4.0]), (steps, 1, 1)), atol=0.1)
     np.testing.assert_allclose(found.h[:, 0], 3.0, atol=0.1)
 
@@ -117,6 +136,6 @@ def test_a_cost_that_varies_along_the_trajectory_is_fitted_where_it_is():
     x = middle[:, None] + 0.05 * rng.normal(size=(M, steps + 1, 1))
     u = rng.normal(size=(M, steps, 1))
     values, every = x[:, :-1, 0] ** 4 + u[..., 0] ** 2, np.full((M, steps), 1 / M)
-    found, _ = jax.jit(cost.fit)(*map(jnp.asarray, (x, u, values, every)))
+    found, _ = fit(*map(jnp.asarray, (x, u, values, every)))
     np.testing.assert_allclose(found.H[:, 0, 0], 12 * middle[:-1] ** 2, rtol=0.15)
     np.testing.assert_allclose(found.H[:, 1, 1], 2.0, rtol=0.05)

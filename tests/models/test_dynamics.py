@@ -7,10 +7,16 @@ import numpy as np
 
 from pilotfish.algebra import mixture, regression
 from pilotfish.models import dynamics
+from pilotfish.models.nominal import Nominal
 from pilotfish.types import Gaussian
 
 T, DX, DU = 4, 3, 2
-fit = eqx.filter_jit(dynamics.fit)
+ORIGIN = Nominal(jnp.zeros((T + 1, DX)), jnp.zeros((T, DU)))
+
+
+@eqx.filter_jit
+def fit(x, u, weight, count, prior=None, nominal=ORIGIN):
+    return dynamics.fit(x, u, weight, count, nominal, prior)
 
 
 def system(seed):
@@ -99,3 +105,14 @@ def test_coordinates_that_do_not_vary_are_harmless():
     np.testing.assert_allclose(
         model.A[0] @ x[0, 0] + model.B[0] @ u[:, 0].mean(0) + model.c[0], x[:, 1].mean(0), rtol=1e-9
     )
+
+
+def test_deviations_from_a_trajectory_only_shift_the_offsets():
+    x, u = map(jnp.asarray, rollouts(9, 30, *system(8)))
+    rng = np.random.default_rng(10)
+    nominal = Nominal(jnp.asarray(rng.normal(size=(T + 1, DX))), jnp.asarray(rng.normal(size=(T, DU))))
+    plain, shifted = fit(x, u, *even(30)), fit(x, u, *even(30), nominal=nominal)
+    np.testing.assert_allclose(shifted.A, plain.A, rtol=1e-9)
+    for t in range(T):
+        ahead = plain.A[t] @ nominal.x[t] + plain.B[t] @ nominal.u[t] + plain.c[t]
+        np.testing.assert_allclose(shifted.c[t], ahead - nominal.x[t + 1], atol=1e-9)

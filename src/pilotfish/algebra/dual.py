@@ -113,7 +113,8 @@ def improve(
     One time step: `controller` has K (du, dx), `state` is the distribution of x, `Q` is over (dx + du,).
     """
     dx = state.mean.shape[-1]
-    L, R = gaussian.robust_cholesky(state.cov), controller.chol
+    constant = jnp.diagonal(state.cov) <= 0
+    L, R = gaussian.robust_cholesky(state.cov, jnp.where(constant, 1.0, 0.0)), controller.chol
     white = quadratic.compose(
         Q,
         jnp.block([[L, jnp.zeros((dx, R.shape[0]))], [controller.K @ L, R]]),

@@ -28,15 +28,18 @@ def log_det(chol: Float[Array, "*batch d d"]) -> Float[Array, "*batch"]:
     return 2.0 * jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)).sum(-1)
 
 
-def robust_cholesky(cov: Float[Array, "*batch d d"]) -> Float[Array, "*batch d d"]:
+def robust_cholesky(
+    cov: Float[Array, "*batch d d"], least: Float[Array, "*#batch d"] | float = 0.0
+) -> Float[Array, "*batch d d"]:
     """Cholesky factor of a covariance that may be singular.
 
     The correlations get 1e-9 (in float32: 1e-6) added to their diagonal, so the factor exists and is finite for
-    any positive semi-definite input, in whatever units its coordinates are. A coordinate that varies less than
-    that gets the standard deviation 1e-6.
+    any positive semi-definite input, in whatever units its coordinates are. A coordinate whose standard deviation is
+    below `least`, in its own unit, gets that one; at 0 the factor's row is 0 where nothing varies, and has no inverse.
     """
-    std = jnp.sqrt(jnp.maximum(jnp.diagonal(cov, axis1=-2, axis2=-1), 1e-12))
-    correlation = cov / (std[..., :, None] * std[..., None, :])
+    std = jnp.maximum(jnp.sqrt(jnp.maximum(jnp.diagonal(cov, axis1=-2, axis2=-1), 0.0)), least)
+    unit = jnp.where(std > 0, std, 1.0)
+    correlation = cov / unit[..., :, None] / unit[..., None, :]
     diagonal = jnp.eye(cov.shape[-1], dtype=bool)
     jitter = 1e-9 if cov.dtype == jnp.float64 else 1e-6
     return std[..., :, None] * jnp.linalg.cholesky(jnp.where(diagonal, 1.0 + jitter, correlation))
@@ -57,8 +60,7 @@ def entropy(chol: Float[Array, "*batch d d"]) -> Float[Array, "*batch"]:
 
 def draw(p: Gaussian, key: Key) -> Float[Array, "d"]:
     """A draw of one Gaussian. Coordinates of variance 0 are exactly their mean."""
-    spread = robust_cholesky(p.cov) * (jnp.diagonal(p.cov) > 0)[:, None]
-    return p.mean + spread @ jax.random.normal(key, p.mean.shape)
+    return p.mean + robust_cholesky(p.cov) @ jax.random.normal(key, p.mean.shape)
 
 
 def marginalise(joint: Gaussian, n: int) -> Gaussian:

@@ -13,8 +13,8 @@ By symmetry that is half the work of distances and scatter matrices, and phi is 
 
 The data are standardised first, each coordinate by its weighted mean and standard deviation, and every S_k gets
 a floor of 1e-6 (in float32: 1e-3) added to its diagonal there: relative to the variance of the data, so the same in
-all units. It bounds P, and with it what products that are not centred can lose. A constant coordinate counts as having
-its own magnitude for a standard deviation (1 if it is 0).
+all units. It bounds P, and with it what products that are not centred can lose. A coordinate that is constant but for
+rounding is taken as exactly constant, and the rounding of its magnitude as its standard deviation.
 
 A cluster that has lost its mass, down to a hundredth of a point, starts anew: with the covariance of all data, at the
 point that the mixture explains worst. All that do so in the same iteration share the weight of one point. Pure EM
@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pilotfish.algebra import gaussian
+from pilotfish.algebra import gaussian, regression
 from pilotfish.algebra.batch import each
 from pilotfish.types import Gaussian, Key
 
@@ -142,12 +142,14 @@ def _existing(z: Float[Array, "n d"], weight: Float[Array, "n"]) -> tuple[Float[
 
 def _standardise(z: Float[Array, "n d"], weight: Float[Array, "n"]) -> Standardised:
     z, share = _existing(z, weight)
-    centre = share @ z
+    pivot = z[jnp.argmax(share)]
+    centre = pivot + share @ jnp.where(share[:, None] > 0, z - pivot, 0.0)
     # points that do not exist stand at the centre, where a cluster that finds no other point starts anew
     deviation = jnp.where(share[:, None] > 0, z - centre, 0.0)
     std, magnitude = jnp.sqrt(share @ deviation**2), jnp.sqrt(share @ z**2)
-    constant = std <= 100 * jnp.finfo(z.dtype).eps * magnitude
-    std = jnp.where(constant, jnp.where(magnitude > 0, magnitude, 1.0), std)
+    rounding = regression.ROUNDING * jnp.finfo(z.dtype).eps * magnitude
+    constant = std <= rounding
+    std = jnp.where(constant, jnp.maximum(rounding, jnp.finfo(z.dtype).tiny ** 0.25), std)
     s = jnp.where(constant, 0.0, deviation / std)
     i, j = np.triu_indices(z.shape[1])
     phi = jnp.concatenate([jnp.ones_like(s.T[:1]), s.T, s.T[i] * s.T[j]])

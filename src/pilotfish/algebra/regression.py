@@ -18,6 +18,11 @@ from jaxtyping import Array, Float
 from pilotfish.algebra import gaussian, quadratic
 from pilotfish.types import Gaussian, Quadratic
 
+RESOLUTION = 1e-6
+"""Part of a coordinate's standard deviation over all data that is told from 0 in a part of them."""
+ROUNDING = 100
+"""What varies less than so many units in the last place of its magnitude is constant."""
+
 
 def feature_count(d: int) -> int:
     """Number of features of a quadratic function of `d` variables, `1 + d (d + 3) / 2`."""
@@ -66,8 +71,9 @@ def fit_quadratic(
     weight: Float[Array, "n"] | None = None,
     ridge: Float[Array, ""] | float = 1e-6,
     convex: bool = False,
+    about: Float[Array, "d"] | float = 0.0,
 ) -> Quadratic:
-    """The quadratic function of `z`, in its own units, that fits `y` best.
+    """The quadratic function of `z - about`, in their own units, that fits `y` best.
 
     Where it must be `convex` the negative curvatures along the axes of the whitened Hessian are set to zero, which
     leaves the slope at the mean of `z` as it is.
@@ -75,20 +81,38 @@ def fit_quadratic(
     n, d = z.shape
     w = jnp.ones(n, z.dtype) / n if weight is None else weight / weight.sum()
     mean, cov = moments(z, w)
-    inverse = gaussian.solve_chol(gaussian.robust_cholesky(cov), jnp.eye(d))
-    phi = features((z - mean) @ inverse.T)
-    white = as_quadratic(solve(factor(phi, w, ridge), phi, w, y), d)
+    inverse = gaussian.solve_chol(gaussian.robust_cholesky(cov, least_std(z, w)), jnp.eye(d))
+    phi, level = features((z - mean) @ inverse.T), w @ y
+    white = as_quadratic(solve(factor(phi, w, ridge), phi, w, y - level), d)
     if convex:
         curvature, axes = jnp.linalg.eigh(white.H)
         white = Quadratic((axes * jnp.maximum(curvature, 0.0)) @ axes.T, white.h, white.c)
-    return quadratic.compose(white, inverse, -inverse @ mean)
+    found = quadratic.compose(white, inverse, inverse @ (about - mean))
+    return Quadratic(found.H, found.h, found.c + level)
 
 
 def moments(z: Float[Array, "n d"], weight: Float[Array, "n"]) -> tuple[Float[Array, "d"], Float[Array, "d d"]]:
-    """Weighted mean and (maximum-likelihood) covariance; the weights sum to 1."""
-    mean = weight @ z
+    """Weighted mean and (maximum-likelihood) covariance; the weights sum to 1.
+
+    Sums are over differences from the point of most weight: what is constant has exactly no variance.
+    """
+    pivot = z[jnp.argmax(weight)]
+    mean = pivot + weight @ (z - pivot)
     centred = z - mean
     return mean, (centred * weight[:, None]).T @ centred
+
+
+def least_std(z: Float[Array, "n d"], weight: Float[Array, "n"]) -> Float[Array, "d"]:
+    """The standard deviation down to which each coordinate is resolved, given all data of a problem: what varies less
+    in a part of them is constant there.
+
+    A millionth of its standard deviation over all data. What does not vary in these but for rounding has its own
+    magnitude in place of it (1 if that is 0), so that rounding is never taken for information.
+    """
+    mean, cov = moments(z, weight / weight.sum())
+    std, size = jnp.sqrt(jnp.diagonal(cov)), jnp.where(weight[:, None] > 0, jnp.abs(z), 0.0).max(0)
+    constant = std <= ROUNDING * jnp.finfo(z.dtype).eps * size
+    return jnp.where(constant, jnp.where(size > 0, size, 1.0), RESOLUTION * std)
 
 
 def normal_inverse_wishart(

@@ -25,6 +25,7 @@ from pilotfish.algebra.batch import each
 from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.models.cost import CostExpansion
 from pilotfish.models.dynamics import FittedDynamics, Memory
+from pilotfish.models.nominal import Nominal
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.types import (
     DECREASE,
@@ -82,8 +83,9 @@ class Info(NamedTuple):
 
 
 class Model(NamedTuple):
-    """What is believed of a condition: `x_0`, and dynamics and cost of all steps."""
+    """What is believed of a condition: `x_0`, and dynamics and cost of all steps, in deviations from `nominal`."""
 
+    nominal: Nominal
     start: Gaussian
     dynamics: LinearDynamics
     cost: Quadratic
@@ -91,7 +93,7 @@ class Model(NamedTuple):
 
     def expected_cost(self, controller: LinearGaussian) -> Float[Array, ""]:
         """Expected cost of an episode of a controller."""
-        z, last = chain.forward(self.start, self.dynamics, controller)
+        z, last = chain.forward(self.start, self.dynamics, self.nominal.inwards(controller))
         return quadratic.expectation(self.cost, z).sum() + quadratic.expectation(self.final, last)
 
 
@@ -156,14 +158,16 @@ class LQRGPS(Algorithm):
 
     def _model(self, problem: Problem, memory: Memory | None, rollouts: Rollouts, key: Key):
         """What one condition remembers, what is believed of it, and whether its transitions were enough for that."""
-        memory, dynamics, enough = self.dynamics.fit(memory, rollouts, key)
-        start = Gaussian(*regression.moments(rollouts.x[:, 0], rollouts.weight[:, 0]))
-        return memory, Model(start, dynamics, *self.cost(problem, rollouts)), enough
+        nominal = Nominal.of(rollouts)
+        memory, dynamics, enough = self.dynamics.fit(memory, rollouts, nominal, key)
+        start = Gaussian(*regression.moments(rollouts.x[:, 0] - nominal.x[0], rollouts.weight[:, 0]))
+        return memory, Model(nominal, start, dynamics, *self.cost(problem, rollouts, nominal)), enough
 
     def _step(self, model: Model, controller: LinearGaussian, kl_step: Array, eta: Array, enough: Array) -> CStep:
         """One condition's new controller."""
-        objective = Objective(model.cost, model.final)
-        step = c_step(model.start, model.dynamics, objective, controller, kl_step, self.trust, eta)
+        objective, reference = Objective(model.cost, model.final), model.nominal.inwards(controller)
+        step = c_step(model.start, model.dynamics, objective, reference, kl_step, self.trust, eta)
+        step = step._replace(controller=model.nominal.outwards(step.controller))
         return kept_unless(step.found & enough, step, controller)
 
     def _info(self, old: State, new: State, step: CStep) -> Info:

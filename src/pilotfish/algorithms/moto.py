@@ -311,7 +311,9 @@ def _transitions(moto: MOTO, problem: Problem, history: History) -> tuple[Transi
             log_mixture = _of_mixture(history, pool.steps)
         log_weight = log_z - log_mixture
     weight = jax.vmap(occupancy.normalised)(log_weight, jnp.broadcast_to(happened, log_weight.shape))
-    return Transitions(x, u, x_next, cost, weight), final, history
+    # no controller depends on a constant, which would only cost digits
+    level = (weight * cost).sum(1, keepdims=True)
+    return Transitions(x, u, x_next, cost - level, weight), final - weight[-1] @ final, history
 
 
 def _own_costs(used: History) -> tuple[Float[Array, "T n"], Float[Array, "n"]]:

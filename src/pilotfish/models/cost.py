@@ -21,12 +21,13 @@ from jaxtyping import Array, Float
 
 from pilotfish.algebra import quadratic, regression
 from pilotfish.algebra.batch import each
+from pilotfish.models.nominal import Nominal
 from pilotfish.types import Problem, Quadratic, Rollouts
 
 Place = Literal["samples", "mean"]
 
 SAMPLES_PER_COEFFICIENT = 3
-SAMPLED_COST_RIDGE = 1e-4  # on orthonormal features of whitened inputs; costs are scaled to at most 1
+SAMPLED_COST_RIDGE = 1e-4  # on orthonormal features of whitened inputs
 
 
 class CostExpansion(eqx.Module):
@@ -39,36 +40,47 @@ class CostExpansion(eqx.Module):
         if self.at not in get_args(Place):
             raise ValueError(f"at={self.at!r}: choose one of {', '.join(get_args(Place))}.")
 
-    def __call__(self, problem: Problem, rollouts: Rollouts) -> tuple[Quadratic, Quadratic]:
-        """Of each step's cost, over z = [x; u] with leading axis T, and of the final cost, over x, from the `cleaned`
-        rollouts of one condition.
+    def __call__(self, problem: Problem, rollouts: Rollouts, nominal: Nominal) -> tuple[Quadratic, Quadratic]:
+        """Of each step's cost, with leading axis T, and of the final cost, in deviations from `nominal`, from the
+        `cleaned` rollouts of one condition, whose mean it is.
         """
-        x, u, weight = rollouts.x, rollouts.u, rollouts.weight
+        weight = rollouts.weight
         if problem.cost is None:
-            return fit(x, u, rollouts.cost[:, :-1], weight[:, :-1])
+            return fit(rollouts.x, rollouts.u, rollouts.cost[:, :-1], weight[:, :-1], nominal)
+        x, u = nominal.deviations(rollouts)
         if self.at == "mean":
-            x = jnp.einsum("mt,mti->ti", weight, x)[None]
-            u = jnp.einsum("mt,mti->ti", weight[:, :-1], u)[None]
-            weight = jnp.ones_like(weight[:1])
-        return expand(problem, x, u, weight)
+            x, u, weight = jnp.zeros_like(x[:1]), jnp.zeros_like(u[:1]), jnp.ones_like(weight[:1])
+        return expand(problem, nominal, x, u, weight)
 
 
 def expand(
-    problem: Problem, x: Float[Array, "M T1 dx"], u: Float[Array, "M T du"], weight: Float[Array, "M T1"]
+    problem: Problem,
+    nominal: Nominal,
+    x: Float[Array, "M T1 dx"],
+    u: Float[Array, "M T du"],
+    weight: Float[Array, "M T1"],
 ) -> tuple[Quadratic, Quadratic]:
-    """The mean of the expansions about M trajectories, with weights that sum to 1 in every step.
+    """The mean of the expansions about M trajectories, which are deviations from `nominal` as what is returned is.
 
-    Of each step's cost, over z = [x; u] with leading axis T, and of the final cost, over x.
+    Weights sum to 1 in every step. Of each step's cost, over z = [x; u] with leading axis T, and of the final cost,
+    over x.
     """
     dx, final_cost, step_cost = problem.dx, problem.final_cost, problem.cost
     assert step_cost is not None
 
-    def step(z: Float[Array, "M dz"], w: Float[Array, "M"], t: Array) -> Quadratic:
-        return _mean(jax.vmap(lambda z: quadratic.expand(lambda z: step_cost(z[:dx], z[dx:], t), z))(z), w)
+    def step(z: Float[Array, "M dz"], w: Float[Array, "M"], t: Array, x: Array, u: Array) -> Quadratic:
+        def cost_of(z: Float[Array, "dz"]) -> Float[Array, ""]:
+            return step_cost(x + z[:dx], u + z[dx:], t)
+
+        return _mean(jax.vmap(lambda z: quadratic.expand(cost_of, z))(z), w)
+
+    def at_end(x: Float[Array, "dx"]) -> Quadratic:
+        return quadratic.expand(lambda x: final_cost(nominal.x[-1] + x), x)
 
     z = jnp.concatenate([x[:, :-1], u], -1)
-    cost = jax.vmap(step, (1, 1, 0))(z, weight[:, :-1], jnp.arange(problem.horizon))
-    return cost, _mean(jax.vmap(lambda x: quadratic.expand(final_cost, x))(x[:, -1]), weight[:, -1])
+    steps = jnp.arange(problem.horizon)
+    cost = jax.vmap(step, (1, 1, 0, 0, 0))(z, weight[:, :-1], steps, nominal.x[:-1], nominal.u)
+    return cost, _mean(jax.vmap(at_end)(x[:, -1]), weight[:, -1])
 
 
 def _mean(expansions: Quadratic, weight: Float[Array, "M"]) -> Quadratic:
@@ -82,7 +94,11 @@ def _mean(expansions: Quadratic, weight: Float[Array, "M"]) -> Quadratic:
 
 
 def fit(
-    x: Float[Array, "M T1 dx"], u: Float[Array, "M T du"], cost: Float[Array, "M T"], weight: Float[Array, "M T"]
+    x: Float[Array, "M T1 dx"],
+    u: Float[Array, "M T du"],
+    cost: Float[Array, "M T"],
+    weight: Float[Array, "M T"],
+    nominal: Nominal,
 ) -> tuple[Quadratic, Quadratic]:
     """The same of sampled costs, for trajectories with weights that sum to 1 in every step; the final cost is 0."""
     z = jnp.concatenate([x[:, :-1], u], -1)
@@ -90,12 +106,11 @@ def fit(
     window = min(T, -(-SAMPLES_PER_COEFFICIENT * regression.feature_count(d) // M))
     first = jnp.clip(jnp.arange(T) - window // 2, 0, T - window)
 
-    def step(begin: Array) -> Quadratic:
+    def step(begin: Array, about: Float[Array, "d"]) -> Quadratic:
         near, y, w = (jax.lax.dynamic_slice_in_dim(a, begin, window, 1) for a in (z, cost, weight))
-        scale = jnp.maximum(jnp.abs(y).max(), jnp.finfo(y.dtype).tiny)
-        found = regression.fit_quadratic(
-            near.reshape(-1, d), y.ravel() / scale, w.ravel(), SAMPLED_COST_RIDGE, convex=True
+        return regression.fit_quadratic(
+            near.reshape(-1, d), y.ravel(), w.ravel(), SAMPLED_COST_RIDGE, convex=True, about=about
         )
-        return jax.tree.map(lambda leaf: scale * leaf, found)
 
-    return each(step, first), Quadratic(jnp.zeros((dx, dx)), jnp.zeros(dx), jnp.zeros(()))
+    found = each(step, first, jnp.concatenate([nominal.x[:-1], nominal.u], -1))
+    return found, Quadratic(jnp.zeros((dx, dx)), jnp.zeros(dx), jnp.zeros(()))

@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import gaussian, mixture, regression
 from pilotfish.algebra.mixture import Mixture
+from pilotfish.models.nominal import Nominal
 from pilotfish.types import Gaussian, Key, LinearDynamics, Problem, Rollouts
 
 Prior = Literal["none", "gmm"]
@@ -101,10 +102,10 @@ class FittedDynamics(eqx.Module):
         )
 
     def fit(
-        self, memory: Memory | None, rollouts: Rollouts, key: Key
+        self, memory: Memory | None, rollouts: Rollouts, nominal: Nominal, key: Key
     ) -> tuple[Memory | None, LinearDynamics, Bool[Array, ""]]:
-        """What one condition remembers after its M rollouts, the dynamics of all steps (leading axis T), and whether
-        every step had transitions enough. Rollouts must be `cleaned`.
+        """What one condition remembers after its M rollouts, the dynamics of all steps (leading axis T) in deviations
+        from `nominal`, and whether every step had transitions enough. Rollouts must be `cleaned`.
         """
         happened = rollouts.happened.astype(rollouts.x.dtype)
         count = happened.sum(0)
@@ -112,7 +113,7 @@ class FittedDynamics(eqx.Module):
         if memory is not None:
             memory = _remembered(memory, transitions(rollouts.x, rollouts.u), happened, key)
         prior = None if memory is None else memory.mixture
-        return memory, fit(rollouts.x, rollouts.u, rollouts.weight[:, :-1], count, prior), enough
+        return memory, fit(rollouts.x, rollouts.u, rollouts.weight[:, :-1], count, nominal, prior), enough
 
 
 def _remembered(old: Memory, points: Float[Array, "M T d"], happened: Float[Array, "M T"], key: Key) -> Memory:
@@ -136,28 +137,41 @@ def fit(
     u: Float[Array, "M T du"],
     weight: Float[Array, "M T"],
     count: Float[Array, "T"],
+    nominal: Nominal,
     prior: Mixture | None = None,
 ) -> LinearDynamics:
-    """The dynamics of all steps, leading axis T, from transitions of which those of weight 0 do not count.
+    """The dynamics of all steps, leading axis T, in deviations from `nominal`, from transitions of which those of
+    weight 0 do not count.
 
     The weights of a step sum to 1, and `count` is the number of transitions that they stand for.
     """
-    points = jnp.moveaxis(transitions(x, u), 1, 0)
+    points, dx = jnp.moveaxis(transitions(x, u), 1, 0), x.shape[-1]
+    origin = transitions(nominal.x, nominal.u)
     near = None if prior is None else mixture.moments_near(prior, points, weight.T)
+    z = points[..., :-dx].reshape(-1, points.shape[-1] - dx)
+    least = regression.least_std(z, weight.T.ravel())
 
-    def step(points: Float[Array, "M d"], weight: Float[Array, "M"], count: Float[Array, ""], near: Gaussian | None):
-        mean, cov = regression.moments(points, weight)
+    def step(
+        points: Float[Array, "M d"],
+        weight: Float[Array, "M"],
+        count: Float[Array, ""],
+        origin: Float[Array, "d"],
+        near: Gaussian | None,
+    ):
+        mean, cov = regression.moments(points - origin, weight)
         if near is not None:
-            cov = regression.normal_inverse_wishart(mean, cov, count, near)
-        return conditioned(Gaussian(mean, cov), x.shape[-1])
+            cov = regression.normal_inverse_wishart(mean, cov, count, Gaussian(near.mean - origin, near.cov))
+        return conditioned(Gaussian(mean, cov), dx, least)
 
-    return jax.vmap(step)(points, weight.T, count, near)
+    return jax.vmap(step)(points, weight.T, count, origin, near)
 
 
-def conditioned(joint: Gaussian, dx: int) -> LinearDynamics:
-    """`x'` given [x; u], of a joint distribution of [x; u; x']."""
+def conditioned(joint: Gaussian, dx: int, least: Float[Array, "dz"]) -> LinearDynamics:
+    """`x'` given [x; u], of a joint distribution of [x; u; x']; `least` is what is resolved of [x; u], as in
+    `regression.least_std`.
+    """
     z, after = slice(None, -dx), slice(-dx, None)
-    chol = gaussian.robust_cholesky(joint.cov[z, z])
+    chol = gaussian.robust_cholesky(joint.cov[z, z], least)
     white = gaussian.solve_chol(chol, joint.cov[z, after])
     AB = gaussian.solve_chol_right(white.T, chol)
     cov = joint.cov[after, after] - white.T @ white

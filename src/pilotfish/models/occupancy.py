@@ -45,7 +45,12 @@ class Occupancy(NamedTuple):
 def from_samples(x: Float[Array, "T n dx"], weight: Float[Array, "T n"], controller: LinearGaussian) -> Occupancy:
     """State marginals by weighted maximum likelihood from rollouts (MOTO, section 4.3.2)."""
     mean, cov = jax.vmap(regression.moments)(x, weight / weight.sum(1, keepdims=True))
-    return Occupancy(mean, gaussian.robust_cholesky(cov), controller)
+    return Occupancy(mean, gaussian.robust_cholesky(cov, _least_std(x, weight)), controller)
+
+
+def _least_std(x: Float[Array, "T n dx"], weight: Float[Array, "T n"]) -> Float[Array, "dx"]:
+    """What is resolved of each state, given where all steps' samples are."""
+    return regression.least_std(x.reshape(-1, x.shape[-1]), (weight > 0).astype(x.dtype).ravel())
 
 
 def propagated(
@@ -63,24 +68,24 @@ def propagated(
     first marginal is the same for all controllers and takes all samples alike.
     """
 
+    least = _least_std(x, happened)
+
+    def marginal(x: Float[Array, "n dx"], weight: Float[Array, "n"]) -> tuple[Array, Array]:
+        mean, cov = regression.moments(x, weight)
+        return mean, gaussian.robust_cholesky(cov, least)
+
     def step(carry: tuple[Array, Array], at_t: tuple):
         x, u, x_next, happened, log_older, share, controller = at_t
         mean, chol = carry
         log_z = Occupancy(mean, chol, controller).log_density(x, u)
         log_mixture = jnp.logaddexp(log_older, log_z + jnp.log(share))
-        following = _marginal(x_next, normalised(log_z - log_mixture, happened))
+        following = marginal(x_next, normalised(log_z - log_mixture, happened))
         return following, carry
 
-    first = _marginal(x[0], happened[0] / happened[0].sum())
+    first = marginal(x[0], happened[0] / happened[0].sum())
     x_next = jnp.concatenate([x[1:], x[-1:]])
     _, (mean, chol) = jax.lax.scan(step, first, (x, u, x_next, happened, log_older, share, controller))
     return Occupancy(mean, chol, controller)
-
-
-def _marginal(x: Float[Array, "n dx"], weight: Float[Array, "n"]) -> tuple[Float[Array, "dx"], Float[Array, "dx dx"]]:
-    """Mean and Cholesky factor of weighted states."""
-    mean, cov = regression.moments(x, weight)
-    return mean, gaussian.robust_cholesky(cov)
 
 
 def normalised(log_weight: Float[Array, "n"], happened: Float[Array, "n"]) -> Float[Array, "n"]:

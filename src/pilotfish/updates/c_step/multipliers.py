@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from pilotfish.algebra import dual, gaussian, root
 from pilotfish.updates.c_step import passes
 from pilotfish.updates.c_step.passes import Trial
-from pilotfish.updates.c_step.white import White, WhiteController
+from pilotfish.updates.c_step.white import White
 
 TOLERANCE = 0.01
 """The KL ends within this, relative, below its bound."""
@@ -59,7 +59,6 @@ def of_steps(
 
     From the back each step solves its secular equation under the states of the sweep before, at first the reference's.
     """
-    T, n, du = white.B.shape
 
     def unsolved(carry):
         _, kl, _, sweeps = carry
@@ -69,8 +68,7 @@ def of_steps(
         _, _, ww, sweeps = carry
         return *_sweep(white, kl_step, centre, ww), sweeps + 1
 
-    reference = WhiteController(jnp.zeros((T, du, n)), jnp.broadcast_to(jnp.eye(du), (T, du, du)))
-    first = _sweep(white, kl_step, centre, passes.forward(white, reference)[1])
+    first = _sweep(white, kl_step, centre, passes.forward(white, passes.reference(white))[1])
     log_eta, *_, sweeps = jax.lax.while_loop(unsolved, refine, (*first, jnp.asarray(1)))
     return log_eta, sweeps
 

@@ -35,22 +35,28 @@ class Trial(NamedTuple):
 
 
 def first_order(white: White, kl_step: Array | float) -> Float[Array, ""]:
-    """About the eta that meets the bound if it is large.
+    """About the eta that meets the bound if it is large; 0 only where no action makes a difference.
 
-    Then `KL_t = [ tr((Q_ee - tau I)^2) / 2 + E |Q_ew w|^2 ] / (2 eta^2)`, with Q that of the reference. It is taken at
-    y = 0.
+    Then `KL_t = [ tr((Q_ee - tau I)^2) / 2 + E |Q_ew w|^2 ] / (2 eta^2)`, with Q and the states that of the reference.
     """
     n, du = white.B.shape[-2:]
+    _, ww = forward(white, reference(white))
 
     def step(V, at_t):
-        A, B, L, temper = at_t
+        A, B, L, temper, ww = at_t
         Q = cost_to_go(L, V, A, B)
-        curvature = Q[n:, n:] - temper * jnp.eye(du)
-        return Q[:n, :n], 0.5 * (curvature**2).sum() + (Q[n:, n - 1] ** 2).sum()
+        curvature, slope = Q[n:, n:] - temper * jnp.eye(du), Q[n:, :n]
+        return Q[:n, :n], 0.5 * (curvature**2).sum() + jnp.maximum(((slope @ ww) * slope).sum(), 0.0)
 
-    at_t = (white.A, white.B, white.cost, white.temper)
+    at_t = (white.A, white.B, white.cost, white.temper, ww)
     _, change = jax.lax.scan(step, white.final, at_t, reverse=True)
     return jnp.sqrt(change.mean() / (2.0 * kl_step))
+
+
+def reference(white: White) -> WhiteController:
+    """The reference itself."""
+    T, n, du = white.B.shape
+    return WhiteController(jnp.zeros((T, du, n)), jnp.broadcast_to(jnp.eye(du), (T, du, du)))
 
 
 def cost_to_go(
