@@ -93,7 +93,7 @@ def plainly(name: str, iterations: int) -> LinearGaussian:
 def apart(found: LinearGaussian, plain: LinearGaussian, units: Units) -> float:
     """By how much two controllers differ near the states of the problem, in standard deviations of the first."""
     rng = np.random.default_rng(0)
-    x = 0.3 + rng.normal(size=(50, DX))
+    x = 0.3 + 0.3 * rng.normal(size=(50, DX))
     u = np.einsum("tij,nj->tni", plain.K, x) + plain.k[:, None]
     there = np.einsum("tij,nj->tni", found.K, units.x_unit * x + units.x_zero) + found.k[:, None]
     noise = found.chol / np.broadcast_to(units.u_unit, DU)[:, None] - plain.chol

@@ -13,11 +13,16 @@ The cheapest of these trajectories is the next nominal one, if it brings enough 
 
 Else the nominal trajectory stays and mu is raised, as it is until every Q_uu is positive definite. The regularisation
 
-    mu/2 |A dx + B du|^2 + mu/2 |du / initial_std|^2
+    mu/2 |(A dx + B du) / sigma_x|^2 + mu/2 |du / sigma_u|^2
 
 holds the next state near the old one (2012, equation 10), and the action too, without which an action of neither effect
-nor cost would never be definite. V_t is made of the Q_t without it (2012, equation 11). The factor by which mu
-changes grows while mu goes on in one direction.
+nor cost would never be definite. The paper adds up states of different units; here sigma_u is the problem's initial_std
+and sigma_x how far actions of that spread would drive each state, and mu is in units of how much the cost varies on
+that scale. V_t is made of the Q_t without it (2012, equation 11). The factor by which mu changes grows while mu goes on
+in one direction.
+
+Costs are compared up to their rounding. Where the reduction that a full step promises is lost in it the derivatives
+know better than the costs, and the step is taken unless it costs more.
 
 Within limits k minimises Q_t(0, du) over the box, and K is zero in the actions that lie at a limit (Tassa, Mansard &
 Todorov 2014). Process noise has no part in it, as it has none in 2005 unless it depends on the state or the action.
@@ -50,7 +55,8 @@ from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Quadratic, R
 
 STEP_LENGTHS = 10.0 ** np.linspace(0, -3, 11)  # (Tassa et al. 2012, code)
 GROWTH, SMALLEST, LARGEST = 2.0, 1e-6, 1e10  # of the regularisation (Tassa et al. 2012, code: 1.6, 1e-6, 1e10)
-SETTLED = 1e4  # times the machine's precision of all costs: an expected reduction below that is rounding
+ROUNDING = 4.0  # times the machine's precision of all costs: what their sum is known to
+SETTLED = 1e4  # the same: an expected reduction below that cannot be measured
 
 
 class State(NamedTuple):
@@ -129,7 +135,7 @@ class ILQG(Algorithm):
     default_iterations: ClassVar[int] = 100
 
     regularisation: float = 0.0
-    """The regularisation to begin with, in units of the cost (paper: mu)."""
+    """The regularisation to begin with, as a part of the cost's variation (paper: mu)."""
     sufficient_decrease: float = 1e-3
     """Smallest part of the expected reduction that a step must bring (paper: c1)."""
     initial_noise: float = 0.0
@@ -202,13 +208,17 @@ class ILQG(Algorithm):
         """One condition."""
         (plan, mu, growth), (x, u, costs) = proposal, tried
         lengths = jnp.asarray(STEP_LENGTHS, state.x.dtype)
-        finite = jnp.isfinite(x).all((1, 2)) & jnp.isfinite(u).all((1, 2))
-        total = jnp.where(finite & jnp.isfinite(costs).all(1), costs.sum(1), jnp.inf)
-        best = jnp.argmin(total)
-        gained, definite = state.cost - total[best], plan.definite.all()
-        taken = definite & (gained > 0) & (gained >= self.sufficient_decrease * plan.reduction(lengths[best]))
-        rounding = SETTLED * jnp.finfo(x.dtype).eps * (jnp.abs(model.cost.c).sum() + jnp.abs(model.final.c))
-        settled = definite & (plan.reduction(1.0) <= rounding)
+        finite = jnp.isfinite(x).all((1, 2)) & jnp.isfinite(u).all((1, 2)) & jnp.isfinite(costs).all(1)
+        nominal = jnp.append(model.cost.c, model.final.c)
+        gains = jnp.where(finite, (nominal - costs).sum(1), -jnp.inf)
+        precision = jnp.finfo(x.dtype).eps * jnp.abs(nominal).sum()
+        # the longest of those that are best but for rounding
+        best = jnp.argmax(gains >= gains.max() - ROUNDING * precision)
+        gained, definite = gains[best], plan.definite.all()
+        decreased = (gained > 0) & (gained >= self.sufficient_decrease * plan.reduction(lengths[best]))
+        settled = definite & (plan.reduction(1.0) <= SETTLED * precision)
+        unmeasured = settled & (best == 0) & (gained >= -ROUNDING * precision)
+        taken = definite & decreased | unmeasured
         x, u = jnp.where(taken, x[best], state.x), jnp.where(taken, u[best], state.u)
         K = jnp.where(taken | settled, plan.K, state.controller.K)
         mu, growth = _regularisation(mu, growth, taken | settled)
@@ -216,7 +226,7 @@ class ILQG(Algorithm):
             controller=LinearGaussian(K, _offsets(K, x, u), state.controller.chol),
             x=x,
             u=u,
-            cost=jnp.where(taken, total[best], state.cost),
+            cost=jnp.where(taken, costs[best].sum(), state.cost),
             regularisation=mu,
             growth=growth,
         )
@@ -226,9 +236,10 @@ class ILQG(Algorithm):
 
     def _plan(self, problem: Problem, state: State, model: Expansion) -> Proposal:
         """The step, by the least regularisation from the present one up that makes every Q_uu positive definite."""
+        weight = _regulariser(problem, model)
 
         def attempt(mu: Array, growth: Array) -> Proposal:
-            return Proposal(self._backward(problem, state, model, mu), mu, growth)
+            return Proposal(self._backward(problem, state, model, mu * weight), mu, growth)
 
         def unusable(proposal: Proposal) -> Array:
             return ~proposal.plan.definite.all() & (proposal.regularisation < LARGEST)
@@ -238,18 +249,20 @@ class ILQG(Algorithm):
 
         return jax.lax.while_loop(unusable, raised, attempt(state.regularisation, state.growth))
 
-    def _backward(self, problem: Problem, state: State, model: Expansion, mu: Float[Array, ""]) -> Plan:
-        """The minimiser of every Q_t, from the last to the first."""
+    def _backward(self, problem: Problem, state: State, model: Expansion, weight: Float[Array, "dz"]) -> Plan:
+        """The minimiser of every Q_t and of the regularisation, by weights of next state and action, from the last to
+        the first.
+        """
         dx = problem.dx
         low, high = problem.action_low, problem.action_high
-        action = jnp.diag(jnp.concatenate([jnp.zeros(dx), 1.0 / problem.initial_std**2]))
+        action = jnp.diag(weight.at[:dx].set(0.0))
 
         def step(carry: tuple[Quadratic, Float[Array, "dx"]], at_t: tuple):
             V, costate = carry
             AB, cost, u = at_t
             ahead = quadratic.compose(V, AB, jnp.zeros(dx))
             Q = Quadratic(cost.H + ahead.H, cost.h + ahead.h, cost.c + ahead.c)
-            H = Q.H + mu * (AB.T @ AB + action)
+            H = Q.H + (AB.T * weight[:dx]) @ AB + action
             k, free = box_minimum(H[dx:, dx:], Q.h[dx:], low - u, high - u)
             K = -_solve_free(H[dx:, dx:], free, H[dx:, :dx])
             slope = cost.h + AB.T @ costate
@@ -265,6 +278,29 @@ class ILQG(Algorithm):
             return (V, slope[:dx]), plan
 
         return jax.lax.scan(step, (model.final, model.final.h), (model.AB, model.cost, state.u), reverse=True)[1]
+
+
+def _regulariser(problem: Problem, model: Expansion) -> Float[Array, "dz"]:
+    """Weights of the squares of next state and action, at mu = 1.
+
+    They scale each entry by its spread under actions of the problem's initial_std, and the whole by how much the cost
+    varies on that scale. What does not spread, or beyond all bounds, has no weight.
+    """
+    dx, spread = problem.dx, jnp.diag(problem.initial_std)
+
+    def step(cov: Float[Array, "dx dx"], AB: Float[Array, "dx dz"]) -> tuple[Array, Array]:
+        return AB @ jsl.block_diag(cov, spread**2) @ AB.T, jnp.diagonal(cov)
+
+    last, before = jax.lax.scan(step, jnp.zeros((dx, dx)), model.AB)
+    states = jnp.sqrt(jnp.concatenate([before, jnp.diagonal(last)[None]]).mean(0))
+    scale = jnp.concatenate([jnp.where(jnp.isfinite(states), states, 0.0), problem.initial_std])
+
+    def variation(cost: Quadratic, scale: Array) -> Array:
+        return jnp.linalg.norm(cost.h * scale) + jnp.linalg.norm(cost.H * scale * scale[:, None])
+
+    steps = jax.vmap(lambda cost: variation(cost, scale))(model.cost)
+    unit = (steps.sum() + variation(model.final, scale[:dx])) / (len(steps) + 1)
+    return jnp.where(scale > 0, jnp.where(unit > 0, unit, 1.0) / jnp.where(scale > 0, scale, 1.0) ** 2, 0.0)
 
 
 def box_minimum(
