@@ -167,9 +167,7 @@ def test_regularised_step_is_that_of_the_penalised_program():
     slopes = [H[t] @ np.append(x[t], np.zeros(DU)) + h[t] for t in range(T)]
     variations = [np.linalg.norm(slopes[t] * scale) + np.linalg.norm(H[t] * np.outer(scale, scale)) for t in range(T)]
     end = scale[:DX]
-    variations.append(
-        np.linalg.norm((final_H @ x[-1] + final_h) * end) + np.linalg.norm(final_H * np.outer(end, end))
-    )
+    variations.append(np.linalg.norm((final_H @ x[-1] + final_h) * end) + np.linalg.norm(final_H * np.outer(end, end)))
     penalty = AB.T @ np.diag(1 / end**2) @ AB
     penalty[DX:, DX:] += np.diag(1 / std**2)
     penalty *= np.mean(variations)

@@ -6,7 +6,9 @@ gives the coordinates
 
     s = L^-1 (x - mu),    e = R^-1 (u - K x - k)
 
-in which z_t is the standard normal. Regression, trust region and densities all happen there.
+in which z_t is the standard normal. Regression, trust region and densities all happen there. A direction in which the
+states do not vary but for rounding, because one entry repeats another, say, has a density but no say in a regression:
+its coordinate is 0 there.
 """
 
 from typing import NamedTuple
@@ -19,6 +21,9 @@ from pilotfish.algebra import gaussian, regression
 from pilotfish.algebra.batch import each
 from pilotfish.types import LinearGaussian
 
+UNRESOLVED = 1e-8
+"""Part of a state's variance that is rounding, where the states before it tell the rest; `robust_cholesky` adds 1e-9."""
+
 
 class Occupancy(NamedTuple):
     """State-action distribution of one step, or (leading axes) of many."""
@@ -28,18 +33,25 @@ class Occupancy(NamedTuple):
     controller: LinearGaussian
 
     def white_state(self, x: Float[Array, "n dx"]) -> Float[Array, "n dx"]:
-        """States as standard normal coordinates."""
-        return (x - self.mean) @ _inverse(self.chol).T
+        """States as standard normal coordinates; 0 in directions that do not vary."""
+        own = jnp.diagonal(self.chol) ** 2
+        return jnp.where(own > UNRESOLVED * (self.chol**2).sum(-1), self._state(x), 0.0)
 
     def white(self, x: Float[Array, "n dx"], u: Float[Array, "n du"]) -> Float[Array, "n dx+du"]:
-        """States and actions as standard normal coordinates."""
-        noise = (u - x @ self.controller.K.T - self.controller.k) @ _inverse(self.controller.chol).T
-        return jnp.concatenate([self.white_state(x), noise], -1)
+        """States and actions as standard normal coordinates; 0 in directions of the state that do not vary."""
+        return jnp.concatenate([self.white_state(x), self._noise(x, u)], -1)
 
     def log_density(self, x: Float[Array, "n dx"], u: Float[Array, "n du"]) -> Float[Array, "n"]:
         """`log z(x, u)` up to the constant of 2 pi, which all occupancies share."""
-        white = self.white(x, u)
-        return -0.5 * ((white**2).sum(-1) + gaussian.log_det(self.chol) + gaussian.log_det(self.controller.chol))
+        distance = (self._state(x) ** 2).sum(-1) + (self._noise(x, u) ** 2).sum(-1)
+        return -0.5 * (distance + gaussian.log_det(self.chol) + gaussian.log_det(self.controller.chol))
+
+    def _state(self, x: Float[Array, "n dx"]) -> Float[Array, "n dx"]:
+        return (x - self.mean) @ _inverse(self.chol).T
+
+    def _noise(self, x: Float[Array, "n dx"], u: Float[Array, "n du"]) -> Float[Array, "n du"]:
+        about = u - self.controller.mean(self.mean) - (x - self.mean) @ self.controller.K.T
+        return about @ _inverse(self.controller.chol).T
 
 
 def from_samples(x: Float[Array, "T n dx"], weight: Float[Array, "T n"], controller: LinearGaussian) -> Occupancy:
