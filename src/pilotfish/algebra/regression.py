@@ -109,7 +109,8 @@ def least_std(z: Float[Array, "n d"], weight: Float[Array, "n"]) -> Float[Array,
     A millionth of its standard deviation over all data. What does not vary in these but for rounding has its own
     magnitude in place of it (1 if that is 0), so that rounding is never taken for information.
     """
-    mean, cov = moments(z, weight / weight.sum())
+    total = weight.sum()
+    _, cov = moments(z, weight / jnp.where(total > 0, total, 1.0))
     std, size = jnp.sqrt(jnp.diagonal(cov)), jnp.where(weight[:, None] > 0, jnp.abs(z), 0.0).max(0)
     constant = std <= ROUNDING * jnp.finfo(z.dtype).eps * size
     return jnp.where(constant, jnp.where(size > 0, size, 1.0), RESOLUTION * std)

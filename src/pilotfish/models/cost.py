@@ -12,6 +12,7 @@ curvature few samples show to be negative is noise that the C-step would follow 
 An expansion of a known cost need not be convex: the C-step takes it.
 """
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import equinox as eqx
@@ -68,23 +69,17 @@ def expand(
     dx, final_cost, step_cost = problem.dx, problem.final_cost, problem.cost
     assert step_cost is not None
 
-    def step(z: Float[Array, "M dz"], w: Float[Array, "M"], t: Array, x: Array, u: Array) -> Quadratic:
-        def cost_of(z: Float[Array, "dz"]) -> Float[Array, ""]:
-            return step_cost(x + z[:dx], u + z[dx:], t)
+    def step(z: Float[Array, "M dz"], w: Float[Array, "M"], t: Array, origin: Float[Array, "dz"]) -> Quadratic:
+        return _averaged(lambda z: step_cost((origin + z)[:dx], (origin + z)[dx:], t), z, w)
 
-        return _mean(jax.vmap(lambda z: quadratic.expand(cost_of, z))(z), w)
-
-    def at_end(x: Float[Array, "dx"]) -> Quadratic:
-        return quadratic.expand(lambda x: final_cost(nominal.x[-1] + x), x)
-
-    z = jnp.concatenate([x[:, :-1], u], -1)
-    steps = jnp.arange(problem.horizon)
-    cost = jax.vmap(step, (1, 1, 0, 0, 0))(z, weight[:, :-1], steps, nominal.x[:-1], nominal.u)
-    return cost, _mean(jax.vmap(at_end)(x[:, -1]), weight[:, -1])
+    z, origin = jnp.concatenate([x[:, :-1], u], -1), jnp.concatenate([nominal.x[:-1], nominal.u], -1)
+    cost = jax.vmap(step, (1, 1, 0, 0))(z, weight[:, :-1], jnp.arange(problem.horizon), origin)
+    return cost, _averaged(lambda x: final_cost(nominal.x[-1] + x), x[:, -1], weight[:, -1])
 
 
-def _mean(expansions: Quadratic, weight: Float[Array, "M"]) -> Quadratic:
-    """The weighted mean over the leading axis. Where the weight is 0 an expansion need not be finite."""
+def _averaged(f: Callable[[Array], Array], z: Float[Array, "M d"], weight: Float[Array, "M"]) -> Quadratic:
+    """The weighted mean of a function's expansions about M points. Where the weight is 0 one need not be finite."""
+    expansions = jax.vmap(lambda z: quadratic.expand(f, z))(z)
 
     def over_samples(leaf: Array) -> Array:
         w = weight.reshape(-1, *(1,) * (leaf.ndim - 1))

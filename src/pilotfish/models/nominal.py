@@ -31,7 +31,7 @@ class Nominal(NamedTuple):
         return cls(mean(rollouts.x, weight), mean(rollouts.u, weight[:, :-1]))
 
     def deviations(self, rollouts: Rollouts) -> tuple[Float[Array, "M T1 dx"], Float[Array, "M T du"]]:
-        """dx and du of rollouts; what has no weight need not be 0."""
+        """Those of rollouts; what has no weight need not be 0."""
         return rollouts.x - self.x, rollouts.u - self.u
 
     def inwards(self, controller: LinearGaussian) -> LinearGaussian:

@@ -22,7 +22,7 @@ from pilotfish.algebra.batch import each
 from pilotfish.types import LinearGaussian
 
 UNRESOLVED = 1e-8
-"""Part of a state's variance that is rounding, where the states before it tell the rest; `robust_cholesky` adds 1e-9."""
+"""Part of an entry's variance that is rounding, where the entries before it tell the rest (`robust_cholesky`: 1e-9)."""
 
 
 class Occupancy(NamedTuple):
@@ -79,7 +79,6 @@ def propagated(
     controller's z_t with weight `share`, and that of older controllers, whose log density is `log_older`. The
     first marginal is the same for all controllers and takes all samples alike.
     """
-
     least = _least_std(x, happened)
 
     def marginal(x: Float[Array, "n dx"], weight: Float[Array, "n"]) -> tuple[Array, Array]:
