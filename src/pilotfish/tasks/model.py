@@ -1,7 +1,7 @@
 """Any MuJoCo model as a task: the model's file, and a Python file that says what it shall do.
 
-The state is x = [qpos, qvel, sensordata], the action u = ctrl; `describe` names their entries. The Python file defines
-in jax.numpy, with the arguments that Problem gives them,
+The state is x = [qpos, qvel, act, sensordata], the action u = ctrl; `describe` names their entries. The Python file
+defines in jax.numpy, with the arguments that Problem gives them,
 
     cost(x, u, t)    and, where wanted,    final_cost(x)    success(x, u)    observe(x)
 
