@@ -95,7 +95,8 @@ class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
         count = len(self.problem.conditions.mean)
         self._n = int(self.np_random.integers(count)) if self.condition is None else self.condition
         start = self._draw(self._n, self.np_random.integers(2**32, dtype=np.uint32))
-        self._states, self._actions = [self._placed(np.array(start, float))], []
+        start = self._plant.possible(np.array(start, float)[None], [self._n])[0]
+        self._states, self._actions = [self._placed(start)], []
         self._dearest, self._ended = 0.0, False
         return self._observation(), {"condition": self._n}
 

@@ -145,6 +145,53 @@ def test_episodes_start_at_a_keyframe_with_its_actions(task, keyframe, keyframes
     np.testing.assert_array_equal(problem.first_controller.K, 0.0)
 
 
+MUSCLE = """
+<mujoco>
+  <worldbody>
+    <body name="hand" mocap="true" pos="1 0 0"><site name="hand"/></body>
+    <body><joint name="x" type="slide"/><geom size=".1"/></body>
+  </worldbody>
+  <actuator>
+    <general name="pull" joint="x" dyntype="filter" dynprm=".1"/>
+    <pid name="hold" joint="x"/>
+  </actuator>
+  <sensor><framepos objtype="site" objname="hand"/><clock/><accelerometer name="jolt" site="hand"/></sensor>
+  <keyframe>
+    <key name="a" time="2" act=".7" ctrl=".1 .2 .3" mpos="0 5 0" mquat="0 1 0 0"/>
+    <key name="b" mpos="0 0 6"/>
+  </keyframe>
+</mujoco>
+"""
+
+
+@pytest.mark.filterwarnings("ignore:mocap bodies|sensors left out")
+@pytest.mark.parametrize(("key", "hand", "act", "time"), [("a", [0, 5, 0], 0.7, 2.0), ("b", [0, 0, 6], 0.0, 0.0)])
+def test_the_whole_keyframe_is_where_episodes_start(task, key, hand, act, time):
+    """With activations, poses of mocap bodies, all inputs of every actuator, and the time."""
+    made = task(MUSCLE, "def cost(x, u, t):\n    return x[0] ** 2\n", keyframe=key, start_std=0.0, horizon=3)
+    world = made.world()
+    problem = world.problem
+    np.testing.assert_array_equal(problem.conditions.mean[0], [0.0, 0.0, act, *hand, time])
+    np.testing.assert_allclose(problem.first_controller.k[0, 0], [0.1, 0.2, 0.3] if key == "a" else [0, 0, 0])
+    still = LinearGaussianPolicy(jax.tree.map(jnp.zeros_like, problem.first_controller))
+    x = np.asarray(world.rollout(still, 1, KEY).x)[0, 0]
+    np.testing.assert_array_equal(x[:, 3:6], np.tile(hand, (4, 1)))
+    np.testing.assert_allclose(x[:, 6], time + 0.02 * np.arange(4), rtol=1e-9)
+    np.testing.assert_allclose(x[:, 2], act * (1 - 0.002 / 0.1) ** (10 * np.arange(4)), rtol=1e-9)
+
+
+def test_activations_and_several_inputs_are_named_and_so_is_what_is_left_out(task):
+    said = describe(task(MUSCLE).simulation().model).splitlines()
+    assert said[2] == "   x[2]  activation of actuator 'pull'"
+    assert said[-5:-2] == [
+        "   u[0]  actuator 'pull' at joint 'x', without limits",
+        "   u[1]  input 0 of actuator 'hold' at joint 'x', without limits",
+        "   u[2]  input 1 of actuator 'hold' at joint 'x', without limits",
+    ]
+    assert "left out of the state: 'jolt'" in said[-2]
+    assert "no action moves: 'hand'" in said[-1]
+
+
 def test_an_action_that_cannot_be_zero_begins_at_its_limit(task):
     problem = task(CART.replace("-2 2", ".5 2")).problem()
     np.testing.assert_array_equal(problem.first_controller.k[0, 0], [0.5, 0.0])
@@ -154,10 +201,12 @@ def test_starts_vary_where_that_leaves_orientations_whole(task):
     made = task(start_std=0.1)
     spread = np.zeros(DX)
     spread[:2] = spread[NQ : NQ + NV] = 0.1
+    spread[10:13] = 0.05  # of the neck: half its angles
     np.testing.assert_allclose(made.problem().conditions.cov[0], np.diag(spread**2))
     world = made.world()
     starts = np.asarray(world.rollout(LinearGaussianPolicy(world.problem.first_controller), 9, KEY).x)[0, :, 0]
-    np.testing.assert_array_equal(starts[:, 5:13], np.tile([1, 0, 0, 0], (9, 2)))
+    np.testing.assert_array_equal(starts[:, 5:9], np.tile([1, 0, 0, 0], (9, 1)))
+    np.testing.assert_allclose(np.linalg.norm(starts[:, 9:13], axis=1), 1.0, rtol=1e-12)
     assert starts[:, [0, 1, *range(NQ, NQ + NV)]].std(0).min() > 0.02
 
 

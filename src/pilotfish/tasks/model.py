@@ -28,7 +28,9 @@ import numpy as np
 from pilotfish.tasks import Entry
 from pilotfish.tasks.mujoco import MujocoTask
 from pilotfish.types import Gaussian, LinearGaussian, Problem, identity, no_cost
-from pilotfish.worlds.mujoco import Simulation, quiet
+from pilotfish.worlds import starts
+from pilotfish.worlds.mujoco import Simulation, quiet, remarks
+from pilotfish.worlds.starts import BALL, FREE, HINGE, SLIDE
 
 SHORTEST = 0.02
 """Seconds from one action to the next, at least, where nothing else is said."""
@@ -47,12 +49,6 @@ UNTRACEABLE = (
     "jnp.where(a, b, c) for `b if a else c`"
 )
 
-HINGE, SLIDE, BALL, FREE = (
-    mujoco.mjtJoint.mjJNT_HINGE.value,
-    mujoco.mjtJoint.mjJNT_SLIDE.value,
-    mujoco.mjtJoint.mjJNT_BALL.value,
-    mujoco.mjtJoint.mjJNT_FREE.value,
-)
 TURN = tuple(f"{axis} of the orientation of {{}} (quaternion)" for axis in "wxyz")
 SPIN = tuple(f"{axis} of the angular velocity of {{}} (rad/s, in its own frame)" for axis in "xyz")
 POSITIONS = {
@@ -88,10 +84,11 @@ class ModelTask(MujocoTask):
     dt: float = eqx.field(static=True, default=0.0)
     """Seconds from one action to the next, a multiple of the model's timestep; 0 for the least that is .02 or more."""
     keyframe: str = eqx.field(static=True, default="")
-    """The model's keyframe at which episodes start; by default its first or, where it has none, qpos0 at rest."""
+    """The model's keyframe at which episodes start, with its mocap poses; by default its first or, where it has none,
+    qpos0 at rest."""
     start_std: float = 0.01
-    """Standard deviation of the start about it: of the positions of hinges and slides (rad, m) and of all velocities.
-    The orientations of ball joints and all positions of free ones are not varied."""
+    """Standard deviation of the start about it: of the positions of hinges, slides and ball joints (rad, m) and of all
+    velocities, within the joints' ranges and the equality constraints. Positions of free joints are not varied."""
     initial_std: float = 0.3
     """Standard deviation of the first controller's actions, in halves of ctrlrange, or where there is none in the
     action's unit."""
@@ -111,7 +108,13 @@ class ModelTask(MujocoTask):
         return sorted({self.model, self.cost, *map(_absolute, included)})
 
     def simulation(self) -> Simulation:
-        return Simulation(_model(self.model))
+        model = _model(self.model)
+        if model.nmocap and (i := self._key(model)) is not None:
+            bodies = np.flatnonzero(model.body_mocapid >= 0)
+            mocap = model.body_mocapid[bodies]
+            model.body_pos[bodies] = model.key_mpos[i].reshape(-1, 3)[mocap]
+            model.body_quat[bodies] = model.key_mquat[i].reshape(-1, 4)[mocap]
+        return Simulation(model)
 
     def problem(self) -> Problem:
         simulation = self.simulation()
@@ -119,22 +122,24 @@ class ModelTask(MujocoTask):
         if not self.cost:
             raise ValueError(NO_COST.format(model=self.model, entries=describe(model)))
         defined = _executed(self.cost, _existing(self.cost).read_bytes())
-        qpos, qvel, ctrl = self._start(model)
-        start = simulation.states(qpos[None], qvel[None])
+        data, i = mujoco.MjData(model), self._key(model)
+        if i is not None:
+            mujoco.mj_resetDataKeyframe(model, data, i)
+        start = simulation.states(data.qpos[None], data.qvel[None], data.act[None], data.time)
         low, high = _limits(model)
         bounded = np.isfinite(low)
         std = self.initial_std * np.where(bounded, np.ptp(model.actuator_ctrlrange, axis=1) / 2, 1.0)
         T, dx, du = self.horizon, start.shape[1], model.nu
         first = LinearGaussian(
             jnp.zeros((1, T, du, dx)),
-            jnp.broadcast_to(jnp.asarray(np.clip(ctrl, low, high)), (1, T, du)),
+            jnp.broadcast_to(jnp.asarray(np.clip(data.ctrl, low, high)), (1, T, du)),
             jnp.broadcast_to(jnp.diag(jnp.asarray(std)), (1, T, du, du)),
         )
         try:
             problem = Problem(
                 horizon=T,
                 dt=self.dt or math.ceil(SHORTEST / model.opt.timestep - 1e-9) * model.opt.timestep,
-                conditions=Gaussian(jnp.asarray(start), jnp.diag(self._spread(model, dx) ** 2)[None]),
+                conditions=Gaussian(jnp.asarray(start), jnp.asarray(self._spread(model, data.qpos, dx))[None]),
                 initial_std=jnp.asarray(std),
                 action_low=low,
                 action_high=high,
@@ -149,23 +154,20 @@ class ModelTask(MujocoTask):
             raise ValueError(_told(error, self.cost)) from error
         return problem
 
-    def _start(self, model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions, velocities and actions of the keyframe."""
+    def _key(self, model: mujoco.MjModel) -> int | None:
+        """The number of the keyframe; None if the model has none."""
         names = [model.key(i).name for i in range(model.nkey)]
         if self.keyframe and self.keyframe not in names:
             known = ", ".join(name or "(unnamed)" for name in names) or "none"
             raise ValueError(f"keyframe={self.keyframe!r}: the keyframes of {self.model} are {known}.")
-        if not names:
-            return model.qpos0, np.zeros(model.nv), np.zeros(model.nu)
-        i = names.index(self.keyframe) if self.keyframe else 0
-        return model.key_qpos[i], model.key_qvel[i], model.key_ctrl[i]
+        return (names.index(self.keyframe) if self.keyframe else 0) if names else None
 
-    def _spread(self, model: mujoco.MjModel, dx: int) -> np.ndarray:
-        """Standard deviation of every entry of the initial state."""
-        std = np.zeros(dx)
-        std[model.jnt_qposadr[np.isin(model.jnt_type, (HINGE, SLIDE))]] = self.start_std
-        std[model.nq : model.nq + model.nv] = self.start_std
-        return std
+    def _spread(self, model: mujoco.MjModel, qpos: np.ndarray, dx: int) -> np.ndarray:
+        """Covariance of the initial state."""
+        cov, known = np.zeros((dx, dx)), model.nq + model.nv
+        varied = model.jnt_type[model.dof_jntid] != FREE
+        cov[:known, :known] = starts.spread(model, qpos, self.start_std, varied)
+        return cov
 
 
 def entry(path: str) -> Entry:
@@ -174,27 +176,38 @@ def entry(path: str) -> Entry:
 
 
 def describe(model: mujoco.MjModel) -> str:
-    """What the entries of a model's states and actions are, a line each."""
-    entries = {"x": list(_states(model)), "u": list(_actions(model))}
-    return "\n".join(f"{f'{name}[{i}]':>7}  {what}" for name, whats in entries.items() for i, what in enumerate(whats))
+    """What the entries of a model's states and actions are, a line each, and what is no part of them."""
+    simulation = Simulation(model)
+    entries = {"x": list(_states(simulation)), "u": list(_actions(model))}
+    lines = [f"{f'{name}[{i}]':>7}  {what}" for name, whats in entries.items() for i, what in enumerate(whats)]
+    return "\n".join([*lines, *remarks(simulation)])
 
 
-def _states(model: mujoco.MjModel) -> Iterator[str]:
+def _states(simulation: Simulation) -> Iterator[str]:
+    model = simulation.model
     for meanings in (POSITIONS, VELOCITIES):
         for j in range(model.njnt):
             yield from (meaning.format(_joint(model, j)) for meaning in meanings[model.jnt_type[j]])
+    for i, count in enumerate(model.actuator_actnum):
+        for k in range(count):
+            yield f"activation {f'{k} ' if count > 1 else ''}of actuator {_named(model.actuator(i))}"
     for i, size in enumerate(model.sensor_dim):
+        if i in simulation.late:
+            continue
         kind = mujoco.mjtSensor(model.sensor_type[i]).name.removeprefix("mjSENS_").lower()
         for axis in AXES.get(size, [f"entry {k} of " for k in range(size)]):
             yield f"{axis}sensor {_named(model.sensor(i))} ({kind})"
 
 
 def _actions(model: mujoco.MjModel) -> Iterator[str]:
-    for i, (low, high) in enumerate(zip(*_limits(model), strict=True)):
+    limits = list(zip(*_limits(model), strict=True))
+    for i, (first, count) in enumerate(zip(model.actuator_ctrladr, model.actuator_ctrlnum, strict=True)):
         target = TARGETS.get(model.actuator_trntype[i])
         place = f" at {target(model, int(model.actuator_trnid[i, 0]))}" if target else ""
-        limits = f"from {low:g} to {high:g}" if np.isfinite(low) else "without limits"
-        yield f"actuator {_named(model.actuator(i))}{place}, {limits}"
+        for k, (low, high) in enumerate(limits[first : first + count]):
+            which = f"input {k} of " if count > 1 else ""
+            within = f"from {low:g} to {high:g}" if np.isfinite(low) else "without limits"
+            yield f"{which}actuator {_named(model.actuator(i))}{place}, {within}"
 
 
 def _joint(model: mujoco.MjModel, j: int) -> str:

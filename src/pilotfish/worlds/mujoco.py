@@ -29,7 +29,7 @@ from jaxtyping import ArrayLike, Float, Int
 from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
 
 from pilotfish.types import Dynamics, LinearDynamics, LinearGaussian, Problem
-from pilotfish.worlds import host
+from pilotfish.worlds import host, starts
 from pilotfish.worlds.host import HostWorld
 from pilotfish.worlds.plant import Moved, Plant
 
@@ -156,7 +156,7 @@ class Simulation(Dynamics):
             u = np.einsum("naij,naj->nai", K[:, :, t], x.reshape(N, A, dx)) + k[:, :, t]
             return np.clip(u, low, high).reshape(N * A, -1)
 
-        plant = MujocoPlant(self, problem.dt)
+        plant = MujocoPlant(self, problem)
         x0 = plant.place(start.reshape(N * A, dx), np.repeat(np.arange(N), A).tolist(), ())
         path = host.drive(problem, plant, x0, act)
         return path.x.reshape(N, A, -1, dx), path.u.reshape(N, A, problem.horizon, -1)
@@ -183,7 +183,7 @@ class Simulation(Dynamics):
         low, high = np.full(dz, -np.inf), np.full(dz, np.inf)
         low[dims:], high[dims:] = np.asarray(problem.action_low), np.asarray(problem.action_high)
         activations = slice(model.nq + model.nv, self.known)
-        low[activations], high[activations] = _activation_limits(model)
+        low[activations], high[activations] = starts.activation_limits(model)
         step = eps * (_units(model, np.asarray(problem.initial_std), len(self.clocks)) + np.abs(z))
         moves = np.concatenate([np.zeros((1, dz)), np.eye(dz), -np.eye(dz)])
         moved = np.clip(z[:, None] + moves * step[:, None], np.minimum(low, z[:, None]), np.maximum(high, z[:, None]))
@@ -221,8 +221,16 @@ class Simulation(Dynamics):
 class MujocoPlant(Plant):
     """Simulations of a model, all stepped together on native threads."""
 
-    def __init__(self, simulation: Simulation, dt: float):
-        self._simulation, self._substeps = simulation, simulation.substeps(dt)
+    def __init__(self, simulation: Simulation, problem: Problem):
+        self._simulation, self._substeps = simulation, simulation.substeps(problem.dt)
+        self._about = np.asarray(problem.conditions.mean)
+
+    @quiet()
+    def possible(self, x, conditions):
+        models = {n: self._simulation.of_condition(n) for n in set(conditions)}
+        noisy = [not np.array_equal(row, self._about[n]) for row, n in zip(x, conditions, strict=True)]
+        rows = zip(x, conditions, noisy, strict=True)
+        return np.array([starts.possible(models[n], row, self._about[n]) if far else row for row, n, far in rows])
 
     @quiet()
     def place(self, x, conditions, randoms):
@@ -304,7 +312,7 @@ class MujocoWorld(HostWorld):
         return False
 
     def plant(self, copies: int) -> MujocoPlant:
-        return MujocoPlant(self.simulation, self.problem.dt)
+        return MujocoPlant(self.simulation, self.problem)
 
 
 def remarks(simulation: Simulation) -> list[str]:
@@ -359,14 +367,6 @@ def _units(model: mujoco.MjModel, initial_std: np.ndarray, clocks: int) -> np.nd
     for first, count, ctrl in zip(model.actuator_actadr, model.actuator_actnum, model.actuator_ctrladr, strict=True):
         activation[max(first, 0) : max(first, 0) + count] = initial_std[ctrl]
     return np.concatenate([position, velocity, activation, np.ones(clocks), initial_std])
-
-
-def _activation_limits(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
-    low, high = np.full(model.na, -np.inf), np.full(model.na, np.inf)
-    for i in np.flatnonzero(model.actuator_actlimited):
-        of_actuator = slice(model.actuator_actadr[i], model.actuator_actadr[i] + model.actuator_actnum[i])
-        low[of_actuator], high[of_actuator] = model.actuator_actrange[i]
-    return low, high
 
 
 def diverged(data: mujoco.MjData) -> bool:
