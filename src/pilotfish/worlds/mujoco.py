@@ -275,7 +275,7 @@ class MujocoWorld(HostWorld):
 
     def __check_init__(self):
         problem, model, fields, forces = self.problem, self.model, self.simulation.fields, self.simulation.forces
-        _check_whole(model)
+        check_whole(model)
         if problem.dx != self.simulation.dx:
             raise ValueError(
                 f"conditions.mean has {problem.dx} columns, but a state of this model has nq + nv + na + sensors = "
@@ -330,7 +330,7 @@ def remarks(simulation: Simulation) -> list[str]:
     return said
 
 
-def _check_whole(model: mujoco.MjModel) -> None:
+def check_whole(model: mujoco.MjModel) -> None:
     """That nothing which MuJoCo carries from step to step is hidden from the state."""
     delayed = np.flatnonzero(model.actuator_delay > 0)
     if len(delayed):
