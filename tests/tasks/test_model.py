@@ -1,5 +1,8 @@
 """A user's model and cost as a task: what is made of them, and what is said when something is wrong with them."""
 
+import dataclasses
+import sys
+
 import jax
 import jax.numpy as jnp
 import mujoco
@@ -9,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
+from pilotfish.tasks import find
 from pilotfish.tasks.model import ModelTask, describe
 from pilotfish.types import LinearGaussian, identity, no_cost
 from pilotfish.view.scene import scene
@@ -256,6 +260,76 @@ def test_a_task_is_made_of_what_its_model_includes_too(task, tmp_path):
     assert {str(tmp_path / name) for name in ("model.xml", "cost.py", "parts/cart.xml")} == set(made.files)
 
 
+def test_a_cost_may_import_what_is_beside_it(task, tmp_path):
+    """Which is a part of the task, found by no other import, and read anew when it changes."""
+    (tmp_path / "shape").mkdir()
+    (tmp_path / "shape" / "__init__.py").write_text("from shape.weight import WEIGHT\n")
+    weight = tmp_path / "shape" / "weight.py"
+    weight.write_text("WEIGHT = 2.0\n")
+    python = "import shape, json\n\ndef cost(x, u, t):\n    return shape.WEIGHT * x[0]\n"
+    made = task(python=python)
+    parts = {str(tmp_path / name) for name in ("model.xml", "cost.py", "shape/__init__.py", "shape/weight.py")}
+    assert set(made.files) == parts
+    assert made.problem().cost(np.ones(DX), np.ones(2), 0) == 2.0
+    assert made.problem().cost is made.problem().cost
+    weight.write_text("WEIGHT = 3.0\n")
+    assert made.problem().cost(np.ones(DX), np.ones(2), 0) == 3.0
+    assert "shape" not in sys.modules
+    assert str(tmp_path) not in sys.path
+    assert not list(tmp_path.glob("**/__pycache__"))
+
+
+def test_packages_installed_in_a_folder_beside_are_no_part_of_the_task(task, tmp_path, monkeypatch):
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "installed_beside.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path / ".venv")
+    made = task(python="import installed_beside\n\ndef cost(x, u, t):\n    return x[0]\n")
+    assert made.files == [str(tmp_path / "cost.py"), str(tmp_path / "model.xml")]
+    del sys.modules["installed_beside"]
+
+
+TETRAHEDRON = "v 0 0 0\nv .1 0 0\nv 0 .1 0\nv 0 0 .1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
+ONE = "def cost(x, u, t):\n    return x[0] ** 2\n"
+URDF = """
+<robot name="arm">
+  <mujoco><compiler meshdir="meshes"/></mujoco>
+  <link name="base"/>
+  <link name="upper">
+    <inertial><mass value="1"/><inertia ixx=".1" iyy=".1" izz=".1" ixy="0" ixz="0" iyz="0"/></inertial>
+    <collision><geometry><mesh filename="stone.obj"/></geometry></collision>
+  </link>
+  <link name="fore"><inertial><mass value="1"/><inertia ixx=".1" iyy=".1" izz=".1" ixy="0" ixz="0" iyz="0"/></inertial>
+  </link>
+  <joint name="shoulder" type="revolute">
+    <parent link="base"/><child link="upper"/><axis xyz="0 1 0"/><limit effort="7" lower="-1" upper="1" velocity="3"/>
+  </joint>
+  <joint name="elbow" type="continuous"><parent link="upper"/><child link="fore"/><axis xyz="0 1 0"/></joint>
+</robot>
+"""
+
+
+@pytest.mark.parametrize("name", ["arm.urdf", "ARM.URDF", "m.XML", "m.mjcf"])
+def test_models_of_every_kind_are_tasks_with_their_parts(tmp_path, monkeypatch, name):
+    """Seen from elsewhere, with a mesh and what is included."""
+    (tmp_path / "meshes").mkdir()
+    (tmp_path / "meshes" / "stone.obj").write_text(TETRAHEDRON)
+    (tmp_path / "stones.xml").write_text('<mujoco><asset><mesh name="s" file="stone.obj"/></asset></mujoco>')
+    (tmp_path / "cost.py").write_text(ONE)
+    mjcf = '<mujoco><compiler meshdir="meshes"/><include file="stones.xml"/>' + CART.split("<mujoco>")[1]
+    text = URDF if name.lower().endswith("urdf") else mjcf.replace('<geom size=".1"', '<geom type="mesh" mesh="s"')
+    (tmp_path / name).write_text(text)
+    monkeypatch.chdir("/")
+    made = find(str(tmp_path / name)).make()
+    made = dataclasses.replace(made, cost=str(tmp_path / "cost.py"))
+    parts = {name, "cost.py", "meshes/stone.obj"} | ({"stones.xml"} if text != URDF else set())
+    assert {str(tmp_path / part) for part in parts} == set(made.files)
+    problem = made.problem()
+    assert (problem.dx, problem.du) == (4, 2)
+    np.testing.assert_array_equal(problem.action_high, [7.0 if text == URDF else 2.0, np.inf])
+    world = made.world()
+    assert world.rollout(LinearGaussianPolicy(problem.first_controller), 2, KEY).valid.all()
+
+
 def test_a_binary_model_is_the_same_task(task, tmp_path):
     made = task()
     mujoco.mj_saveModel(made.simulation().model, str(tmp_path / "model.mjb"))
@@ -305,7 +379,8 @@ def test_entries_are_in_the_order_of_the_state(task):
 BAD_COSTS = [
     ("cots = 1\n", r"cost\.py defines no function cost\(x, u, t\)"),
     ("import jaxx\n", r"cost\.py, line 1: ModuleNotFoundError: No module named 'jaxx'"),
-    ("import beside\n", r"cost\.py, line 1: ModuleNotFoundError: No module named 'beside'"),
+    ("import beside\n", r"cost\.py defines no function cost"),
+    ("import behind\n", r"cost\.py, line 1: ModuleNotFoundError: No module named 'behind'"),
     ("\ndef cost(x, u, t)\n    return 0.0\n", r"cost\.py, line 2: SyntaxError: expected ':'"),
     (
         "def half(z):\n    return z / tow\n\ndef cost(x, u, t):\n    return half(x[0])\n",

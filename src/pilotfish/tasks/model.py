@@ -5,19 +5,23 @@ defines in jax.numpy, with the arguments that Problem gives them,
 
     cost(x, u, t)    and, where wanted,    final_cost(x)    success(x, u)    observe(x)
 
-It may import what is installed, but no file beside it: `files` names all that a task is made of. Learning begins with
-noise about the keyframe's ctrl, or about zero.
+It may import what is installed, and at its top also modules beside it: `files` names all that a task is made of.
+Learning begins with noise about the keyframe's ctrl, or about zero.
+
+A URDF has no actuators: each of its hinges and slides gets a motor, with the joint's effort as its limit.
 """
 
 # pyright: reportAttributeAccessIssue=false
-import functools
+import contextlib
+import importlib
 import math
 import os
 import runpy
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -76,7 +80,7 @@ class ModelTask(MujocoTask):
     """Do in a MuJoCo model what a cost asks for."""
 
     model: str = eqx.field(static=True, converter=_absolute)
-    """The model's file: MJCF (.xml), or MuJoCo's binary format (.mjb)."""
+    """The model's file: MJCF (.xml, .mjcf), URDF (.urdf), or MuJoCo's binary format (.mjb)."""
     cost: str = eqx.field(static=True, converter=_absolute, default="")
     """The Python file that defines cost(x, u, t) in jax.numpy."""
     horizon: int = eqx.field(static=True, default=100)
@@ -102,10 +106,9 @@ class ModelTask(MujocoTask):
 
     @property
     def files(self) -> list[str]:
-        """The files that the task is made of: model and cost, and what the model includes."""
+        """The files that the task is made of: model and cost, what the model includes, and modules beside the cost."""
         self.problem()  # says what is wrong with them
-        included = mujoco.mju_getXMLDependencies(self.model) if self.model.endswith(".xml") else []
-        return sorted({self.model, self.cost, *map(_absolute, included)})
+        return sorted({self.model, *_parts(self.model), *_executed(self.cost).sources})
 
     def simulation(self) -> Simulation:
         model = _model(self.model)
@@ -121,7 +124,7 @@ class ModelTask(MujocoTask):
         model = simulation.model
         if not self.cost:
             raise ValueError(NO_COST.format(model=self.model, entries=describe(model)))
-        defined = _executed(self.cost, _existing(self.cost).read_bytes())
+        defined = _executed(self.cost).scope
         data, i = mujoco.MjData(model), self._key(model)
         if i is not None:
             mujoco.mj_resetDataKeyframe(model, data, i)
@@ -245,10 +248,10 @@ def _existing(path: str) -> Path:
 
 def _model(path: str) -> mujoco.MjModel:
     file = str(_existing(path))
-    load = mujoco.MjModel.from_binary_path if file.endswith(".mjb") else mujoco.MjModel.from_xml_path
+    load = mujoco.MjModel.from_binary_path if _ends(path, ".mjb") else mujoco.MjModel.from_xml_path
     try:
         with quiet():
-            model = load(file)
+            model = _with_motors(file) if _ends(path, ".urdf") else load(file)
     except ValueError as error:
         raise ValueError(" ".join(f"{path}: {error}".split())) from error
     if not model.nu:
@@ -256,16 +259,99 @@ def _model(path: str) -> mujoco.MjModel:
     return model
 
 
-@functools.lru_cache
-def _executed(path: str, source: bytes) -> dict[str, Any]:
-    """What a Python file defines. The same source gives the same functions, which JAX then compiles once."""
+def _urdf(path: str) -> mujoco.MjSpec:
+    """A URDF, of whose file MuJoCo would know the suffix in small letters only."""
+    spec = mujoco.MjSpec.from_string(Path(path).read_text())
+    spec.modelfiledir = os.path.dirname(path)
+    return spec
+
+
+def _with_motors(path: str) -> mujoco.MjModel:
+    """The model of a URDF, with a motor at each joint of one degree of freedom."""
+    spec = _urdf(path)
+    for joint in spec.joints:
+        if joint.type in (HINGE, SLIDE):
+            motor = spec.add_actuator(name=joint.name, target=joint.name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
+            motor.set_to_motor()
+            if joint.actfrcrange[0] < joint.actfrcrange[1]:
+                motor.ctrlrange, motor.ctrllimited = joint.actfrcrange, True
+    return spec.compile()
+
+
+def _parts(path: str) -> list[str]:
+    """The files that a model is made of beside its own: what it includes, meshes, textures."""
+    if _ends(path, ".mjb"):
+        return []
+    if _ends(path, ".urdf"):
+        spec = _urdf(path)
+        places = [(spec.meshdir, mesh.file) for mesh in spec.meshes]
+        return [_absolute(Path(path).parent / folder / file) for folder, file in places]
+    return [_absolute(part) for part in mujoco.mju_getXMLDependencies(path)]
+
+
+def _ends(path: str, suffix: str) -> bool:
+    return path.lower().endswith(suffix)
+
+
+class _Executed(NamedTuple):
+    """A Python file that was run."""
+
+    scope: dict[str, Any]
+    """What it defines."""
+    sources: dict[str, bytes]
+    """What it is made of: the file and the modules beside it that it imported, by path."""
+
+
+_KEPT: dict[str, _Executed] = {}
+
+
+def _executed(path: str) -> _Executed:
+    """What a Python file defines. The same sources give the same functions, which JAX then compiles once."""
+    _existing(path)
+    kept = _KEPT.get(path)
+    if kept is None or any(
+        not Path(one).is_file() or Path(one).read_bytes() != was for one, was in kept.sources.items()
+    ):
+        kept = _KEPT[path] = _run(path)
+    return kept
+
+
+def _run(path: str) -> _Executed:
+    """Run a Python file, whose imports find the modules beside it, which no other file's imports will find."""
+    folder = os.path.dirname(path)
+    source, before = Path(path).read_bytes(), set(sys.modules)
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
     try:
-        scope = runpy.run_path(path, run_name=Path(path).stem)
+        with _no_bytecode():
+            scope = runpy.run_path(path, run_name=Path(path).stem)
     except Exception as error:  # whatever is in the user's file
         raise ValueError(_told(error, path)) from error
+    finally:
+        sys.path.remove(folder)
+        beside = {name: file for name in set(sys.modules) - before if (file := _beside(folder, sys.modules[name]))}
+        for name in beside:
+            del sys.modules[name]
     if not callable(scope.get("cost")):
         raise ValueError(f"{path} defines no function cost(x, u, t).")
-    return scope
+    return _Executed(scope, {path: source} | {file: Path(file).read_bytes() for file in beside.values()})
+
+
+def _beside(folder: str, module: Any) -> str:
+    """The file of a module that is in the folder, but in no other place there that modules come from; else ""."""
+    file = getattr(module, "__file__", None) or ""
+    others = [place for place in sys.path if place != folder and Path(place).is_relative_to(folder)]
+    return file if Path(file).is_relative_to(folder) and not any(Path(file).is_relative_to(o) for o in others) else ""
+
+
+@contextlib.contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """Without compiled copies of modules, which Python takes for those of a file that changes within a second."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def _check(problem: Problem) -> None:
