@@ -329,6 +329,25 @@ def test_every_row_of_the_derivatives_is_that_of_whole_rollouts():
     assert data.ncon > 0
 
 
+@pytest.mark.parametrize("solver", ["PGS", "CG", "Newton"])
+def test_the_next_state_follows_from_state_and_action_alone(solver):
+    """Also from the middle of an episode in contact, where the solver has next to no iterations."""
+    mjcf = ZOO.replace("<option ", f'<option solver="{solver}" iterations="2" ')
+    model = mujoco.MjModel.from_xml_string(mjcf)
+    start = Simulation(model).states(model.qpos0[None], np.zeros((1, model.nv)))
+    conditions = Gaussian(jnp.asarray(start), jnp.zeros((1, start.size, start.size)))
+    problem = Problem(9, 0.01, conditions, jnp.ones(4), lambda x, u, t: x[0] * u[0])
+    r = (world := MujocoWorld(problem, model)).rollout(LinearGaussianPolicy(problem.first_controller), 1, KEY)
+    x, u = np.asarray(r.x[0, 0]), np.asarray(r.u[0, 0])
+    plant = world.plant(9)
+    plant.place(x[:-1], [0] * 9, [])
+    after = plant.step(u, 0, np.ones(9, bool)).x
+    np.testing.assert_allclose(after, x[1:], rtol=1e-9, atol=1e-9)
+    found = world.simulation.linearised(problem, x[None, :-1], u[None])
+    expected = np.einsum("tij,tj->ti", found.A[0], x[:-1]) + np.einsum("tij,tj->ti", found.B[0], u) + found.c[0]
+    np.testing.assert_allclose(expected, x[1:], rtol=1e-6, atol=1e-6)
+
+
 def test_derivatives_do_not_depend_on_the_unit_of_an_action():
     """A motor that is asked for nanonewtons: with no push of size 1 would its effect be seen."""
     problem = Problem(

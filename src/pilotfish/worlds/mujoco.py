@@ -5,9 +5,10 @@
 
 What sensors of accelerations, of forces, and with a delay or an interval read does not follow from the state: they are
 left out of it. Whatever else MuJoCo carries from step to step (delays of actuators, states of plugins, plastic
-deformation, sleep) no policy would see: such models are refused. Two things stay hidden on purpose. Mocap bodies stand
-still where the model has them, for no action moves them. The constraint solver starts every action at the acceleration
-it found last, which changes results by its tolerance; an episode begins without any, so that its replay is exact.
+deformation, sleep) no policy would see: such models are refused. Mocap bodies stand still where the model has them, for
+no action moves them. Every action begins without the acceleration at which the constraint solver would start anew (warm
+start): with few iterations it would change the next state by as much as the solver errs, a few percent and more, and so
+that state would not follow from state and action alone.
 
 A simulation that diverges MuJoCo resets without raising; its warning counters tell. Such a rollout ends there: what
 would follow is nan, and no step of it counts.
@@ -242,7 +243,7 @@ class MujocoPlant(Plant):
     @quiet()
     def step(self, u, t, moving):
         batch, forces = self._batch, self._simulation.forces
-        batch.ctrl[moving] = u[moving]
+        batch.ctrl[moving], batch.qacc_warmstart[...] = u[moving], 0.0
         if forces is not None:
             batch.xfrc_applied[...] = forces[t]
         failed = _failed(batch.step, ids=np.flatnonzero(moving), nstep=self._substeps, stage=CURRENT)
@@ -355,14 +356,14 @@ def check_whole(model: mujoco.MjModel) -> None:
 def _units(model: mujoco.MjModel, initial_std: np.ndarray, clocks: int) -> np.ndarray:
     """The unit of every entry of [qpos, qvel, act, time, ctrl] by which differences are taken.
 
-    Angles have 1 rad, lengths the model's extent, actions what is first tried of them, and activations what their
+    Angles have 1 rad, lengths the mean size of the bodies, actions what is first tried of them, and activations what their
     actuator's first action has: so results do not depend on the units in which lengths and actions are written.
     """
     initial_std = np.where(initial_std > 0, initial_std, 1.0)
     position, velocity = np.ones(model.nq), np.ones(model.nv)
     for kind, q, v in zip(model.jnt_type, model.jnt_qposadr, model.jnt_dofadr, strict=True):
         size = {mujoco.mjtJoint.mjJNT_SLIDE: 1, mujoco.mjtJoint.mjJNT_FREE: 3}.get(mujoco.mjtJoint(kind), 0)
-        position[q : q + size] = velocity[v : v + size] = model.stat.extent
+        position[q : q + size] = velocity[v : v + size] = model.stat.meansize or 1.0
     activation = np.ones(model.na)
     for first, count, ctrl in zip(model.actuator_actadr, model.actuator_actnum, model.actuator_ctrladr, strict=True):
         activation[max(first, 0) : max(first, 0) + count] = initial_std[ctrl]
