@@ -356,8 +356,8 @@ def check_whole(model: mujoco.MjModel) -> None:
 def _units(model: mujoco.MjModel, initial_std: np.ndarray, clocks: int) -> np.ndarray:
     """The unit of every entry of [qpos, qvel, act, time, ctrl] by which differences are taken.
 
-    Angles have 1 rad, lengths the mean size of the bodies, actions what is first tried of them, and activations what their
-    actuator's first action has: so results do not depend on the units in which lengths and actions are written.
+    Angles have 1 rad, lengths the mean size of the bodies, actions what is first tried of them, and activations what
+    their actuator's first action has: so results do not depend on the units of lengths and actions.
     """
     initial_std = np.where(initial_std > 0, initial_std, 1.0)
     position, velocity = np.ones(model.nq), np.ones(model.nv)

@@ -21,7 +21,7 @@ HINGE, SLIDE, BALL, FREE = (
     mujoco.mjtJoint.mjJNT_BALL.value,
     mujoco.mjtJoint.mjJNT_FREE.value,
 )
-ROUNDS, TOLERANCE = 50, 1e-9
+ROUNDS, TOLERANCE, HALVINGS = 50, 1e-9, 10
 
 
 def spread(
@@ -45,26 +45,17 @@ def possible(
 ) -> Float[np.ndarray, "dx"]:
     """The start next to x that can be; both states begin with [qpos, qvel, act], and `about` is without noise.
 
-    ValueError if there is none near.
+    Where none is found, as constraints bend away too far, the noise is halved until there is one.
     """
     nq, nv = model.nq, model.nv
-    x, q = x.copy(), x[:nq].copy()
-    at_rest = about[:nq]
+    x, rest = x.copy(), about[:nq]
     equal = _Equalities(model) if model.neq else None
-    residual = equal(at_rest)[0] if equal else np.zeros(0)
-    for _ in range(ROUNDS):
-        _into_ranges(model, q, at_rest)
-        if equal is None:
+    for part in 0.5 ** np.arange(HALVINGS):
+        q = _positions(model, rest + part * (x[:nq] - rest), rest, equal)
+        if q is not None:
             break
-        found, J = equal(q)
-        if np.abs(found - residual).max(initial=0.0) < TOLERANCE:
-            break
-        mujoco.mj_integratePos(model, q, np.linalg.pinv(J) @ (residual - found), 1.0)
     else:
-        raise ValueError(
-            "the start's noise leads to where the model's equality constraints cannot be met: choose a smaller one "
-            "(start_std, conditions.cov)."
-        )
+        q = rest
     x[:nq] = q
     if equal is not None:
         J, noise = equal(q)[1], x[nq : nq + nv] - about[nq : nq + nv]
@@ -97,6 +88,23 @@ class _Equalities:
         data.qpos[:] = qpos
         mujoco.mj_fwdPosition(self._model, data)
         return data.efc_pos[: data.ne].copy(), data.efc_J.reshape(-1, self._model.nv)[: data.ne].copy()
+
+
+def _positions(
+    model: mujoco.MjModel, q: Float[np.ndarray, "nq"], rest: Float[np.ndarray, "nq"], equal: _Equalities | None
+) -> Float[np.ndarray, "nq"] | None:
+    """The positions next to q, within the ranges and with the residuals of those at rest; None if none are found."""
+    if equal is None:
+        _into_ranges(model, q, rest)
+        return q
+    residual = equal(rest)[0]
+    for _ in range(ROUNDS):
+        _into_ranges(model, q, rest)
+        found, J = equal(q)
+        if np.abs(found - residual).max(initial=0.0) < TOLERANCE:
+            return q
+        mujoco.mj_integratePos(model, q, np.linalg.pinv(J) @ (residual - found), 1.0)
+    return None
 
 
 def _tangent(model: mujoco.MjModel, qpos: Float[np.ndarray, "nq"]) -> Float[np.ndarray, "nq nv"]:
