@@ -154,7 +154,10 @@ def _named(wrapper: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module), name) if module and name else None
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"wrappers: {wrapper}: {error}") from error
+        raise ValueError(
+            f"wrappers: {wrapper}: {error}. A module of the working directory is found with PYTHONPATH=. before the "
+            "command."
+        ) from error
     if not callable(found):
         raise ValueError(f"wrappers: {wrapper!r} is no function: name one as MODULE:FUNCTION.")
     return found
