@@ -1,5 +1,7 @@
 """Tasks as environments of Gymnasium, against our own worlds and Gymnasium's checker."""
 
+import copy
+import pickle
 import subprocess
 import sys
 import warnings
@@ -26,7 +28,7 @@ from pilotfish.tasks.mujoco import MujocoTask
 from pilotfish.tasks.peg import Peg
 from pilotfish.tasks.walker import Walker
 from pilotfish.types import Gaussian, LinearGaussian, Problem
-from pilotfish.worlds.environment import begin
+from pilotfish.worlds.environment import access, begin
 from pilotfish.worlds.jax import JaxWorld
 from pilotfish.worlds.mujoco import Simulation
 
@@ -387,6 +389,40 @@ def test_without_a_render_mode_there_is_no_picture():
         assert env.render() is None
 
 
+# -- copies
+
+
+@pytest.mark.parametrize("copied", [lambda env: pickle.loads(pickle.dumps(env)), copy.deepcopy])
+@pytest.mark.parametrize("name", ["lq", "peg-2d"])
+def test_copies_go_on_in_the_same_episode(name, copied):
+    env = gymnasium.make(f"pilotfish/{name}-v0")
+    fresh = copied(env)
+    env.reset(seed=0)
+    u = np.full(env.action_space.shape, 0.1)
+    env.step(u)
+    again = copied(env)
+    for _ in range(3):
+        (o, reward, *_), (other, other_reward, *_) = env.step(u), again.step(u)
+        np.testing.assert_allclose(other, o, rtol=1e-9)
+        assert other_reward == pytest.approx(reward)
+    np.testing.assert_array_equal(fresh.reset(seed=3)[0], env.reset(seed=3)[0])
+
+
+def test_a_process_that_was_forked_is_refused_at_once(monkeypatch):
+    """In it JAX would hang."""
+    monkeypatch.setattr(TaskEnvironment, "process", -1)
+    with pytest.raises(RuntimeError, match=r'vector_kwargs=\{"context": "spawn"\}'):
+        TaskEnvironment("lq")
+
+
+@pytest.mark.slow
+def test_environments_run_in_processes_that_are_spawned():
+    envs = gymnasium.make_vec("pilotfish/lq-v0", 2, "async", vector_kwargs={"context": "spawn"})
+    envs.reset(seed=0)
+    assert envs.step(np.zeros((2, 2)))[0].shape == (2, 4)
+    envs.close()
+
+
 # -- the way back
 
 
@@ -409,15 +445,16 @@ def test_an_environment_goes_on_from_a_state_that_is_set():
     """Sensors and contacts of a simulation follow from it."""
     task = GymnasiumTask(env="pilotfish/peg-2d-v0", horizon=10)
     env = task.make()
-    x = begin(env, 0)
+    reads = access(env, 0)
+    x = begin(env, reads, 0)
     x[:2] += 0.05
-    there = begin(env, 0, x)
+    there = begin(env, reads, 0, x)
     np.testing.assert_allclose(there[:2], x[:2], atol=1e-9)
     u = np.full(env.action_space.shape, 0.3)
     after = env.step(u)[0]
-    begin(env, 0)
+    begin(env, reads, 0)
     assert not np.isclose(env.step(u)[0], after).all()
-    begin(env, 0, x)
+    begin(env, reads, 0, x)
     np.testing.assert_array_equal(env.step(u)[0], after)
 
 

@@ -15,8 +15,9 @@ minus the dearest cost so far (0 where all were negative), times the number of s
 """
 
 import functools
+import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import jax
@@ -28,12 +29,20 @@ from pilotfish.tasks import Task
 from pilotfish.tasks.gym import GymnasiumTask
 
 PIXELS = 480  # width of a picture
+FORKED = (
+    "this process was forked from one in which JAX has threads, where it would hang. Start a new one instead: "
+    'vector_kwargs={"context": "spawn"} of gymnasium.make_vec, or context="spawn" of AsyncVectorEnv; or vectorize '
+    'with "sync".'
+)
+_EPISODE = ("_states", "_actions", "_dearest", "_ended", "_n", "_np_random", "_np_random_seed", "spec")
 NO_EPISODE = "no episode is under way (the last one took {steps} steps): call reset() first."
 
 
 class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
-    """A task as an environment."""
+    """A task as an environment. A copy, or what comes of a pickle, goes on in the same episode."""
 
+    process: ClassVar[int | None] = None
+    """The process in which the first one was made."""
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012  declared so by Gymnasium
 
     def __init__(
@@ -48,6 +57,9 @@ class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
         `condition`: the initial state's condition in all episodes; None: drawn for each.
         `time_in_observation`: the last entry of an observation is the fraction of the episode that has passed.
         """
+        if TaskEnvironment.process not in (None, os.getpid()):
+            raise RuntimeError(FORKED)
+        TaskEnvironment.process = os.getpid()
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode={render_mode!r}: choose 'rgb_array', or None.")
         self.task = _task(task)
@@ -73,6 +85,17 @@ class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
         self._low, self._high = np.asarray(problem.action_low, float), np.asarray(problem.action_high, float)
         self.action_space = gymnasium.spaces.Box(self._low, self._high, (problem.du,), np.float64)
 
+    def __getstate__(self) -> dict[str, Any]:
+        made_of = (self.task, self.condition, self.time_in_observation, self.render_mode)
+        kept = {name: value for name, value in vars(self).items() if name in _EPISODE}
+        return {"made of": made_of, "episode": kept}
+
+    def __setstate__(self, stored: dict[str, Any]) -> None:
+        TaskEnvironment.__init__(self, *stored["made of"])
+        vars(self).update(stored["episode"])
+        if self._states:
+            self._placed(self._states[-1])
+
     @property
     def state(self) -> np.ndarray | None:
         """The state x (dx,), None before the first episode. When it is set, the episode goes on from there."""
@@ -95,7 +118,8 @@ class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
         count = len(self.problem.conditions.mean)
         self._n = int(self.np_random.integers(count)) if self.condition is None else self.condition
         start = self._draw(self._n, self.np_random.integers(2**32, dtype=np.uint32))
-        self._states, self._actions = [self._placed(np.array(start, float))], []
+        start = self._plant.possible(np.array(start, float)[None], [self._n])[0]
+        self._states, self._actions = [self._placed(start)], []
         self._dearest, self._ended = 0.0, False
         return self._observation(), {"condition": self._n}
 

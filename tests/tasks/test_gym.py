@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium.envs.mujoco import MujocoEnv
 
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.moto import MOTO
@@ -19,7 +20,7 @@ from pilotfish.runs.store import Run, Spec
 from pilotfish.runs.train import TrainingFailed, train
 from pilotfish.tasks.gym import GymnasiumTask, entry
 from pilotfish.types import LinearGaussian
-from pilotfish.worlds.environment import begin
+from pilotfish.worlds.environment import Attribute, Observed, Simulated, begin
 
 KEY = jax.random.key(0)
 GOALS = [np.random.default_rng(seed).uniform(-1, 1) for seed in range(3)]
@@ -157,7 +158,7 @@ def test_where_all_rollouts_break_off_the_environment_is_quoted():
         ("table", "the state has the shape (4,); it must have the shape (2,)"),
         ("words", "the state is array(['left', 'right'], dtype='<U5'); it must be made of numbers"),
         ("objects", "the state is array([0.0, None], dtype=object); it must be made of numbers"),
-        ("pair", "the observation is {'position': 0.0, 'goal': 0.0}; it must be made of numbers"),
+        ("pair", "the state is {'position': 0.0, 'goal': 0.0}; it must be made of numbers"),
         ("shape", "the reward has the shape (2,); it must be one number"),
         ("word", "the reward is '1.0'; it must be made of numbers"),
         ("none", "the reward is None; it must be made of numbers"),
@@ -325,7 +326,7 @@ def test_environments_have_whole_states_and_are_repeatable(env, dx, du):
     jax.tree.map(np.testing.assert_array_equal, r, again)
     assert not np.isclose(r.x[0, 0, 1:], r.x[0, 1, 1:]).all(1).any()
     copy = task.make()
-    begin(copy, 0, np.asarray(r.x[0, 1, 2]))
+    begin(copy, world.access, 0, np.asarray(r.x[0, 1, 2]))
     reward = copy.step(np.clip(np.asarray(r.u[0, 1, 2]), *bounds(problem)).astype(np.float32))[1]
     bare = copy.unwrapped
     after = bare.state if hasattr(bare, "state") else np.concatenate([bare.data.qpos, bare.data.qvel])
@@ -426,3 +427,204 @@ def test_a_name_may_have_the_module_that_registers_it(tmp_path, monkeypatch):
     assert task.steps == 7
     assert task.problem().dx == 2
     del gymnasium.registry["carts/Pendulum-v0"]
+
+
+# -- what people's environments look like
+
+BOX = gymnasium.spaces.Box
+
+
+class Mass(gymnasium.Env):
+    """A mass on a line, x'' = u, rewarded at 0; what it says of itself differs by its `kind`."""
+
+    metadata: ClassVar = {"render_modes": []}
+    action_space = BOX(-1.0, 1.0, (1,), np.float64)
+
+    def __init__(self, kind="bare", size=2):
+        if kind == "raises":
+            raise OSError("no licence\nfound")
+        self.kind = kind
+        whole, part = BOX(-9.0, 9.0, (2,), np.float64), BOX(-9.0, 9.0, (1,), np.float64)
+        self.observation_space = {
+            "dict": gymnasium.spaces.Dict({"v": part, "q": part, "side": gymnasium.spaces.Discrete(2)}),
+            "tuple": gymnasium.spaces.Tuple((part, part)),
+            "image": BOX(0, 255, (size, 64, 3), np.uint8),
+            "words": gymnasium.spaces.Sequence(part),
+        }.get(kind, whole)
+        self.action_space = {
+            "half": BOX(np.array([-1.0, 0.0, -np.inf]), np.array([1.0, np.inf, np.inf]), dtype=np.float64),
+            "huge": BOX(-np.finfo(np.float32).max, np.finfo(np.float32).max, (1,), np.float32),
+        }.get(kind, self.action_space)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.q, self.v, self.past = self.np_random.normal(), 0.0, [0.0, 0.0]
+        self.told()
+        return self.observed(), {}
+
+    def step(self, action):
+        if self.kind in ("state", "read-only state"):
+            self.q, self.v = self.state
+        self.past.append(float(action[0]))
+        self.v += 0.1 * self.past.pop(0 if self.kind == "delayed" else -1) + (
+            0.01 * self.np_random.normal() if self.kind == "state" else 0.0
+        )
+        self.q += 0.1 * self.v
+        self.told()
+        return self.observed(), -(self.q**2), False, False, {}
+
+    def told(self):
+        if self.kind in ("state", "delayed", "half of it"):
+            self.state = np.array([self.q, self.v][: 1 if self.kind == "half of it" else 2])
+        elif self.kind == "stale":
+            self.state = np.zeros(5)
+        elif self.kind == "name":
+            self.state = "RUNNING"
+
+    def observed(self):
+        return {
+            "dict": {"q": np.array([self.q]), "v": np.array([self.v]), "side": int(self.q > 0)},
+            "tuple": (np.array([self.q]), np.array([self.v])),
+        }.get(self.kind, np.array([self.q, self.v]))
+
+
+@pytest.fixture
+def mass():
+    """`mass(kind, **fields)`: the task of such an environment."""
+    gymnasium.register("pilotfish-test/Mass-v0", Mass)
+    yield lambda kind, **fields: GymnasiumTask(
+        **{"env": "pilotfish-test/Mass-v0", "horizon": 4, "kwargs": {"kind": kind}} | fields
+    )
+    del gymnasium.registry["pilotfish-test/Mass-v0"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reads", "dx"),
+    [
+        ("bare", Observed, 2),
+        ("state", Attribute, 2),  # also with noise
+        ("delayed", Observed, 2),  # what was asked before is no part of it
+        ("half of it", Observed, 2),
+        ("stale", Observed, 2),
+        ("name", Observed, 2),
+        ("dict", Observed, 4),
+        ("tuple", Observed, 2),
+    ],
+)
+def test_an_attribute_state_counts_only_where_it_is_the_state(mass, kind, reads, dx):
+    world = mass(kind).world()
+    assert type(world.access) is reads
+    assert world.problem.dx == dx
+    r = world.rollout(policy(world.problem), 2, KEY)
+    assert r.valid.all()
+    by_hand = gymnasium.make("pilotfish-test/Mass-v0", kind=kind)
+    by_hand.reset(seed=0)
+    bare = by_hand.unwrapped
+    entries = {"dict": [bare.q, float(bare.q <= 0), float(bare.q > 0), bare.v]}.get(kind, [bare.q, bare.v])
+    np.testing.assert_allclose(r.x[0, 0, 0], entries)
+
+
+@pytest.mark.parametrize(
+    ("env", "reads"),
+    [
+        ("Pendulum-v1", Attribute),
+        ("MountainCarContinuous-v0", Attribute),
+        ("Reacher-v5", Simulated),
+        ("pilotfish/lq-v0", Attribute),
+    ],
+)
+def test_states_of_known_environments_are_found(env, reads):
+    assert type(GymnasiumTask(env=env).world().access) is reads
+
+
+def test_limits_of_actions_are_taken_entry_by_entry(mass):
+    problem = mass("half", initial_std=0.5).problem()
+    np.testing.assert_array_equal(problem.action_low, [-1, 0, -np.inf])
+    np.testing.assert_array_equal(problem.action_high, [1, np.inf, np.inf])
+    np.testing.assert_array_equal(problem.initial_std, [0.5, 0.5, 0.5])
+    huge = mass("huge").problem()
+    assert np.isinf(huge.action_low).all()
+    np.testing.assert_array_equal(huge.initial_std, [0.3])
+
+
+def doubled(env):
+    return gymnasium.wrappers.TransformAction(env, lambda u: 2 * u, env.action_space)
+
+
+def test_environments_have_arguments_and_wrappers(mass, tmp_path, capsys):
+    plain, wrapped = mass("state"), mass("state", wrappers=(f"{__name__}:doubled",))
+    one, two = (task.world().rollout(policy(plain.problem(), std=0.01), 1, KEY) for task in (plain, wrapped))
+    noise = one.x[0, 0, 1, 1] - 0.1 * one.u[0, 0, 0, 0]
+    np.testing.assert_allclose(two.x[0, 0, 1, 1] - noise, 0.2 * two.u[0, 0, 0, 0], rtol=1e-9)
+    command = ["train", "gym:pilotfish-test/Mass-v0", "--task.kwargs", '{"kind": "dict"}', "--task.horizon", "3"]
+    command += ["--task.wrappers", f"{__name__}:doubled", "--algorithm", "lqr-gps", "--rollouts", "8"]
+    assert run([*command, "--iterations", "1", "--no-film", "--out", str(tmp_path / "run")]) == 0
+    task = Run.open(tmp_path / "run").spec.task["options"]
+    assert (task["kwargs"], task["wrappers"]) == ('{"kind": "dict"}', [f"{__name__}:doubled"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        ("raises", {}, r"^pilotfish-test/Mass-v0: OSError: no licence found$"),
+        ("image", {}, r"12288 entries \(64 x 64 x 3\).*1000 at most.*--task\.wrappers"),
+        ("words", {}, r"Mass-v0 has the observations Sequence.*no vector of numbers"),
+        ("bare", {"start_std": 0.1}, r"start_std=0\.1: .*Mass-v0 has no state that can be set"),
+        ("bare", {"kwargs": '{"colour": 1}'}, r"Mass-v0: TypeError: .*unexpected keyword argument 'colour'"),
+        ("bare", {"kwargs": "{kind"}, r"kwargs='\{kind' is no JSON"),
+        ("bare", {"kwargs": "[1]"}, r"kwargs='\[1\]' is no JSON object"),
+        ("bare", {"wrappers": ("no_module:f",)}, r"wrappers: no_module:f: No module named"),
+        ("bare", {"wrappers": ("json:f",)}, r"wrappers: json:f: module 'json' has no attribute 'f'"),
+        ("bare", {"wrappers": ("json",)}, r"wrappers: 'json' is no function"),
+        ("bare", {"wrappers": ("json:dumps",)}, r"wrapped by json:dumps: TypeError"),
+    ],
+)
+def test_what_is_wrong_with_an_environment_is_said_in_one_line(mass, kind, fields, message):
+    with pytest.raises(ValueError, match=message) as error:
+        mass(kind, **({"kwargs": {"kind": kind, **({"size": 64} if kind == "image" else {})}} | fields)).problem()
+    assert "\n" not in str(error.value)
+
+
+class Puppet(MujocoEnv):
+    """A muscle on a rail beside a mocap body that its steps move."""
+
+    metadata: ClassVar = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"], "render_fps": 250}
+    MODEL = """
+    <mujoco>
+      <worldbody>
+        <body name="hand" mocap="true" pos="1 0 0"><geom size=".1" contype="0"/></body>
+        <body><joint name="x" type="slide" range="-.02 .3"/><geom size=".1"/></body>
+        <body pos="0 1 0"><joint type="ball"/><geom size=".1"/></body>
+      </worldbody>
+      <actuator><general joint="x" dyntype="filter" dynprm=".1" gainprm="30" ctrlrange="-1 1"/></actuator>
+    </mujoco>
+    """
+
+    def __init__(self, path, **settings):
+        super().__init__(path, 2, BOX(-np.inf, np.inf, (1,), np.float64), **settings)
+
+    def reset_model(self):
+        return self.data.qpos[:1].copy()
+
+    def step(self, action):
+        self.data.mocap_pos[0, 2] += 0.1
+        self.do_simulation(action, self.frame_skip)
+        return self.data.qpos[:1].copy(), -float(self.data.qpos[0]), False, False, {}
+
+
+def test_all_of_a_simulation_is_in_the_state_and_starts_can_be(tmp_path):
+    (tmp_path / "puppet.xml").write_text(Puppet.MODEL)
+    gymnasium.register("pilotfish-test/Puppet-v0", Puppet, kwargs={"path": str(tmp_path / "puppet.xml")})
+    task = GymnasiumTask(env="pilotfish-test/Puppet-v0", horizon=5, start_std=0.05)
+    world = task.world()
+    assert world.problem.dx == 5 + 4 + 1 + 7
+    r = world.rollout(policy(world.problem), 30, KEY)
+    x = np.asarray(r.x)[0]
+    np.testing.assert_allclose(np.linalg.norm(x[:, 0, 1:5], axis=-1), 1.0, rtol=1e-12)
+    assert x[:, 0, 0].min() == -0.02
+    np.testing.assert_allclose(x[:, :, 12], 0.1 * np.tile(np.arange(6), (30, 1)))
+    copy = task.make()
+    begin(copy, world.access, 0, x[3, 2])
+    copy.step(np.clip(np.asarray(r.u[0, 3, 2]), -1, 1).astype(np.float32))
+    np.testing.assert_allclose(world.access.read(copy, None), x[3, 3], rtol=1e-6, atol=1e-9)
+    del gymnasium.registry["pilotfish-test/Puppet-v0"]

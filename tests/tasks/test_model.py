@@ -1,5 +1,8 @@
 """A user's model and cost as a task: what is made of them, and what is said when something is wrong with them."""
 
+import dataclasses
+import sys
+
 import jax
 import jax.numpy as jnp
 import mujoco
@@ -9,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
+from pilotfish.tasks import find
 from pilotfish.tasks.model import ModelTask, describe
 from pilotfish.types import LinearGaussian, identity, no_cost
 from pilotfish.view.scene import scene
@@ -145,6 +149,53 @@ def test_episodes_start_at_a_keyframe_with_its_actions(task, keyframe, keyframes
     np.testing.assert_array_equal(problem.first_controller.K, 0.0)
 
 
+MUSCLE = """
+<mujoco>
+  <worldbody>
+    <body name="hand" mocap="true" pos="1 0 0"><site name="hand"/></body>
+    <body><joint name="x" type="slide"/><geom size=".1"/></body>
+  </worldbody>
+  <actuator>
+    <general name="pull" joint="x" dyntype="filter" dynprm=".1"/>
+    <pid name="hold" joint="x"/>
+  </actuator>
+  <sensor><framepos objtype="site" objname="hand"/><clock/><accelerometer name="jolt" site="hand"/></sensor>
+  <keyframe>
+    <key name="a" time="2" act=".7" ctrl=".1 .2 .3" mpos="0 5 0" mquat="0 1 0 0"/>
+    <key name="b" mpos="0 0 6"/>
+  </keyframe>
+</mujoco>
+"""
+
+
+@pytest.mark.filterwarnings("ignore:mocap bodies|sensors left out")
+@pytest.mark.parametrize(("key", "hand", "act", "time"), [("a", [0, 5, 0], 0.7, 2.0), ("b", [0, 0, 6], 0.0, 0.0)])
+def test_the_whole_keyframe_is_where_episodes_start(task, key, hand, act, time):
+    """With activations, poses of mocap bodies, all inputs of every actuator, and the time."""
+    made = task(MUSCLE, "def cost(x, u, t):\n    return x[0] ** 2\n", keyframe=key, start_std=0.0, horizon=3)
+    world = made.world()
+    problem = world.problem
+    np.testing.assert_array_equal(problem.conditions.mean[0], [0.0, 0.0, act, *hand, time])
+    np.testing.assert_allclose(problem.first_controller.k[0, 0], [0.1, 0.2, 0.3] if key == "a" else [0, 0, 0])
+    still = LinearGaussianPolicy(jax.tree.map(jnp.zeros_like, problem.first_controller))
+    x = np.asarray(world.rollout(still, 1, KEY).x)[0, 0]
+    np.testing.assert_array_equal(x[:, 3:6], np.tile(hand, (4, 1)))
+    np.testing.assert_allclose(x[:, 6], time + 0.02 * np.arange(4), rtol=1e-9)
+    np.testing.assert_allclose(x[:, 2], act * (1 - 0.002 / 0.1) ** (10 * np.arange(4)), rtol=1e-9)
+
+
+def test_activations_and_several_inputs_are_named_and_so_is_what_is_left_out(task):
+    said = describe(task(MUSCLE).simulation().model).splitlines()
+    assert said[2] == "   x[2]  activation of actuator 'pull'"
+    assert said[-5:-2] == [
+        "   u[0]  actuator 'pull' at joint 'x', without limits",
+        "   u[1]  input 0 of actuator 'hold' at joint 'x', without limits",
+        "   u[2]  input 1 of actuator 'hold' at joint 'x', without limits",
+    ]
+    assert "left out of the state: 'jolt'" in said[-2]
+    assert "no action moves: 'hand'" in said[-1]
+
+
 def test_an_action_that_cannot_be_zero_begins_at_its_limit(task):
     problem = task(CART.replace("-2 2", ".5 2")).problem()
     np.testing.assert_array_equal(problem.first_controller.k[0, 0], [0.5, 0.0])
@@ -154,10 +205,12 @@ def test_starts_vary_where_that_leaves_orientations_whole(task):
     made = task(start_std=0.1)
     spread = np.zeros(DX)
     spread[:2] = spread[NQ : NQ + NV] = 0.1
+    spread[10:13] = 0.05  # of the neck: half its angles
     np.testing.assert_allclose(made.problem().conditions.cov[0], np.diag(spread**2))
     world = made.world()
     starts = np.asarray(world.rollout(LinearGaussianPolicy(world.problem.first_controller), 9, KEY).x)[0, :, 0]
-    np.testing.assert_array_equal(starts[:, 5:13], np.tile([1, 0, 0, 0], (9, 2)))
+    np.testing.assert_array_equal(starts[:, 5:9], np.tile([1, 0, 0, 0], (9, 1)))
+    np.testing.assert_allclose(np.linalg.norm(starts[:, 9:13], axis=1), 1.0, rtol=1e-12)
     assert starts[:, [0, 1, *range(NQ, NQ + NV)]].std(0).min() > 0.02
 
 
@@ -205,6 +258,76 @@ def test_a_task_is_made_of_what_its_model_includes_too(task, tmp_path):
     (tmp_path / "parts" / "cart.xml").write_text(CART)
     made = task('<mujoco><include file="parts/cart.xml"/></mujoco>')
     assert {str(tmp_path / name) for name in ("model.xml", "cost.py", "parts/cart.xml")} == set(made.files)
+
+
+def test_a_cost_may_import_what_is_beside_it(task, tmp_path):
+    """Which is a part of the task, found by no other import, and read anew when it changes."""
+    (tmp_path / "shape").mkdir()
+    (tmp_path / "shape" / "__init__.py").write_text("from shape.weight import WEIGHT\n")
+    weight = tmp_path / "shape" / "weight.py"
+    weight.write_text("WEIGHT = 2.0\n")
+    python = "import shape, json\n\ndef cost(x, u, t):\n    return shape.WEIGHT * x[0]\n"
+    made = task(python=python)
+    parts = {str(tmp_path / name) for name in ("model.xml", "cost.py", "shape/__init__.py", "shape/weight.py")}
+    assert set(made.files) == parts
+    assert made.problem().cost(np.ones(DX), np.ones(2), 0) == 2.0
+    assert made.problem().cost is made.problem().cost
+    weight.write_text("WEIGHT = 3.0\n")
+    assert made.problem().cost(np.ones(DX), np.ones(2), 0) == 3.0
+    assert "shape" not in sys.modules
+    assert str(tmp_path) not in sys.path
+    assert not list(tmp_path.glob("**/__pycache__"))
+
+
+def test_packages_installed_in_a_folder_beside_are_no_part_of_the_task(task, tmp_path, monkeypatch):
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "installed_beside.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path / ".venv")
+    made = task(python="import installed_beside\n\ndef cost(x, u, t):\n    return x[0]\n")
+    assert made.files == [str(tmp_path / "cost.py"), str(tmp_path / "model.xml")]
+    del sys.modules["installed_beside"]
+
+
+TETRAHEDRON = "v 0 0 0\nv .1 0 0\nv 0 .1 0\nv 0 0 .1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
+ONE = "def cost(x, u, t):\n    return x[0] ** 2\n"
+URDF = """
+<robot name="arm">
+  <mujoco><compiler meshdir="meshes"/></mujoco>
+  <link name="base"/>
+  <link name="upper">
+    <inertial><mass value="1"/><inertia ixx=".1" iyy=".1" izz=".1" ixy="0" ixz="0" iyz="0"/></inertial>
+    <collision><geometry><mesh filename="stone.obj"/></geometry></collision>
+  </link>
+  <link name="fore"><inertial><mass value="1"/><inertia ixx=".1" iyy=".1" izz=".1" ixy="0" ixz="0" iyz="0"/></inertial>
+  </link>
+  <joint name="shoulder" type="revolute">
+    <parent link="base"/><child link="upper"/><axis xyz="0 1 0"/><limit effort="7" lower="-1" upper="1" velocity="3"/>
+  </joint>
+  <joint name="elbow" type="continuous"><parent link="upper"/><child link="fore"/><axis xyz="0 1 0"/></joint>
+</robot>
+"""
+
+
+@pytest.mark.parametrize("name", ["arm.urdf", "ARM.URDF", "m.XML", "m.mjcf"])
+def test_models_of_every_kind_are_tasks_with_their_parts(tmp_path, monkeypatch, name):
+    """Seen from elsewhere, with a mesh and what is included."""
+    (tmp_path / "meshes").mkdir()
+    (tmp_path / "meshes" / "stone.obj").write_text(TETRAHEDRON)
+    (tmp_path / "stones.xml").write_text('<mujoco><asset><mesh name="s" file="stone.obj"/></asset></mujoco>')
+    (tmp_path / "cost.py").write_text(ONE)
+    mjcf = '<mujoco><compiler meshdir="meshes"/><include file="stones.xml"/>' + CART.split("<mujoco>")[1]
+    text = URDF if name.lower().endswith("urdf") else mjcf.replace('<geom size=".1"', '<geom type="mesh" mesh="s"')
+    (tmp_path / name).write_text(text)
+    monkeypatch.chdir("/")
+    made = find(str(tmp_path / name)).make()
+    made = dataclasses.replace(made, cost=str(tmp_path / "cost.py"))
+    parts = {name, "cost.py", "meshes/stone.obj"} | ({"stones.xml"} if text != URDF else set())
+    assert {str(tmp_path / part) for part in parts} == set(made.files)
+    problem = made.problem()
+    assert (problem.dx, problem.du) == (4, 2)
+    np.testing.assert_array_equal(problem.action_high, [7.0 if text == URDF else 2.0, np.inf])
+    world = made.world()
+    assert world.rollout(LinearGaussianPolicy(problem.first_controller), 2, KEY).valid.all()
 
 
 def test_a_binary_model_is_the_same_task(task, tmp_path):
@@ -256,7 +379,8 @@ def test_entries_are_in_the_order_of_the_state(task):
 BAD_COSTS = [
     ("cots = 1\n", r"cost\.py defines no function cost\(x, u, t\)"),
     ("import jaxx\n", r"cost\.py, line 1: ModuleNotFoundError: No module named 'jaxx'"),
-    ("import beside\n", r"cost\.py, line 1: ModuleNotFoundError: No module named 'beside'"),
+    ("import beside\n", r"cost\.py defines no function cost"),
+    ("import behind\n", r"cost\.py, line 1: ModuleNotFoundError: No module named 'behind'"),
     ("\ndef cost(x, u, t)\n    return 0.0\n", r"cost\.py, line 2: SyntaxError: expected ':'"),
     (
         "def half(z):\n    return z / tow\n\ndef cost(x, u, t):\n    return half(x[0])\n",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from oracles import point_mass
 
+from pilotfish.algorithms.ilqg import ILQG
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.policies import Policy
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
@@ -227,6 +228,154 @@ def test_derivatives_are_those_of_mujoco_also_in_contact(lift):
     np.testing.assert_allclose(after[:4], np.concatenate([data.qpos, data.qvel]), rtol=1e-9)
 
 
+ZOO = """
+<mujoco>
+  <option timestep=".005" gravity="0 0 -9.81"/>
+  <worldbody>
+    <geom name="floor" type="plane" size="2 2 .1"/>
+    <site name="origin" pos=".1 .2 .3" euler="10 20 30"/>
+    <camera name="eye" pos="0 -3 1" xyaxes="1 0 0 0 .3 1" resolution="64 48"/>
+    <body name="rail" pos="0 0 1">
+      <joint name="slide" type="slide" axis="1 0 0" range="-1 .05" damping="2"/>
+      <geom type="box" size=".1 .1 .05"/>
+      <body name="arm" pos="0 0 .1">
+        <joint name="hinge" axis="0 1 0" range="-2 2" damping=".5"/>
+        <geom name="arm" type="capsule" fromto="0 0 0 .3 0 0" size=".03"/>
+        <site name="tip" pos=".3 0 0"/>
+        <body name="hand" pos=".3 0 0">
+          <joint name="ball" type="ball" damping=".1"/>
+          <geom name="hand" type="capsule" fromto="0 0 0 0 .1 .2" size=".02"/>
+          <site name="nail" pos="0 .1 .2" size=".3"/>
+        </body>
+      </body>
+    </body>
+    <body name="toy" pos=".8 .2 .095" euler="20 10 5">
+      <freejoint name="free"/>
+      <geom name="toy" type="ellipsoid" size=".1 .12 .1" mass=".3"/>
+      <site name="toy" pos="0 0 .05"/>
+    </body>
+  </worldbody>
+  <tendon>
+    <fixed name="rope" range="-2 .3"><joint joint="slide" coef=".5"/><joint joint="hinge" coef="1"/></fixed>
+  </tendon>
+  <actuator>
+    <general name="slow" joint="slide" dyntype="filter" dynprm=".1" gainprm="5"/>
+    <general name="sum" joint="hinge" dyntype="integrator" gainprm="1" actrange="-1 1"/>
+    <motor name="wrist" joint="ball" gear="0 1 0"/>
+    <motor name="pull" tendon="rope"/>
+  </actuator>
+  <sensor>
+    <magnetometer site="nail"/> <camprojection site="toy" camera="eye"/> <rangefinder site="tip"/>
+    <jointpos joint="hinge"/> <tendonpos tendon="rope"/> <actuatorpos actuator="slow"/> <ballquat joint="ball"/>
+    <jointlimitpos joint="slide"/> <tendonlimitpos tendon="rope"/>
+    <framepos objtype="site" objname="tip"/> <framepos objtype="body" objname="toy" reftype="site" refname="nail"/>
+    <framequat objtype="site" objname="nail"/> <framexaxis objtype="site" objname="nail"/>
+    <frameyaxis objtype="body" objname="toy"/> <framezaxis objtype="body" objname="toy"/>
+    <subtreecom body="rail"/> <insidesite objtype="geom" objname="arm" site="nail"/>
+    <distance geom1="hand" geom2="toy" cutoff="9"/> <normal geom1="hand" geom2="toy" cutoff="9"/>
+    <fromto geom1="hand" geom2="toy" cutoff="9"/> <e_potential/>
+    <clock/>
+    <velocimeter site="nail"/> <gyro site="nail"/> <jointvel joint="hinge"/> <tendonvel tendon="rope"/>
+    <actuatorvel actuator="slow"/> <ballangvel joint="ball"/> <jointlimitvel joint="slide"/>
+    <tendonlimitvel tendon="rope"/> <framelinvel objtype="site" objname="nail"/>
+    <framelinvel objtype="body" objname="toy" reftype="site" refname="tip"/>
+    <frameangvel objtype="site" objname="nail"/> <subtreelinvel body="rail"/> <subtreeangmom body="rail"/> <e_kinetic/>
+  </sensor>
+</mujoco>
+"""
+
+
+def test_every_row_of_the_derivatives_is_that_of_whole_rollouts():
+    """Every kind of sensor of positions and velocities, every kind of joint, contact, activations at and off a limit.
+
+    Where entries are moved, so that each quaternion stays one to first order only, the plant is moved alike.
+    """
+    model = mujoco.MjModel.from_xml_string(ZOO)
+    simulation = Simulation(model)
+    rng = np.random.default_rng(0)
+    qpos, qvel = model.qpos0.copy(), 0.3 * rng.normal(size=model.nv)
+    qpos[:2] = 0.1, 0.4
+    mujoco.mju_axisAngle2Quat(qpos[2:6], np.array([0.6, 0.0, 0.8]), 0.7)
+    states = simulation.states(np.stack([qpos] * 2), np.stack([qvel, -qvel]), np.array([[0.2, -0.3], [0.1, 1.0]]), 0.5)
+    cost = lambda x, u, t: x[0] * u[0]  # noqa: E731
+    conditions = Gaussian(jnp.asarray(states), jnp.zeros((2, states.shape[1], states.shape[1])))
+    problem = Problem(1, 0.01, conditions, jnp.ones(4), cost)
+    u = 0.2 * rng.normal(size=(2, 1, 4))
+    found = simulation.linearised(problem, states[:, None], u)
+    clock = model.nq + model.nv + 2 + model.sensor_adr[model.sensor_type == mujoco.mjtSensor.mjSENS_CLOCK][0]
+    known = [*range(model.nq + model.nv + 2), clock]
+
+    def after(n, z):
+        plant = MujocoWorld(problem, model).plant(1)
+        plant.place(z[None, :-4], [n], [])
+        return plant.step(z[None, -4:], 0, np.ones(1, bool)).x[0]
+
+    for n in range(2):
+        z = np.append(states[n], u[n, 0])
+        by_rollouts = np.zeros((len(states[n]), len(z)))
+        for i in [*known, *range(len(z) - 4, len(z))]:
+            step = 1e-5 * np.eye(len(z))[i]
+            inwards = n == 1 and i == model.nq + model.nv + 1  # the second activation is at its limit of 1
+            ends = after(n, z if inwards else z + step), after(n, z - step)
+            by_rollouts[:, i] = (ends[0] - ends[1]) / (1e-5 if inwards else 2e-5)
+        J = np.concatenate([found.A[n, 0], found.B[n, 0]], 1)
+        np.testing.assert_allclose(J, by_rollouts, rtol=1e-3, atol=2e-4)
+        np.testing.assert_allclose(J @ z + found.c[n, 0], after(n, z), rtol=1e-9, atol=1e-9)
+        unmoved = model.nq + model.nv + 2 + np.array([16, 37])  # y of the tip, and whether it is inside a site
+        np.testing.assert_array_equal(np.flatnonzero(~(np.abs(J) > 1e-6).any(1)), unmoved)
+    data = mujoco.MjData(model)
+    simulation.place(data, states[0])
+    mujoco.mj_forward(model, data)
+    assert data.ncon > 0
+
+
+@pytest.mark.parametrize("solver", ["PGS", "CG", "Newton"])
+def test_the_next_state_follows_from_state_and_action_alone(solver):
+    """Also from the middle of an episode in contact, where the solver has next to no iterations."""
+    mjcf = ZOO.replace("<option ", f'<option solver="{solver}" iterations="2" ')
+    model = mujoco.MjModel.from_xml_string(mjcf)
+    start = Simulation(model).states(model.qpos0[None], np.zeros((1, model.nv)))
+    conditions = Gaussian(jnp.asarray(start), jnp.zeros((1, start.size, start.size)))
+    problem = Problem(9, 0.01, conditions, jnp.ones(4), lambda x, u, t: x[0] * u[0])
+    r = (world := MujocoWorld(problem, model)).rollout(LinearGaussianPolicy(problem.first_controller), 1, KEY)
+    x, u = np.asarray(r.x[0, 0]), np.asarray(r.u[0, 0])
+    plant = world.plant(9)
+    plant.place(x[:-1], [0] * 9, [])
+    after = plant.step(u, 0, np.ones(9, bool)).x
+    np.testing.assert_allclose(after, x[1:], rtol=1e-9, atol=1e-9)
+    found = world.simulation.linearised(problem, x[None, :-1], u[None])
+    expected = np.einsum("tij,tj->ti", found.A[0], x[:-1]) + np.einsum("tij,tj->ti", found.B[0], u) + found.c[0]
+    np.testing.assert_allclose(expected, x[1:], rtol=1e-6, atol=1e-6)
+
+
+def test_derivatives_do_not_depend_on_the_unit_of_an_action():
+    """A motor that is asked for nanonewtons: with no push of size 1 would its effect be seen."""
+    problem = Problem(
+        1, 0.04, Gaussian(jnp.zeros((1, 2)), jnp.zeros((1, 2, 2))), 1e9 * jnp.ones(1), lambda x, u, t: x @ x
+    )
+    model = mujoco.MjModel.from_xml_string(point_mass.MJCF)
+    model.actuator_gear[:] *= 1e-9
+    found = Simulation(model).linearised(problem, np.zeros((1, 1, 2)), np.zeros((1, 1, 1)))
+    np.testing.assert_allclose(found.B[0, 0] * 1e9, [[3 * 0.02**2 * 1.5], [0.04 * 1.5]], rtol=1e-8)
+
+
+def test_a_cost_of_a_sensor_is_optimised_like_the_same_cost_of_the_state():
+    """A hinge about y with a site .2 m below it."""
+    model = mujoco.MjModel.from_xml_string(
+        '<mujoco><option timestep=".01"/><worldbody><body><joint name="j" axis="0 1 0"/>'
+        '<geom type="capsule" fromto="0 0 0 0 0 -.2" size=".02"/><site name="s" pos="0 0 -.2"/></body></worldbody>'
+        '<actuator><motor joint="j"/></actuator><sensor><framepos objtype="site" objname="s"/></sensor></mujoco>'
+    )
+    start = Gaussian(jnp.asarray([[0.0, 0.0, 0.0, 0.0, -0.2]]), jnp.zeros((1, 5, 5)))
+    final = []
+    for place in (lambda x: x[2], lambda x: -0.2 * jnp.sin(x[0])):
+        cost = lambda x, u, t, place=place: 10 * (place(x) - 0.15) ** 2 + 0.01 * (u**2).sum()  # noqa: E731
+        world = MujocoWorld(Problem(40, 0.02, start, jnp.ones(1), cost), model)
+        final.append(train(ILQG(), world, rollouts=1, iterations=10).metrics["cost"][0])
+    np.testing.assert_allclose(*final, rtol=1e-2)
+    assert final[0][-1] < 0.2 * final[0][0]
+
+
 # -- what breaks
 
 
@@ -252,8 +401,8 @@ def test_a_simulation_that_diverges_ends_its_rollout_and_no_other(what, tmp_path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(conditions=Gaussian(jnp.zeros((1, 4)), jnp.eye(4)[None])), "4 columns.* 2 . 2 . 6"),
-        (dict(initial_std=jnp.ones(3), action_low=-np.inf, action_high=np.inf), "3 entries.*2 actuators"),
+        (dict(conditions=Gaussian(jnp.zeros((1, 4)), jnp.eye(4)[None])), "4 columns.* 2 . 2 . 0 . 6"),
+        (dict(initial_std=jnp.ones(3), action_low=-np.inf, action_high=np.inf), r"3 entries.*2 actions \(ctrl\)"),
         (dict(noise_std=jnp.ones(DX)), "no process noise"),
     ],
 )
@@ -281,17 +430,36 @@ def test_fields_that_the_model_does_not_have_are_refused(fields, message):
         MujocoWorld(arm_problem(), arm_model(), fields=fields)
 
 
-def test_sensors_of_forces_and_hidden_activations_are_refused():
-    forces = ARM.format(integrator="Euler").replace("<sensor>", '<sensor><actuatorfrc name="f" actuator="a"/>')
-    forces = forces.replace('<motor joint="shoulder"/>', '<motor name="a" joint="shoulder"/>')
-    problem = arm_problem(conditions=Gaussian(jnp.zeros((1, DX + 1)), jnp.zeros((1, DX + 1, DX + 1))))
-    with pytest.raises(ValueError, match="sensor 'f' reads accelerations or forces"):
-        MujocoWorld(problem, mujoco.MjModel.from_xml_string(forces))
-    muscles = ARM.format(integrator="Euler").replace(
-        '<motor joint="shoulder"/>', '<general joint="shoulder" dyntype="filter" dynprm="1"/>'
+def test_sensors_of_what_does_not_follow_from_the_state_are_left_out_with_a_word():
+    """The others stay where they are read, in the model's order."""
+    mjcf = ARM.format(integrator="Euler").replace('<motor joint="shoulder"/>', '<motor name="a" joint="shoulder"/>')
+    mjcf = mjcf.replace("<sensor>", '<sensor><actuatorfrc name="f" actuator="a"/>').replace(
+        "</sensor>",
+        '<accelerometer name="g" site="tip"/><jointpos name="slow" joint="elbow" delay=".02" nsample="4"/></sensor>',
     )
-    with pytest.raises(ValueError, match="1 activations"):
-        MujocoWorld(arm_problem(), mujoco.MjModel.from_xml_string(muscles))
+    with pytest.warns(UserWarning, match="left out of the state: 'f', 'g', 'slow'"):
+        world = MujocoWorld(problem := arm_problem(), mujoco.MjModel.from_xml_string(mjcf))
+    r = world.rollout(wild(problem), M, KEY)
+    np.testing.assert_array_equal(r.x, MujocoWorld(problem, arm_model()).rollout(wild(problem), M, KEY).x)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('<motor joint="shoulder"/>', '<motor name="a" joint="shoulder" delay=".02" nsample="4"/>'), "'a' has delay"),
+        (("<worldbody>", '<option><flag sleep="enable"/></option><worldbody>'), "which bodies are asleep.*disable"),
+    ],
+)
+def test_what_would_be_hidden_is_refused_by_name(change, message):
+    model = mujoco.MjModel.from_xml_string(ARM.format(integrator="Euler").replace(*change))
+    with pytest.raises(ValueError, match=message):
+        MujocoWorld(arm_problem(), model)
+
+
+def test_mocap_bodies_that_nobody_moves_are_named():
+    mjcf = ARM.format(integrator="Euler").replace("</worldbody>", '<body name="hand" mocap="true"/></worldbody>')
+    with pytest.warns(UserWarning, match="mocap bodies that no action moves: 'hand'"):
+        MujocoWorld(arm_problem(), mujoco.MjModel.from_xml_string(mjcf))
 
 
 # -- learning

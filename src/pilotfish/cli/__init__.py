@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
@@ -41,6 +42,7 @@ begin with:   pilotfish train double-link
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit."""
+    warnings.formatwarning = lambda message, *_, **__: f"pilotfish: {message}\n"
     sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
 
 

@@ -17,8 +17,8 @@ from pilotfish.worlds.jax import JaxWorld
 
 GYMNASIUM = "gym:"
 """What the name of a task begins with that is an environment of Gymnasium."""
-MODELS = (".xml", ".mjb")
-"""What the name of a task ends with that is a MuJoCo model's file."""
+MODELS = (".xml", ".mjcf", ".urdf", ".mjb")
+"""What the name of a task ends with that is a MuJoCo model's file, in capitals or not."""
 
 
 class Stroke(NamedTuple):
@@ -76,7 +76,7 @@ def find(name: str) -> Entry:
         from pilotfish.tasks import gym
 
         return gym.entry(name)
-    if name.endswith(MODELS):
+    if name.lower().endswith(MODELS):
         from pilotfish.tasks import model
 
         return model.entry(name)

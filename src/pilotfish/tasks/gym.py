@@ -7,6 +7,8 @@ a quadratic function to the rewards of its rollouts.
 
 import importlib
 import inspect
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -17,12 +19,20 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from pilotfish.tasks import GYMNASIUM, Entry, Task
 from pilotfish.types import Gaussian, Problem
-from pilotfish.worlds.environment import GymnasiumWorld, begin
+from pilotfish.worlds import starts
+from pilotfish.worlds.environment import Access, GymnasiumWorld, Observed, Simulated, access, begin
 from pilotfish.worlds.mujoco import quiet
 
 LONGEST = 200
 """Steps of an episode where nothing else is said; the environment's own limit where that is lower."""
+EXAMPLE = '{"frame_skip": 2}'
 UNENDING = "terminate_when_unhealthy"
+UNBOUNDED = float(np.finfo(np.float32).max)
+"""The size from which a limit of actions is none: some environments write so what has no limit."""
+
+
+def _json(kwargs: str | Mapping[str, Any]) -> str:
+    return kwargs if isinstance(kwargs, str) else json.dumps(kwargs, sort_keys=True)
 
 
 class GymnasiumTask(Task):
@@ -35,14 +45,32 @@ class GymnasiumTask(Task):
     conditions: int = eqx.field(static=True, default=1)
     """Number of initial states: those after resets by the seeds 0, 1, ..."""
     start_std: float = 0.0
-    """Standard deviation of every entry of the initial state about them."""
+    """Standard deviation of every entry of the initial state about them; of a MuJoCo environment of all positions (rad,
+    m) and velocities, within the joints' ranges and the equality constraints."""
     initial_std: float = 0.3
-    """Standard deviation of the first controller's actions, in halves of the actions' range."""
+    """Standard deviation of the first controller's actions, in halves of the action's range, or where that has no
+    limits in the action's unit."""
+    kwargs: str = eqx.field(static=True, converter=_json, default="")
+    """Arguments of the environment's constructor, as a JSON object; in Python a dictionary."""
+    wrappers: tuple[str, ...] = eqx.field(static=True, default=())
+    """Functions that wrap the environment, the innermost first, as MODULE:FUNCTION."""
 
     def __check_init__(self):
         for name, least in (("horizon", 0), ("conditions", 1), ("start_std", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}: must be {least} or more.")
+        self.arguments  # noqa: B018  raises what is wrong with them
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the environment's constructor."""
+        try:
+            arguments = json.loads(self.kwargs or "{}")
+        except json.JSONDecodeError as error:
+            raise ValueError(f"kwargs={self.kwargs!r} is no JSON ({error}): write e.g. '{EXAMPLE}'.") from error
+        if not isinstance(arguments, dict):
+            raise ValueError(f"kwargs={self.kwargs!r} is no JSON object: write e.g. '{EXAMPLE}'.")
+        return arguments
 
     @property
     def steps(self) -> int:
@@ -55,40 +83,52 @@ class GymnasiumTask(Task):
         settings: dict[str, Any] = {"max_episode_steps": self.steps + 1, "disable_env_checker": True}
         if _can_go_on(self.env):
             settings[UNENDING] = False
-        env = gymnasium.make(self.env, render_mode="rgb_array" if _renders(self.env) else None, **settings)
+        if _renders(self.env):
+            settings["render_mode"] = "rgb_array"
+        env: gymnasium.Env = _called(self.env, gymnasium.make, self.env, **settings | self.arguments)
+        for wrapper in self.wrappers:
+            env = _called(f"{self.env}, wrapped by {wrapper}", _named(wrapper), env)
         if not isinstance(env.action_space, gymnasium.spaces.Box):
             raise ValueError(
                 f"{self.env} has the actions {env.action_space}: only continuous ones (Box) can be learned."
             )
         return env
 
-    def show(self, env: gymnasium.Env, x: np.ndarray, condition: int) -> None:
-        """Bring a copy of the environment into the state x (dx,) of a condition, to be rendered."""
-        begin(env, condition, x)
-
     def problem(self) -> Problem:
+        return self._probed()[0]
+
+    def world(self) -> GymnasiumWorld:
+        problem, reads = self._probed()
+        return GymnasiumWorld(problem, self.make, tuple(range(self.conditions)), reads)
+
+    def _probed(self) -> tuple[Problem, Access]:
+        """The problem, and how the environment's state is read."""
         env = self.make()
-        states = np.array([begin(env, seed) for seed in range(self.conditions)])
+        reads = _called(self.env, access, env, 0)
+        if self.start_std and isinstance(reads, Observed):
+            raise ValueError(f"start_std={self.start_std}: {self.env} has no state that can be set. Leave it at 0.")
+        states = np.array([_called(self.env, begin, env, reads, seed) for seed in range(self.conditions)])
         space: Any = env.action_space
         low, high = (np.asarray(bound, float).ravel() for bound in (space.low, space.high))
-        bounded = bool(np.isfinite(low).all() and np.isfinite(high).all())
+        low, high = np.where(low <= -UNBOUNDED, -np.inf, low), np.where(high >= UNBOUNDED, np.inf, high)
         bare: Any = env.unwrapped
         rate = env.metadata.get("render_fps")
-        dx = states.shape[1]
-        return Problem(
+        cov = np.tile(self.start_std**2 * np.eye(states.shape[1]), (self.conditions, 1, 1))
+        if isinstance(reads, Simulated):
+            model, varied = bare.model, np.ones(bare.model.nv, bool)
+            cov, known = np.zeros_like(cov), model.nq + model.nv
+            for n, x in enumerate(states):
+                cov[n, :known, :known] = starts.spread(model, x[: model.nq], self.start_std, varied)
+        problem = Problem(
             horizon=self.steps,
             dt=float(getattr(bare, "dt", 0.0) or (1.0 / rate if rate else 1.0)),
-            conditions=Gaussian(
-                jnp.asarray(states), jnp.broadcast_to(self.start_std**2 * jnp.eye(dx), (self.conditions, dx, dx))
-            ),
-            initial_std=self.initial_std * ((high - low) / 2 if bounded else np.ones_like(low)),
+            conditions=Gaussian(jnp.asarray(states), jnp.asarray(cov)),
+            initial_std=self.initial_std * np.where(np.isfinite(high - low), (high - low) / 2, 1.0),
             cost=None,
             action_low=low,
             action_high=high,
         )
-
-    def world(self) -> GymnasiumWorld:
-        return GymnasiumWorld(self.problem(), self.make, tuple(range(self.conditions)))
+        return problem, reads
 
 
 def entry(name: str) -> Entry:
@@ -106,6 +146,31 @@ def _spec(env: str) -> EnvSpec:
         return gymnasium.spec(name)
     except (gymnasium.error.Error, ImportError) as error:
         raise ValueError(f"{GYMNASIUM}{env}: {error}") from error
+
+
+def _named(wrapper: str) -> Callable[..., Any]:
+    """What MODULE:FUNCTION names."""
+    module, _, name = wrapper.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name) if module and name else None
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"wrappers: {wrapper}: {error}. A module of the working directory is found with PYTHONPATH=. before the "
+            "command."
+        ) from error
+    if not callable(found):
+        raise ValueError(f"wrappers: {wrapper!r} is no function: name one as MODULE:FUNCTION.")
+    return found
+
+
+def _called(what: str, function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    """What a function returns; what somebody else's code raises in it becomes one line."""
+    try:
+        return function(*arguments, **settings)
+    except Exception as error:
+        said = " ".join(str(error).split())
+        kind = "" if type(error) is ValueError and said.startswith(what) else f"{what}: {type(error).__name__}: "
+        raise ValueError(f"{kind}{said:.500}") from error
 
 
 def _creator(env: str) -> Any:

@@ -1,23 +1,27 @@
 """Any MuJoCo model as a task: the model's file, and a Python file that says what it shall do.
 
-The state is x = [qpos, qvel, sensordata], the action u = ctrl; `describe` names their entries. The Python file defines
-in jax.numpy, with the arguments that Problem gives them,
+The state is x = [qpos, qvel, act, sensordata], the action u = ctrl; `describe` names their entries. The Python file
+defines in jax.numpy, with the arguments that Problem gives them,
 
     cost(x, u, t)    and, where wanted,    final_cost(x)    success(x, u)    observe(x)
 
-It may import what is installed, but no file beside it: `files` names all that a task is made of. Learning begins with
-noise about the keyframe's ctrl, or about zero.
+It may import what is installed, and at its top also modules beside it: `files` names all that a task is made of.
+Learning begins with noise about the keyframe's ctrl, or about zero.
+
+A URDF has no actuators: each of its hinges and slides gets a motor, with the joint's effort as its limit.
 """
 
 # pyright: reportAttributeAccessIssue=false
-import functools
+import contextlib
+import importlib
 import math
 import os
 import runpy
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -28,7 +32,9 @@ import numpy as np
 from pilotfish.tasks import Entry
 from pilotfish.tasks.mujoco import MujocoTask
 from pilotfish.types import Gaussian, LinearGaussian, Problem, identity, no_cost
-from pilotfish.worlds.mujoco import Simulation, quiet
+from pilotfish.worlds import starts
+from pilotfish.worlds.mujoco import Simulation, quiet, remarks
+from pilotfish.worlds.starts import BALL, FREE, HINGE, SLIDE
 
 SHORTEST = 0.02
 """Seconds from one action to the next, at least, where nothing else is said."""
@@ -47,12 +53,6 @@ UNTRACEABLE = (
     "jnp.where(a, b, c) for `b if a else c`"
 )
 
-HINGE, SLIDE, BALL, FREE = (
-    mujoco.mjtJoint.mjJNT_HINGE.value,
-    mujoco.mjtJoint.mjJNT_SLIDE.value,
-    mujoco.mjtJoint.mjJNT_BALL.value,
-    mujoco.mjtJoint.mjJNT_FREE.value,
-)
 TURN = tuple(f"{axis} of the orientation of {{}} (quaternion)" for axis in "wxyz")
 SPIN = tuple(f"{axis} of the angular velocity of {{}} (rad/s, in its own frame)" for axis in "xyz")
 POSITIONS = {
@@ -80,7 +80,7 @@ class ModelTask(MujocoTask):
     """Do in a MuJoCo model what a cost asks for."""
 
     model: str = eqx.field(static=True, converter=_absolute)
-    """The model's file: MJCF (.xml), or MuJoCo's binary format (.mjb)."""
+    """The model's file: MJCF (.xml, .mjcf), URDF (.urdf), or MuJoCo's binary format (.mjb)."""
     cost: str = eqx.field(static=True, converter=_absolute, default="")
     """The Python file that defines cost(x, u, t) in jax.numpy."""
     horizon: int = eqx.field(static=True, default=100)
@@ -88,10 +88,11 @@ class ModelTask(MujocoTask):
     dt: float = eqx.field(static=True, default=0.0)
     """Seconds from one action to the next, a multiple of the model's timestep; 0 for the least that is .02 or more."""
     keyframe: str = eqx.field(static=True, default="")
-    """The model's keyframe at which episodes start; by default its first or, where it has none, qpos0 at rest."""
+    """The model's keyframe at which episodes start, with its mocap poses; by default its first or, where it has none,
+    qpos0 at rest."""
     start_std: float = 0.01
-    """Standard deviation of the start about it: of the positions of hinges and slides (rad, m) and of all velocities.
-    The orientations of ball joints and all positions of free ones are not varied."""
+    """Standard deviation of the start about it: of the positions of hinges, slides and ball joints (rad, m) and of all
+    velocities, within the joints' ranges and the equality constraints. Positions of free joints are not varied."""
     initial_std: float = 0.3
     """Standard deviation of the first controller's actions, in halves of ctrlrange, or where there is none in the
     action's unit."""
@@ -105,36 +106,43 @@ class ModelTask(MujocoTask):
 
     @property
     def files(self) -> list[str]:
-        """The files that the task is made of: model and cost, and what the model includes."""
+        """The files that the task is made of: model and cost, what the model includes, and modules beside the cost."""
         self.problem()  # says what is wrong with them
-        included = mujoco.mju_getXMLDependencies(self.model) if self.model.endswith(".xml") else []
-        return sorted({self.model, self.cost, *map(_absolute, included)})
+        return sorted({self.model, *_parts(self.model), *_executed(self.cost).sources})
 
     def simulation(self) -> Simulation:
-        return Simulation(_model(self.model))
+        model = _model(self.model)
+        if model.nmocap and (i := self._key(model)) is not None:
+            bodies = np.flatnonzero(model.body_mocapid >= 0)
+            mocap = model.body_mocapid[bodies]
+            model.body_pos[bodies] = model.key_mpos[i].reshape(-1, 3)[mocap]
+            model.body_quat[bodies] = model.key_mquat[i].reshape(-1, 4)[mocap]
+        return Simulation(model)
 
     def problem(self) -> Problem:
         simulation = self.simulation()
         model = simulation.model
         if not self.cost:
             raise ValueError(NO_COST.format(model=self.model, entries=describe(model)))
-        defined = _executed(self.cost, _existing(self.cost).read_bytes())
-        qpos, qvel, ctrl = self._start(model)
-        start = simulation.states(qpos[None], qvel[None])
+        defined = _executed(self.cost).scope
+        data, i = mujoco.MjData(model), self._key(model)
+        if i is not None:
+            mujoco.mj_resetDataKeyframe(model, data, i)
+        start = simulation.states(data.qpos[None], data.qvel[None], data.act[None], data.time)
         low, high = _limits(model)
         bounded = np.isfinite(low)
         std = self.initial_std * np.where(bounded, np.ptp(model.actuator_ctrlrange, axis=1) / 2, 1.0)
         T, dx, du = self.horizon, start.shape[1], model.nu
         first = LinearGaussian(
             jnp.zeros((1, T, du, dx)),
-            jnp.broadcast_to(jnp.asarray(np.clip(ctrl, low, high)), (1, T, du)),
+            jnp.broadcast_to(jnp.asarray(np.clip(data.ctrl, low, high)), (1, T, du)),
             jnp.broadcast_to(jnp.diag(jnp.asarray(std)), (1, T, du, du)),
         )
         try:
             problem = Problem(
                 horizon=T,
                 dt=self.dt or math.ceil(SHORTEST / model.opt.timestep - 1e-9) * model.opt.timestep,
-                conditions=Gaussian(jnp.asarray(start), jnp.diag(self._spread(model, dx) ** 2)[None]),
+                conditions=Gaussian(jnp.asarray(start), jnp.asarray(self._spread(model, data.qpos, dx))[None]),
                 initial_std=jnp.asarray(std),
                 action_low=low,
                 action_high=high,
@@ -149,23 +157,20 @@ class ModelTask(MujocoTask):
             raise ValueError(_told(error, self.cost)) from error
         return problem
 
-    def _start(self, model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions, velocities and actions of the keyframe."""
+    def _key(self, model: mujoco.MjModel) -> int | None:
+        """The number of the keyframe; None if the model has none."""
         names = [model.key(i).name for i in range(model.nkey)]
         if self.keyframe and self.keyframe not in names:
             known = ", ".join(name or "(unnamed)" for name in names) or "none"
             raise ValueError(f"keyframe={self.keyframe!r}: the keyframes of {self.model} are {known}.")
-        if not names:
-            return model.qpos0, np.zeros(model.nv), np.zeros(model.nu)
-        i = names.index(self.keyframe) if self.keyframe else 0
-        return model.key_qpos[i], model.key_qvel[i], model.key_ctrl[i]
+        return (names.index(self.keyframe) if self.keyframe else 0) if names else None
 
-    def _spread(self, model: mujoco.MjModel, dx: int) -> np.ndarray:
-        """Standard deviation of every entry of the initial state."""
-        std = np.zeros(dx)
-        std[model.jnt_qposadr[np.isin(model.jnt_type, (HINGE, SLIDE))]] = self.start_std
-        std[model.nq : model.nq + model.nv] = self.start_std
-        return std
+    def _spread(self, model: mujoco.MjModel, qpos: np.ndarray, dx: int) -> np.ndarray:
+        """Covariance of the initial state."""
+        cov, known = np.zeros((dx, dx)), model.nq + model.nv
+        varied = model.jnt_type[model.dof_jntid] != FREE
+        cov[:known, :known] = starts.spread(model, qpos, self.start_std, varied)
+        return cov
 
 
 def entry(path: str) -> Entry:
@@ -174,27 +179,38 @@ def entry(path: str) -> Entry:
 
 
 def describe(model: mujoco.MjModel) -> str:
-    """What the entries of a model's states and actions are, a line each."""
-    entries = {"x": list(_states(model)), "u": list(_actions(model))}
-    return "\n".join(f"{f'{name}[{i}]':>7}  {what}" for name, whats in entries.items() for i, what in enumerate(whats))
+    """What the entries of a model's states and actions are, a line each, and what is no part of them."""
+    simulation = Simulation(model)
+    entries = {"x": list(_states(simulation)), "u": list(_actions(model))}
+    lines = [f"{f'{name}[{i}]':>7}  {what}" for name, whats in entries.items() for i, what in enumerate(whats)]
+    return "\n".join([*lines, *remarks(simulation)])
 
 
-def _states(model: mujoco.MjModel) -> Iterator[str]:
+def _states(simulation: Simulation) -> Iterator[str]:
+    model = simulation.model
     for meanings in (POSITIONS, VELOCITIES):
         for j in range(model.njnt):
             yield from (meaning.format(_joint(model, j)) for meaning in meanings[model.jnt_type[j]])
+    for i, count in enumerate(model.actuator_actnum):
+        for k in range(count):
+            yield f"activation {f'{k} ' if count > 1 else ''}of actuator {_named(model.actuator(i))}"
     for i, size in enumerate(model.sensor_dim):
+        if i in simulation.late:
+            continue
         kind = mujoco.mjtSensor(model.sensor_type[i]).name.removeprefix("mjSENS_").lower()
         for axis in AXES.get(size, [f"entry {k} of " for k in range(size)]):
             yield f"{axis}sensor {_named(model.sensor(i))} ({kind})"
 
 
 def _actions(model: mujoco.MjModel) -> Iterator[str]:
-    for i, (low, high) in enumerate(zip(*_limits(model), strict=True)):
+    limits = list(zip(*_limits(model), strict=True))
+    for i, (first, count) in enumerate(zip(model.actuator_ctrladr, model.actuator_ctrlnum, strict=True)):
         target = TARGETS.get(model.actuator_trntype[i])
         place = f" at {target(model, int(model.actuator_trnid[i, 0]))}" if target else ""
-        limits = f"from {low:g} to {high:g}" if np.isfinite(low) else "without limits"
-        yield f"actuator {_named(model.actuator(i))}{place}, {limits}"
+        for k, (low, high) in enumerate(limits[first : first + count]):
+            which = f"input {k} of " if count > 1 else ""
+            within = f"from {low:g} to {high:g}" if np.isfinite(low) else "without limits"
+            yield f"{which}actuator {_named(model.actuator(i))}{place}, {within}"
 
 
 def _joint(model: mujoco.MjModel, j: int) -> str:
@@ -232,10 +248,10 @@ def _existing(path: str) -> Path:
 
 def _model(path: str) -> mujoco.MjModel:
     file = str(_existing(path))
-    load = mujoco.MjModel.from_binary_path if file.endswith(".mjb") else mujoco.MjModel.from_xml_path
+    load = mujoco.MjModel.from_binary_path if _ends(path, ".mjb") else mujoco.MjModel.from_xml_path
     try:
         with quiet():
-            model = load(file)
+            model = _with_motors(file) if _ends(path, ".urdf") else load(file)
     except ValueError as error:
         raise ValueError(" ".join(f"{path}: {error}".split())) from error
     if not model.nu:
@@ -243,16 +259,99 @@ def _model(path: str) -> mujoco.MjModel:
     return model
 
 
-@functools.lru_cache
-def _executed(path: str, source: bytes) -> dict[str, Any]:
-    """What a Python file defines. The same source gives the same functions, which JAX then compiles once."""
+def _urdf(path: str) -> mujoco.MjSpec:
+    """A URDF, of whose file MuJoCo would know the suffix in small letters only."""
+    spec = mujoco.MjSpec.from_string(Path(path).read_text())
+    spec.modelfiledir = os.path.dirname(path)
+    return spec
+
+
+def _with_motors(path: str) -> mujoco.MjModel:
+    """The model of a URDF, with a motor at each joint of one degree of freedom."""
+    spec = _urdf(path)
+    for joint in spec.joints:
+        if joint.type in (HINGE, SLIDE):
+            motor = spec.add_actuator(name=joint.name, target=joint.name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
+            motor.set_to_motor()
+            if joint.actfrcrange[0] < joint.actfrcrange[1]:
+                motor.ctrlrange, motor.ctrllimited = joint.actfrcrange, True
+    return spec.compile()
+
+
+def _parts(path: str) -> list[str]:
+    """The files that a model is made of beside its own: what it includes, meshes, textures."""
+    if _ends(path, ".mjb"):
+        return []
+    if _ends(path, ".urdf"):
+        spec = _urdf(path)
+        places = [(spec.meshdir, mesh.file) for mesh in spec.meshes]
+        return [_absolute(Path(path).parent / folder / file) for folder, file in places]
+    return [_absolute(part) for part in mujoco.mju_getXMLDependencies(path)]
+
+
+def _ends(path: str, suffix: str) -> bool:
+    return path.lower().endswith(suffix)
+
+
+class _Executed(NamedTuple):
+    """A Python file that was run."""
+
+    scope: dict[str, Any]
+    """What it defines."""
+    sources: dict[str, bytes]
+    """What it is made of: the file and the modules beside it that it imported, by path."""
+
+
+_KEPT: dict[str, _Executed] = {}
+
+
+def _executed(path: str) -> _Executed:
+    """What a Python file defines. The same sources give the same functions, which JAX then compiles once."""
+    _existing(path)
+    kept = _KEPT.get(path)
+    if kept is None or any(
+        not Path(one).is_file() or Path(one).read_bytes() != was for one, was in kept.sources.items()
+    ):
+        kept = _KEPT[path] = _run(path)
+    return kept
+
+
+def _run(path: str) -> _Executed:
+    """Run a Python file, whose imports find the modules beside it, which no other file's imports will find."""
+    folder = os.path.dirname(path)
+    source, before = Path(path).read_bytes(), set(sys.modules)
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
     try:
-        scope = runpy.run_path(path, run_name=Path(path).stem)
+        with _no_bytecode():
+            scope = runpy.run_path(path, run_name=Path(path).stem)
     except Exception as error:  # whatever is in the user's file
         raise ValueError(_told(error, path)) from error
+    finally:
+        sys.path.remove(folder)
+        beside = {name: file for name in set(sys.modules) - before if (file := _beside(folder, sys.modules[name]))}
+        for name in beside:
+            del sys.modules[name]
     if not callable(scope.get("cost")):
         raise ValueError(f"{path} defines no function cost(x, u, t).")
-    return scope
+    return _Executed(scope, {path: source} | {file: Path(file).read_bytes() for file in beside.values()})
+
+
+def _beside(folder: str, module: Any) -> str:
+    """The file of a module that is in the folder, but in no other place there that modules come from; else ""."""
+    file = getattr(module, "__file__", None) or ""
+    others = [place for place in sys.path if place != folder and Path(place).is_relative_to(folder)]
+    return file if Path(file).is_relative_to(folder) and not any(Path(file).is_relative_to(o) for o in others) else ""
+
+
+@contextlib.contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """Without compiled copies of modules, which Python takes for those of a file that changes within a second."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def _check(problem: Problem) -> None:

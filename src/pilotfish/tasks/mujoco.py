@@ -1,7 +1,7 @@
 """Tasks whose dynamics are a MuJoCo model, written as MJCF in the task's own file.
 
-The state is [qpos, qvel, sensordata] (worlds/mujoco.py). A picture is what the model's camera "view" sees, or where
-there is none MuJoCo's own.
+The state is [qpos, qvel, act, sensordata] (worlds/mujoco.py). A picture is what the model's camera "view" sees, or
+where there is none MuJoCo's own.
 """
 
 from abc import abstractmethod

@@ -109,16 +109,17 @@ def _camera(model: mujoco.MjModel) -> str | mujoco.MjvCamera:
 
 
 def _environment(task: GymnasiumTask) -> Scene:
-    env = task.make()
+    world = task.world()
+    env = world.make()
     try:
-        task.show(env, np.asarray(task.problem().conditions.mean[0]), 0)
+        world.show(env, np.asarray(world.problem.conditions.mean[0]), 0)
         picture: Any = env.render()
         height, width = picture.shape[:2]
     except Exception as error:  # whatever an environment raises that cannot render or go to a state
         raise RunError(f"no film: {task.env} gives no picture of a state ({error}).") from error
 
     def paint(axis: Axes, x: np.ndarray, condition: int, scale: float) -> None:
-        task.show(env, x, condition)
+        world.show(env, x, condition)
         axis.imshow(np.asarray(env.render()))
 
     return Scene(paint, height / width, FRAME_SECONDS[1])

@@ -1,6 +1,8 @@
 """The world of a Gymnasium environment: its dynamics, and its rewards as negative costs.
 
-    state    [qpos, qvel] of a MuJoCo environment, `state` of a classic one, of any other its observation
+    state    [qpos, qvel, act, mocap poses] of a MuJoCo environment; the attribute `state` of another, if it is its
+             state: a few steps from where it was set must go as they went before; of any other its observation, where
+             it has parts (Dict, Tuple) one after the other
     cost     minus the reward; the last entry, the final cost, is 0
 
 What an environment draws at its reset (the place of a goal, say) it draws by the condition's seed, so that all episodes
@@ -19,17 +21,153 @@ no number, or of a wrong shape: what would follow is nan, and no step of it coun
 """
 
 import warnings
-from collections.abc import Callable
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import gymnasium
 import numpy as np
 
 from pilotfish.types import Problem
+from pilotfish.worlds import starts
 from pilotfish.worlds.host import HostWorld
-from pilotfish.worlds.mujoco import diverged, quiet
+from pilotfish.worlds.mujoco import check_whole, diverged, quiet
 from pilotfish.worlds.plant import Moved, Plant
+
+LARGEST = 1000
+"""Entries of a state, at most: local linear models of more would be slow, and need as many rollouts."""
+PROBE = 6
+"""Steps by which it is found out whether an attribute `state` is the state."""
+
+
+class Access(ABC):
+    """How an environment's state is read and set."""
+
+    @abstractmethod
+    def read(self, env: gymnasium.Env, observation: Any) -> np.ndarray:
+        """The state (dx,) of an environment that has just given this observation."""
+
+    @abstractmethod
+    def write(self, env: gymnasium.Env, x: np.ndarray) -> None:
+        """Go to the state x (dx,). ValueError if that cannot be done."""
+
+
+class Simulated(Access):
+    """Of a MuJoCo environment."""
+
+    def read(self, env, observation):
+        data = _bare(env).data
+        if diverged(data):
+            raise ValueError(f"{_name(env)}: the simulation diverged, and MuJoCo reset it.")
+        return np.concatenate([data.qpos, data.qvel, data.act, data.mocap_pos.ravel(), data.mocap_quat.ravel()])
+
+    def write(self, env, x):
+        bare = _bare(env)
+        data, model = bare.data, bare.model
+        sizes = np.cumsum([model.nq, model.nv, model.na, 3 * model.nmocap])
+        qpos, qvel, data.act[:], places, turns = np.split(x, sizes)
+        data.mocap_pos[:], data.mocap_quat[:] = places.reshape(-1, 3), turns.reshape(-1, 4)
+        bare.set_state(qpos, qvel)
+
+
+class Attribute(Access):
+    """Of an environment whose attribute `state` is its state."""
+
+    def read(self, env, observation):
+        return _numbers(env, "state", _bare(env).state).ravel()
+
+    def write(self, env, x):
+        bare = _bare(env)
+        bare.state = np.asarray(x, np.asarray(bare.state).dtype).reshape(np.shape(bare.state))
+
+
+class Observed(Access):
+    """Of an environment that shows its observation only."""
+
+    def read(self, env, observation):
+        space = env.observation_space
+        if isinstance(space, gymnasium.spaces.Dict | gymnasium.spaces.Tuple):
+            observation = gymnasium.spaces.flatten(space, observation)
+        return _numbers(env, "observation", observation).ravel()
+
+    def write(self, env, x):
+        raise ValueError(
+            f"{_name(env)} has no state that can be set: its conditions must have no spread (start_std=0)."
+        )
+
+
+@quiet()
+def access(env: gymnasium.Env, seed: int) -> Access:
+    """How the state of an environment is read, which is reset for it; ValueError if it is none to learn on."""
+    bare, space = _bare(env), env.observation_space
+    if hasattr(bare, "set_state") and hasattr(bare, "data") and hasattr(bare, "model"):
+        check_whole(bare.model)
+        return Simulated()
+    if _state_is_the_state(env, seed):
+        return Attribute()
+    if not space.is_np_flattenable:
+        raise ValueError(f"{_name(env)} has the observations {space}, which are no vector of numbers.")
+    if (size := gymnasium.spaces.flatdim(space)) > LARGEST:
+        shape = " x ".join(map(str, space.shape)) if space.shape else "in all"
+        raise ValueError(
+            f"{_name(env)}: an observation has {size} entries ({shape}), and would be the state, which may have "
+            f"{LARGEST} at most. Images are no states: choose an environment or a wrapper (--task.wrappers "
+            "MODULE:FUNCTION) that observes positions and velocities."
+        )
+    return Observed()
+
+
+class _Probed(NamedTuple):
+    """A step of an environment as it was taken."""
+
+    before: np.ndarray
+    after: np.ndarray
+    """What is to be the same when it is taken again: state, observation, reward."""
+
+
+def _state_is_the_state(env: gymnasium.Env, seed: int) -> bool:
+    """Whether an environment goes on from a `state` that is set after a reset as it went on from there before."""
+    env.action_space.seed(seed)
+    actions = [env.action_space.sample() for _ in range(PROBE)]
+    try:
+        first = _probe(env, seed, actions)
+        half = len(first) // 2
+        if not half or all(np.array_equal(step.before, first[0].before) for step in first):
+            return False
+        again = _probe(env, seed, actions[half : len(first)], first[half].before, half)
+    except Exception:  # whatever an environment raises that has no such state, or whose state cannot be set
+        return False
+    return len(again) == len(first) - half and all(
+        np.allclose(one.after, other.after, rtol=1e-5, atol=1e-8)
+        for one, other in zip(first[half:], again, strict=True)
+    )
+
+
+def _probe(
+    env: gymnasium.Env, seed: int, actions: Sequence[Any], x: np.ndarray | None = None, number: int = 0
+) -> list[_Probed]:
+    """Steps from a reset, or from a state x that is set then; until one fails, of which there are errors later."""
+    state, observed, steps = Attribute(), Observed(), []
+    observation, _ = env.reset(seed=seed)
+    if x is not None:
+        state.write(env, x)
+    for i, u in enumerate(actions, number):
+        _bare(env).np_random = np.random.default_rng(i)
+        before = state.read(env, observation).copy()
+        if before.size > LARGEST:
+            raise ValueError
+        try:
+            observation, reward, terminated, *_ = env.step(u)
+            after = np.concatenate([state.read(env, observation), observed.read(env, observation), [float(reward)]])
+        except Exception:
+            break
+        if (steps and after.size != steps[0].after.size) or not np.isfinite(after).all():
+            break
+        steps.append(_Probed(before, after))
+        if terminated:
+            break
+    return steps
 
 
 class GymnasiumWorld(HostWorld):
@@ -40,6 +178,8 @@ class GymnasiumWorld(HostWorld):
     """Makes a copy of the environment."""
     seeds: tuple[int, ...] = eqx.field(static=True)
     """The seed with which the episodes of each condition begin."""
+    access: Access = eqx.field(static=True)
+    """How the environment's state is read and set."""
     copies: list[gymnasium.Env] = eqx.field(static=True, default_factory=list, repr=False)
     """Those made so far."""
     told: list[str] = eqx.field(static=True, default_factory=list, repr=False)
@@ -62,24 +202,31 @@ class GymnasiumWorld(HostWorld):
             self.copies.append(self.make())
         return EnvironmentPlant(self, copies)
 
+    def show(self, env: gymnasium.Env, x: np.ndarray, condition: int) -> None:
+        """Bring a copy of the environment into the state x (dx,) of a condition, to be rendered."""
+        begin(env, self.access, self.seeds[condition], x)
+
 
 class EnvironmentPlant(Plant):
     """Copies of an environment, each with its own random numbers."""
 
     def __init__(self, world: GymnasiumWorld, copies: int):
-        self._envs, self._seeds, self._problem, self._told = (
-            world.copies[:copies],
-            world.seeds,
-            world.problem,
-            world.told,
-        )
+        self._envs, self._seeds, self._access = world.copies[:copies], world.seeds, world.access
+        self._problem, self._told = world.problem, world.told
         self._spread = np.any(np.asarray(world.problem.conditions.cov) != 0, (1, 2)).tolist()
+
+    def possible(self, x, conditions):
+        if not isinstance(self._access, Simulated):
+            return x
+        model, about = _bare(self._envs[0]).model, np.asarray(self._problem.conditions.mean)
+        rows = zip(x, conditions, strict=True)
+        return np.array([starts.possible(model, row, about[n]) if self._spread[n] else row for row, n in rows])
 
     @quiet()
     def place(self, x, conditions, randoms):
         states = np.empty_like(x)
         for i, n in enumerate(conditions):
-            state = begin(self._envs[i], self._seeds[n], x[i] if self._spread[n] else None)
+            state = begin(self._envs[i], self._access, self._seeds[n], x[i] if self._spread[n] else None)
             states[i] = _sized(self._envs[i], state, x.shape[1])
             self._envs[i].unwrapped.np_random = randoms[i]
         return states
@@ -94,7 +241,7 @@ class EnvironmentPlant(Plant):
         for i in np.flatnonzero(moving):
             env = self._envs[i]
             try:
-                state, moved.cost[i], moved.ended[i] = _step(env, u[i])
+                state, moved.cost[i], moved.ended[i] = _step(env, self._access, u[i])
                 moved.x[i] = _sized(env, state, dx)
             except Exception as error:  # whatever an environment raises: its rollout ends, the others go on
                 trouble = error
@@ -113,41 +260,26 @@ class EnvironmentPlant(Plant):
             warnings.warn(self._told[-1], stacklevel=2)
 
 
-def begin(env: gymnasium.Env, seed: int, x: np.ndarray | None = None) -> np.ndarray:
+def begin(env: gymnasium.Env, access: Access, seed: int, x: np.ndarray | None = None) -> np.ndarray:
     """Reset by a seed and, where x (dx,) is given, go to that state; the state (dx,) in which the episode begins."""
     observation, _ = env.reset(seed=seed)
-    bare: Any = env.unwrapped
     if x is not None:
-        if hasattr(bare, "set_state"):
-            nq = bare.data.qpos.size
-            bare.set_state(x[:nq], x[nq:])
-        elif isinstance(getattr(bare, "state", None), np.ndarray | tuple | list):
-            bare.state = np.asarray(x, np.asarray(bare.state).dtype)
-        else:
-            raise ValueError(f"{_name(env)} has no state that can be set: its conditions must have no spread.")
-    return _state(env, observation)
+        access.write(env, x)
+    return access.read(env, observation)
 
 
-def _step(env: gymnasium.Env, u: np.ndarray) -> tuple[np.ndarray, float, bool]:
+def _step(env: gymnasium.Env, access: Access, u: np.ndarray) -> tuple[np.ndarray, float, bool]:
     """The next state, the cost, and whether the environment terminates the episode."""
     space: Any = env.action_space
     observation, reward, terminated, *_ = env.step(u.reshape(space.shape).astype(space.dtype))
     cost = -_numbers(env, "reward", reward)
     if cost.size != 1:
         raise ValueError(f"{_name(env)}: the reward has the shape {cost.shape}; it must be one number.")
-    return _state(env, observation), cost.item(), bool(terminated)
+    return access.read(env, observation), cost.item(), bool(terminated)
 
 
-def _state(env: gymnasium.Env, observation) -> np.ndarray:
-    bare: Any = env.unwrapped
-    if hasattr(bare, "set_state") and hasattr(bare, "data"):
-        if diverged(bare.data):
-            raise ValueError(f"{_name(env)}: the simulation diverged, and MuJoCo reset it.")
-        return np.concatenate([bare.data.qpos, bare.data.qvel])
-    state = getattr(bare, "state", None)
-    if isinstance(state, np.ndarray | tuple | list):
-        return _numbers(env, "state", state).ravel()
-    return _numbers(env, "observation", observation).ravel()
+def _bare(env: gymnasium.Env) -> Any:
+    return env.unwrapped
 
 
 def _numbers(env: gymnasium.Env, what: str, value: Any) -> np.ndarray:

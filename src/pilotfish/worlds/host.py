@@ -65,7 +65,7 @@ class HostWorld(World):
         N, M, dx = start.shape
         plant = self.plant(N * M)
         chosen = np.repeat(range(N) if conditions is None else conditions, M).tolist()
-        x0 = plant.place(start.reshape(N * M, dx), chosen, randoms)
+        x0 = plant.place(plant.possible(start.reshape(N * M, dx), chosen), chosen, randoms)
         episode = _begin(self.problem, policy, jnp.asarray(x0.reshape(N, M, dx)), keys)
         path = drive(self.problem, plant, x0, Actor(self.problem, policy, episode, (N, M)))
         if path.trouble is not None and not path.whole.any():

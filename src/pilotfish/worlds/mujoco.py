@@ -1,7 +1,14 @@
 """The world of MuJoCo models: all rollouts advance together, on native threads.
 
-    state    x = [qpos, qvel, sensordata]    by its sensors the model says what else belongs to the state
-    action   u = ctrl                        held for dt, which is a whole number of the model's timesteps
+    state    x = [qpos, qvel, act, sensordata]    by its sensors the model says what else belongs to the state
+    action   u = ctrl                             held for dt, which is a whole number of the model's timesteps
+
+What sensors of accelerations, of forces, and with a delay or an interval read does not follow from the state: they are
+left out of it. Whatever else MuJoCo carries from step to step (delays of actuators, states of plugins, plastic
+deformation, sleep) no policy would see: such models are refused. Mocap bodies stand still where the model has them, for
+no action moves them. Every action begins without the acceleration at which the constraint solver would start anew (warm
+start): with few iterations it would change the next state by as much as the solver errs, a few percent and more, and so
+that state would not follow from state and action alone.
 
 A simulation that diverges MuJoCo resets without raising; its warning counters tell. Such a rollout ends there: what
 would follow is nan, and no step of it counts.
@@ -11,17 +18,19 @@ would follow is nan, and no step of it counts.
 import contextlib
 import copy
 import dataclasses
+import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 
 import equinox as eqx
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-from jaxtyping import ArrayLike, Float
+from jaxtyping import ArrayLike, Float, Int
 from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
 
 from pilotfish.types import Dynamics, LinearDynamics, LinearGaussian, Problem
-from pilotfish.worlds import host
+from pilotfish.worlds import host, starts
 from pilotfish.worlds.host import HostWorld
 from pilotfish.worlds.plant import Moved, Plant
 
@@ -71,21 +80,60 @@ class Simulation(Dynamics):
             getattr(model, name)[...] = values[n]
         return model
 
-    def states(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        """The states (N, dx) of all conditions at these positions (N, nq) and velocities (N, nv)."""
+    @functools.cached_property
+    def late(self) -> list[int]:
+        """The sensors that are left out of the state."""
+        model = self.model
+        past = (model.sensor_delay > 0) | (model.sensor_interval[:, 0] > 0)
+        return np.flatnonzero(past | (model.sensor_needstage == mujoco.mjtStage.mjSTAGE_ACC)).tolist()
+
+    @functools.cached_property
+    def read(self) -> Int[np.ndarray, "entries"]:
+        """Which entries of sensordata belong to the state."""
+        ends = zip(self.model.sensor_adr, self.model.sensor_dim, strict=True)
+        entries = [range(adr, adr + dim) for i, (adr, dim) in enumerate(ends) if i not in self.late]
+        return np.array([entry for of_sensor in entries for entry in of_sensor], int)
+
+    @functools.cached_property
+    def clocks(self) -> Int[np.ndarray, "clocks"]:
+        """The entries of a state that sensors of the time read."""
+        clocks = self.model.sensor_adr[self.model.sensor_type == mujoco.mjtSensor.mjSENS_CLOCK]
+        return self.known + np.flatnonzero(np.isin(self.read, clocks))
+
+    @property
+    def known(self) -> int:
+        """Entries of a state before what sensors read: positions, velocities, activations."""
+        return self.model.nq + self.model.nv + self.model.na
+
+    @property
+    def dx(self) -> int:
+        return self.known + len(self.read)
+
+    def state(self, data: mujoco.MjData | Batch) -> np.ndarray:
+        """The state x of one simulation, or of each of a batch."""
+        return np.concatenate([data.qpos, data.qvel, data.act, data.sensordata[..., self.read]], -1)
+
+    def states(
+        self, qpos: np.ndarray, qvel: np.ndarray, act: np.ndarray | None = None, time: float = 0.0
+    ) -> np.ndarray:
+        """The states (N, dx) of all conditions at these positions (N, nq), velocities (N, nv), activations (N, na)."""
         states = []
-        for n, x in enumerate(np.concatenate([qpos, qvel], 1)):
+        act = np.zeros((len(qpos), self.model.na)) if act is None else act
+        for n, known in enumerate(np.concatenate([qpos, qvel, act], 1)):
             model = self.of_condition(n)
             data = mujoco.MjData(model)
-            self.place(data, x)
+            self.place(data, np.append(known, np.full(len(self.read), time)))
             mujoco.mj_forward(model, data)
-            states.append(state(data))
+            states.append(self.state(data))
         return np.array(states)
 
     def place(self, data: mujoco.MjData | Batch, x: np.ndarray) -> None:
-        """Put one simulation, or each of a batch, into the positions and velocities with which a state x begins."""
-        data.qpos[...] = x[..., : self.model.nq]
-        data.qvel[...] = x[..., self.model.nq : self.model.nq + self.model.nv]
+        """Put one simulation, or each of a batch, into the state x, as far as it is no sensor's reading."""
+        nq, nv = self.model.nq, self.model.nv
+        data.qpos[...], data.qvel[...] = x[..., :nq], x[..., nq : nq + nv]
+        data.act[...] = x[..., nq + nv : self.known]
+        if len(self.clocks):
+            data.time = x[..., self.clocks[0]]
 
     def substeps(self, dt: float) -> int:
         """Timesteps of the model in an action of dt seconds."""
@@ -109,7 +157,7 @@ class Simulation(Dynamics):
             u = np.einsum("naij,naj->nai", K[:, :, t], x.reshape(N, A, dx)) + k[:, :, t]
             return np.clip(u, low, high).reshape(N * A, -1)
 
-        plant = MujocoPlant(self, problem.dt)
+        plant = MujocoPlant(self, problem)
         x0 = plant.place(start.reshape(N * A, dx), np.repeat(np.arange(N), A).tolist(), ())
         path = host.drive(problem, plant, x0, act)
         return path.x.reshape(N, A, -1, dx), path.u.reshape(N, A, problem.horizon, -1)
@@ -124,31 +172,42 @@ class Simulation(Dynamics):
     ) -> LinearDynamics:
         """The same by central differences, also through contact.
 
-        Entries of x and u are moved by `eps` times one plus their size. What sensors read follows from positions and
-        velocities, so the columns of A that belong to sensors are zero. At its limit an action is moved inwards only.
+        Entries of x and u are moved by `eps` times (their size plus their unit, see `_units`); at the limit of an
+        action or an activation inwards only. What sensors read follows from the rest, except the time: their columns
+        of A are zero, their rows are not. nan where MuJoCo fails.
         """
         x, u = np.asarray(x), np.asarray(u)
-        (N, T, du), known = u.shape, self.model.nq + self.model.nv
-        z = np.concatenate([x[..., :known], u], -1).reshape(N * T, -1)
-        step = eps * (1.0 + np.abs(z))
-        moves = np.concatenate([np.zeros((1, known + du)), np.eye(known + du), -np.eye(known + du)])
-        moved = z[:, None] + moves * step[:, None]
-        moved[..., known:] = np.clip(
-            moved[..., known:], np.asarray(problem.action_low), np.asarray(problem.action_high)
-        )
-        flat = moved.reshape(-1, known + du)
+        (N, T, du), model = u.shape, self.model
+        free = np.concatenate([np.arange(self.known), self.clocks])  # the entries of x from which the others follow
+        z = np.concatenate([x[..., free], u], -1).reshape(N * T, -1)
+        dz, dims = z.shape[1], len(free)
+        low, high = np.full(dz, -np.inf), np.full(dz, np.inf)
+        low[dims:], high[dims:] = np.asarray(problem.action_low), np.asarray(problem.action_high)
+        activations = slice(model.nq + model.nv, self.known)
+        low[activations], high[activations] = starts.activation_limits(model)
+        step = eps * (_units(model, np.asarray(problem.initial_std), len(self.clocks)) + np.abs(z))
+        moves = np.concatenate([np.zeros((1, dz)), np.eye(dz), -np.eye(dz)])
+        moved = np.clip(z[:, None] + moves * step[:, None], np.minimum(low, z[:, None]), np.maximum(high, z[:, None]))
+        moved[..., dims:] = np.clip(moved[..., dims:], low[dims:], high[dims:])
+        flat = moved.reshape(-1, dz)
+        before = np.zeros((len(flat), problem.dx))
+        before[:, free] = flat[:, :dims]
         batch = self.batch(np.repeat(np.arange(N), T * len(moves)), persistent=False)
-        self.place(batch, flat)
-        batch.ctrl[...] = flat[:, known:]
+        assert batch.sensordata is not None  # what a batch computes it keeps only if it was asked for before
+        self.place(batch, before)
+        batch.ctrl[...] = flat[:, dims:]
         if self.forces is not None:
             batch.xfrc_applied[...] = np.tile(np.repeat(self.forces, len(moves), 0), (N, 1, 1))
-        batch.step(nstep=self.substeps(problem.dt), stage=CURRENT)
-        after = state(batch).reshape(N * T, len(moves), -1)
-        up, down = slice(1, known + du + 1), slice(known + du + 1, None)
+        failed = _failed(batch.step, nstep=self.substeps(problem.dt), stage=CURRENT)
+        after = self.state(batch)
+        after[failed] = np.nan
+        after[batch.warning[:, BROKEN, 1].any(1)] = np.nan
+        after = after.reshape(N * T, len(moves), -1)
+        up, down = slice(1, dz + 1), slice(dz + 1, None)
         apart = np.einsum("nii->ni", moved[:, up] - moved[:, down])
         columns = np.moveaxis(after[:, up] - after[:, down], 1, 2) / np.where(apart > 0, apart, np.inf)[:, None]
         A = np.zeros((N, T, problem.dx, problem.dx))
-        A[..., :known], B = columns[..., :known].reshape(N, T, -1, known), columns[..., known:].reshape(N, T, -1, du)
+        A[..., free], B = columns[..., :dims].reshape(N, T, -1, dims), columns[..., dims:].reshape(N, T, -1, du)
         c = after[:, 0] - np.einsum("nij,nj->ni", columns, moved[:, 0])
         return LinearDynamics(*map(jnp.asarray, (A, B, c.reshape(N, T, -1), np.zeros_like(A))))
 
@@ -163,8 +222,16 @@ class Simulation(Dynamics):
 class MujocoPlant(Plant):
     """Simulations of a model, all stepped together on native threads."""
 
-    def __init__(self, simulation: Simulation, dt: float):
-        self._simulation, self._substeps = simulation, simulation.substeps(dt)
+    def __init__(self, simulation: Simulation, problem: Problem):
+        self._simulation, self._substeps = simulation, simulation.substeps(problem.dt)
+        self._about = np.asarray(problem.conditions.mean)
+
+    @quiet()
+    def possible(self, x, conditions):
+        models = {n: self._simulation.of_condition(n) for n in set(conditions)}
+        noisy = [not np.array_equal(row, self._about[n]) for row, n in zip(x, conditions, strict=True)]
+        rows = zip(x, conditions, noisy, strict=True)
+        return np.array([starts.possible(models[n], row, self._about[n]) if far else row for row, n, far in rows])
 
     @quiet()
     def place(self, x, conditions, randoms):
@@ -176,7 +243,7 @@ class MujocoPlant(Plant):
     @quiet()
     def step(self, u, t, moving):
         batch, forces = self._batch, self._simulation.forces
-        batch.ctrl[moving] = u[moving]
+        batch.ctrl[moving], batch.qacc_warmstart[...] = u[moving], 0.0
         if forces is not None:
             batch.xfrc_applied[...] = forces[t]
         failed = _failed(batch.step, ids=np.flatnonzero(moving), nstep=self._substeps, stage=CURRENT)
@@ -185,7 +252,7 @@ class MujocoPlant(Plant):
         return Moved(self._states(whole))
 
     def _states(self, whole: np.ndarray) -> np.ndarray:
-        return np.where(whole[:, None], state(self._batch), np.nan)
+        return np.where(whole[:, None], self._simulation.state(self._batch), np.nan)
 
 
 class MujocoWorld(HostWorld):
@@ -209,27 +276,19 @@ class MujocoWorld(HostWorld):
 
     def __check_init__(self):
         problem, model, fields, forces = self.problem, self.model, self.simulation.fields, self.simulation.forces
-        entries = f"nq + nv + nsensordata = {model.nq} + {model.nv} + {model.nsensordata}"
-        if problem.dx != model.nq + model.nv + model.nsensordata:
+        check_whole(model)
+        if problem.dx != self.simulation.dx:
             raise ValueError(
-                f"conditions.mean has {problem.dx} columns, but a state of this model has {entries}: its positions, "
-                "its velocities and what its sensors read."
+                f"conditions.mean has {problem.dx} columns, but a state of this model has nq + nv + na + sensors = "
+                f"{model.nq} + {model.nv} + {model.na} + {len(self.simulation.read)}: its positions, its velocities, "
+                "its activations, and what its sensors read."
             )
         if problem.du != model.nu:
             raise ValueError(
-                f"initial_std has {problem.du} entries, but the model has {model.nu} actuators: give one for each."
+                f"initial_std has {problem.du} entries, but the model has {model.nu} actions (ctrl): give one for each."
             )
-        if model.na:
-            raise ValueError(
-                f"the model's actuators have {model.na} activations, which no policy would see: use actuators without "
-                "them (motor, position, velocity)."
-            )
-        late = [i for i in range(model.nsensor) if model.sensor_needstage[i] == mujoco.mjtStage.mjSTAGE_ACC]
-        if late:
-            raise ValueError(
-                f"sensor {model.sensor(late[0]).name or late[0]!r} reads accelerations or forces, which follow from "
-                "the action: what belongs to the state is known before. Remove it."
-            )
+        for remark in remarks(self.simulation):
+            warnings.warn(remark, stacklevel=2)
         if problem.cost is None:
             raise ValueError("problem.cost is None: MujocoWorld has no other cost than the problem's.")
         if np.any(np.asarray(problem.noise_std) != 0):
@@ -254,12 +313,61 @@ class MujocoWorld(HostWorld):
         return False
 
     def plant(self, copies: int) -> MujocoPlant:
-        return MujocoPlant(self.simulation, self.problem.dt)
+        return MujocoPlant(self.simulation, self.problem)
 
 
-def state(data: mujoco.MjData | Batch) -> np.ndarray:
-    """The state x of one simulation, or of each of a batch."""
-    return np.concatenate([data.qpos, data.qvel, data.sensordata], -1)
+def remarks(simulation: Simulation) -> list[str]:
+    """What a user should know of a model: what is no part of its state, and what nobody moves."""
+    model, said = simulation.model, []
+    if simulation.late:
+        names = ", ".join(repr(model.sensor(i).name or i) for i in simulation.late)
+        said.append(
+            f"sensors left out of the state: {names}. They read accelerations, forces or the past, which do not follow "
+            "from positions, velocities and activations."
+        )
+    if model.nmocap:
+        names = ", ".join(repr(model.body(i).name or i) for i in np.flatnonzero(model.body_mocapid >= 0))
+        said.append(f"mocap bodies that no action moves: {names}. They stay where the model or its keyframe has them.")
+    return said
+
+
+def check_whole(model: mujoco.MjModel) -> None:
+    """That nothing which MuJoCo carries from step to step is hidden from the state."""
+    delayed = np.flatnonzero(model.actuator_delay > 0)
+    if len(delayed):
+        name, delay = model.actuator(delayed[0]).name or int(delayed[0]), model.actuator_delay[delayed[0]]
+        raise ValueError(
+            f"actuator {name!r} has delay={delay:g}: what was asked of it before is no part of the state, and so no "
+            'policy would see it. Remove the delay, or write it as an activation: dyntype="filter".'
+        )
+    for size, what, remedy in (
+        (model.npluginstate, "states of its plugins", "Remove the plugins that have one."),
+        (model.nplastic, "plastic deformation of its flexes", "Make them elastic."),
+        (
+            model.opt.enableflags & mujoco.mjtEnableBit.mjENBL_SLEEP,
+            "which bodies are asleep",
+            'Set <flag sleep="disable"/> in its <option>.',
+        ),
+    ):
+        if size:
+            raise ValueError(f"the model carries {what} from step to step, which no policy would see. {remedy}")
+
+
+def _units(model: mujoco.MjModel, initial_std: np.ndarray, clocks: int) -> np.ndarray:
+    """The unit of every entry of [qpos, qvel, act, time, ctrl] by which differences are taken.
+
+    Angles have 1 rad, lengths the mean size of the bodies, actions what is first tried of them, and activations what
+    their actuator's first action has: so results do not depend on the units of lengths and actions.
+    """
+    initial_std = np.where(initial_std > 0, initial_std, 1.0)
+    position, velocity = np.ones(model.nq), np.ones(model.nv)
+    for kind, q, v in zip(model.jnt_type, model.jnt_qposadr, model.jnt_dofadr, strict=True):
+        size = {mujoco.mjtJoint.mjJNT_SLIDE: 1, mujoco.mjtJoint.mjJNT_FREE: 3}.get(mujoco.mjtJoint(kind), 0)
+        position[q : q + size] = velocity[v : v + size] = model.stat.meansize or 1.0
+    activation = np.ones(model.na)
+    for first, count, ctrl in zip(model.actuator_actadr, model.actuator_actnum, model.actuator_ctrladr, strict=True):
+        activation[max(first, 0) : max(first, 0) + count] = initial_std[ctrl]
+    return np.concatenate([position, velocity, activation, np.ones(clocks), initial_std])
 
 
 def diverged(data: mujoco.MjData) -> bool:

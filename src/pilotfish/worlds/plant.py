@@ -31,6 +31,12 @@ class Moved(NamedTuple):
 class Plant(ABC):
     """What is acted on."""
 
+    def possible(self, x: Float[np.ndarray, "n dx"], conditions: Sequence[int]) -> Float[np.ndarray, "n dx"]:
+        """The states next to x, as they were drawn from the conditions, in which an episode can start: within the
+        ranges of joints, say. All of them, unless the plant knows better.
+        """
+        return x
+
     @abstractmethod
     def place(
         self, x: Float[np.ndarray, "n dx"], conditions: Sequence[int], randoms: Sequence[np.random.Generator]
