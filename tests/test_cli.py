@@ -34,6 +34,14 @@ def call(capsys, *words):
     return code, out, err
 
 
+def rewrite(folder, change):
+    """Another specification, with its checksum."""
+    spec = json.loads((folder / "spec.json").read_text())
+    del spec["sha256"]
+    change(spec)
+    Run.open(folder).save_json("spec", spec)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A small run, trained by the command line."""
@@ -258,8 +266,8 @@ def test_a_folder_in_use_is_said_before_anything_is_computed(capsys, folder):
 
 def test_a_film_of_an_unknown_kind_is_refused(capsys, folder, tmp_path):
     code, _, err = call(capsys, "render", folder, "-o", tmp_path / "film.avi")
-    assert code == 1
-    assert "ends in .gif, .mp4 or .png" in err
+    assert code == 2
+    assert "ends in .gif, .mp4, .png" in err
 
 
 def test_a_seed_that_was_not_run_is_refused(capsys, folder):
@@ -285,9 +293,7 @@ def test_a_checkpoint_that_cannot_be_used_ends_with_1(capsys, folder, tmp_path, 
         for path in copy.glob("checkpoint-*"):
             path.write_bytes(path.read_bytes()[:500])
     else:
-        spec = json.loads((copy / "spec.json").read_text())
-        spec["task"]["options"]["force"] = 21.0
-        (copy / "spec.json").write_text(json.dumps(spec))
+        rewrite(copy, lambda spec: spec["task"]["options"].update(force=21.0))
     for command in ("resume", "evaluate", "export"):
         code, _, err = call(capsys, command, copy)
         assert code == 1
@@ -297,8 +303,7 @@ def test_a_checkpoint_that_cannot_be_used_ends_with_1(capsys, folder, tmp_path, 
 def test_a_run_of_another_version_is_not_resumed(capsys, folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    spec = json.loads((copy / "spec.json").read_text()) | {"version": "0.0.7"}
-    (copy / "spec.json").write_text(json.dumps(spec))
+    rewrite(copy, lambda spec: spec.update(version="0.0.7"))
     code, _, err = call(capsys, "resume", copy)
     assert code == 1
     assert "Install pilotfish==0.0.7" in err
@@ -325,17 +330,26 @@ def test_a_run_of_a_model_opens_from_anywhere(capsys, monkeypatch, tmp_path, mod
     assert json.loads(out)["cost"] == then["cost"]
 
 
-@pytest.mark.parametrize("command", ["evaluate", "resume", "render", "export"])
-@pytest.mark.parametrize(("name", "what"), [("cost.py", "has changed"), ("tray.xml", "was removed")])
-def test_a_run_of_another_model_or_cost_than_is_there_is_not_opened(capsys, model_run, command, name, what):
+@pytest.mark.parametrize(("name", "what"), [("cost.py", "has changed"), ("tray.xml", "is not there any more")])
+def test_a_run_of_a_model_goes_on_with_its_own_copies(capsys, model_run, name, what):
+    """Whatever becomes of the files it was begun with; and is refused where its copies are damaged too."""
     path = model_run.parent.parent / "tray" / name
     before = path.read_bytes()
+    then = json.loads((model_run / "evaluation.json").read_text())
     path.write_bytes(before + b" ") if what == "has changed" else path.unlink()
-    code, _, err = call(capsys, command, model_run)
-    path.write_bytes(before)
-    assert code == 1
-    assert f"{path} {what} since this run began" in err
-    assert "Put the file back as it was, or train anew" in err
+    code, out, err = call(capsys, "evaluate", model_run, "--json")
+    assert code == 0
+    assert f"{path} {what} since this run began: the copy in {model_run} is used." in err
+    assert json.loads(out)["cost"] == then["cost"]
+    copy = model_run / "files" / name
+    copy.write_bytes(before + b"\n")
+    for command in ("evaluate", "resume", "render", "export"):
+        code, _, err = call(capsys, command, model_run)
+        assert code == 1
+        assert f"{path} {what} since this run began" in err
+        assert "Put the file back as it was, or train anew" in err
+    for place in (path, copy):
+        place.write_bytes(before)
 
 
 @pytest.fixture
