@@ -97,7 +97,7 @@ def run(argv: list[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        return complain(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}.", 1)
+        return complain(f"{error.filename or 'a file or the output'}: {error.strerror or error}.", 1)
     except MemoryError as error:
         return complain(f"there is not enough memory: {error}", 1)
 

@@ -25,7 +25,7 @@ ROWS = 15
 
 
 class Listener:
-    """A stream whose reader may go away (`| head -1`): what is said is then lost, what it is said of goes on."""
+    """A stream whose reader may go away (`| head -1`), or whose disk may be full: then what is said is lost, no more."""
 
     def __init__(self, stream: Any, what: str):
         """`what` goes on."""
@@ -38,9 +38,9 @@ class Listener:
         try:
             self.stream.write(text)
             self.stream.flush()
-        except BrokenPipeError:
+        except OSError as error:
             abandon(self.stream)
-            complain(f"nobody reads the output any more: {self.what}", 0)
+            complain(f"the output cannot be written any more ({error.strerror}): {self.what}", 0)
         return len(text)
 
 

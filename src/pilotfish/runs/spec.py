@@ -242,7 +242,8 @@ def _built(classes: dict[str, type], stored: dict[str, Any], within: str) -> Any
     try:
         return classes[name](**values)
     except (ValueError, TypeError, ArithmeticError) as error:
-        raise RunError(f"{within}{name} in the run's specification: {error}") from error
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunError(f"{within}{name} in the run's specification: {said}") from error
 
 
 def _unknown(where: str, found: str, why: str) -> RunError:
