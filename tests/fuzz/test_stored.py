@@ -167,7 +167,7 @@ def test_rows_of_metrics_that_are_missing_moved_or_repeated_are_noticed_and_come
         assert path.read_bytes() == before
 
 
-@counts(150, 2000)
+@counts(60, 2000)
 def test_a_specification_of_nonsense_is_refused_in_a_line_or_is_another_one(run, count):
     """With its checksum right: as if written so. Whether it is accepted or not, nothing else is raised."""
     kinds = [spec(), spec(("quad-link", MultiLink(links=4)), ("moto", MOTO()))]

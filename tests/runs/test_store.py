@@ -179,6 +179,28 @@ def test_training_goes_on_after_an_interruption_as_if_there_had_been_none(traine
     assert_same_files(run, trained)
 
 
+def test_a_run_goes_on_only_with_what_it_is_made_of(trained, world):
+    settings = {"rollouts": SAMPLES, "iterations": 4, "seeds": [0, 1], "run": trained}
+    for algorithm, change, words in (
+        (MOTO(), {"rollouts": 25}, "rollouts=25: .* was begun with 24"),
+        (MOTO(), {"seeds": [0, 2]}, r"seeds=\[0, 2\]: .* was begun with \[0, 1\]"),
+        (MOTO(kl_step=0.2), {}, "kl_step=0.2: .* was begun with 0.1"),
+        (MOTO(), {"iterations": 3}, "iterations=3: .* has done 4 already"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            train(algorithm, world, **(settings | change))
+    assert trained.metrics()["cost"].shape == (2, 4)
+
+
+def test_damaged_metrics_do_not_stop_a_run_and_come_back(run, trained, world):
+    path = run.path / "metrics.csv"
+    path.write_bytes(path.read_bytes().replace(b"\r\n1,0,", b"\r\n7,0,"))
+    with pytest.warns(RunWarning, match=r"metrics\.csv is damaged: line 4 .*copy in checkpoint-000004"):
+        np.testing.assert_array_equal(run.metrics()["cost"], trained.metrics()["cost"])
+    train(MOTO(), world, rollouts=SAMPLES, iterations=4, seeds=[0, 1], run=run)
+    assert path.read_bytes() == (trained.path / "metrics.csv").read_bytes()
+
+
 def assert_same_files(run, other):
     assert (run.path / "metrics.csv").read_bytes() == (other.path / "metrics.csv").read_bytes()
     mine, theirs = run.load_tensors("checkpoint-000004"), other.load_tensors("checkpoint-000004")

@@ -25,7 +25,7 @@ ROWS = 15
 
 
 class Listener:
-    """A stream whose reader may go away (`| head -1`), or whose disk may be full: then what is said is lost, no more."""
+    """A stream whose reader may go away (`| head -1`), or whose disk may be full: no more is lost than what is said."""
 
     def __init__(self, stream: Any, what: str):
         """`what` goes on."""
