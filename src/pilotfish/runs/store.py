@@ -75,11 +75,15 @@ class Run:
         with run.writing():
             if any(file.name != lock.NAME for file in path.iterdir()):  # of another process, a moment ago
                 raise _in_use(path)
-            for source, place in spec.copies().items():
-                with _written(path / place):
-                    (path / place).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(source, path / place)
-            run.save_json("spec", dataclasses.asdict(spec))
+            try:
+                for source, place in spec.copies().items():
+                    with _written(path / place):
+                        (path / place).parent.mkdir(parents=True, exist_ok=True)
+                        shutil.copyfile(source, path / place)
+                run.save_json("spec", dataclasses.asdict(spec))
+            except BaseException:  # without a specification the folder would be of no use, and in use
+                shutil.rmtree(path / "files", ignore_errors=True)
+                raise
         run._trusted = True
         trust.trust(spec)
         return run
