@@ -355,6 +355,22 @@ def test_a_run_of_a_model_goes_on_with_its_own_copies(capsys, model_run, name, w
         place.write_bytes(before)
 
 
+def test_what_is_damaged_is_told_in_one_line_and_done_without(capsys, folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    path = copy / "metrics.csv"
+    path.write_bytes(path.read_bytes().replace(b"\r\n1,0,", b"\r\n7,0,"))
+    code, _, err = call(capsys, "report", copy)
+    assert code == 0
+    assert err.count("\n") == 1
+    assert f"{path} is damaged: line 4" in err
+    page = copy / "evaluation.json"
+    page.write_bytes(page.read_bytes().replace(b"seed", b"need"))
+    code, _, err = call(capsys, "render", copy)
+    assert code == 1
+    assert f"Evaluate anew: pilotfish evaluate {copy}" in err
+
+
 def test_a_run_that_has_done_more_is_not_cut_short(capsys, folder):
     code, _, err = call(capsys, "resume", folder, "--iterations", "2")
     assert code == 2

@@ -30,6 +30,10 @@ CHECKSUM = "sha256"
 """Under this word a file keeps the checksum of all else that it holds."""
 
 
+class Damaged(ValueError):
+    """A file does not hold what was written to it."""
+
+
 def load(path: str | Path) -> Act:
     """`act(t, x, condition=0)`: the action (du,) of step t in the state x (dx,), for a network in what it observes."""
     tensors, meta = read(path)
@@ -45,12 +49,12 @@ def load(path: str | Path) -> Act:
 
 
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Tensors and words of a file; ValueError if they are not those that were written."""
+    """Tensors and words of a file; Damaged if they are not those that were written."""
     with safe_open(path, framework="numpy") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         words = file.metadata() or {}
     if words.pop(CHECKSUM, None) != checksum(tensors, words):
-        raise ValueError(f"{path}: what it holds does not have the checksum of what was written")
+        raise Damaged(f"{path} is damaged: what it holds does not have the checksum of what was written.")
     return tensors, words
 
 

@@ -108,13 +108,14 @@ def _warnings_as_lines() -> Iterator[None]:
     from pilotfish.runs import RunWarning
 
     with warnings.catch_warnings():
-        otherwise = warnings.showwarning
+        otherwise, said = warnings.showwarning, set()
 
         def show(message: Any, category: Any, *where: Any) -> None:
-            if issubclass(category, RunWarning):
-                complain(str(message), 0)
-            else:
+            if not issubclass(category, RunWarning):
                 otherwise(message, category, *where)
+            elif str(message) not in said:
+                said.add(str(message))
+                complain(str(message), 0)
 
         warnings.simplefilter("always", RunWarning)
         warnings.showwarning = show

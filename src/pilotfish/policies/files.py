@@ -46,6 +46,8 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         return acting.read(path)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: there is no such file.") from error
+    except acting.Damaged:
+        raise
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"{path} is no file of tensors, or damaged: {error}.") from error
 
