@@ -15,11 +15,16 @@ QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 PROGRAMS = pytest.StashKey[str]()
 """The folder where all processes of one test session share what they compiled."""
 
+STATE = pytest.StashKey[str]()
+"""The folder of what lasts beyond one run."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests compile much and compute little: XLA may take short cuts, unless the slow ones are asked for."""
     if "not slow" in config.getoption("markexpr"):
         os.environ.setdefault("XLA_FLAGS", QUICK)
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # what these tests trust is no user's own
+        config.stash[STATE] = os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and the commands that tests run inherit the first one's
         config.stash[PROGRAMS] = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
@@ -27,9 +32,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """The programs of this test session are compiled anew in the next one."""
-    if PROGRAMS in config.stash:
-        shutil.rmtree(config.stash[PROGRAMS], ignore_errors=True)
+    """The programs and the state of this test session are not those of the next one."""
+    for key in (PROGRAMS, STATE):
+        if key in config.stash:
+            shutil.rmtree(config.stash[key], ignore_errors=True)
 
 
 def pytest_sessionstart() -> None:

@@ -1,6 +1,8 @@
 """The command line, as a user meets it."""
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,9 +18,10 @@ from safetensors.numpy import load_file
 from pilotfish import experiments
 from pilotfish.algorithms import Setup
 from pilotfish.algorithms.moto import MOTO
-from pilotfish.cli import COMMANDS, run
+from pilotfish.cli import COMMANDS, learn, run
 from pilotfish.experiments import study
 from pilotfish.experiments.claims import Arm, Claim, PaperFigure, Variation
+from pilotfish.runs.spec import Spec
 from pilotfish.runs.store import Run
 from pilotfish.tasks.cartpole import CartPole
 
@@ -32,6 +35,14 @@ def call(capsys, *words):
     code = run([str(word) for word in words])
     out, err = capsys.readouterr()
     return code, out, err
+
+
+def rewrite(folder, change):
+    """Another specification, with its checksum."""
+    spec = json.loads((folder / "spec.json").read_text())
+    del spec["sha256"]
+    change(spec)
+    Run.open(folder).save_json("spec", spec)
 
 
 @pytest.fixture(scope="module")
@@ -258,8 +269,8 @@ def test_a_folder_in_use_is_said_before_anything_is_computed(capsys, folder):
 
 def test_a_film_of_an_unknown_kind_is_refused(capsys, folder, tmp_path):
     code, _, err = call(capsys, "render", folder, "-o", tmp_path / "film.avi")
-    assert code == 1
-    assert "ends in .gif, .mp4 or .png" in err
+    assert code == 2
+    assert "ends in .gif, .mp4, .png" in err
 
 
 def test_a_seed_that_was_not_run_is_refused(capsys, folder):
@@ -285,9 +296,7 @@ def test_a_checkpoint_that_cannot_be_used_ends_with_1(capsys, folder, tmp_path, 
         for path in copy.glob("checkpoint-*"):
             path.write_bytes(path.read_bytes()[:500])
     else:
-        spec = json.loads((copy / "spec.json").read_text())
-        spec["task"]["options"]["force"] = 21.0
-        (copy / "spec.json").write_text(json.dumps(spec))
+        rewrite(copy, lambda spec: spec["task"]["options"].update(force=21.0))
     for command in ("resume", "evaluate", "export"):
         code, _, err = call(capsys, command, copy)
         assert code == 1
@@ -297,8 +306,7 @@ def test_a_checkpoint_that_cannot_be_used_ends_with_1(capsys, folder, tmp_path, 
 def test_a_run_of_another_version_is_not_resumed(capsys, folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    spec = json.loads((copy / "spec.json").read_text()) | {"version": "0.0.7"}
-    (copy / "spec.json").write_text(json.dumps(spec))
+    rewrite(copy, lambda spec: spec.update(version="0.0.7"))
     code, _, err = call(capsys, "resume", copy)
     assert code == 1
     assert "Install pilotfish==0.0.7" in err
@@ -325,17 +333,142 @@ def test_a_run_of_a_model_opens_from_anywhere(capsys, monkeypatch, tmp_path, mod
     assert json.loads(out)["cost"] == then["cost"]
 
 
-@pytest.mark.parametrize("command", ["evaluate", "resume", "render", "export"])
-@pytest.mark.parametrize(("name", "what"), [("cost.py", "has changed"), ("tray.xml", "was removed")])
-def test_a_run_of_another_model_or_cost_than_is_there_is_not_opened(capsys, model_run, command, name, what):
+@pytest.mark.parametrize(("name", "what"), [("cost.py", "has changed"), ("tray.xml", "is not there any more")])
+def test_a_run_of_a_model_goes_on_with_its_own_copies(capsys, model_run, name, what):
+    """Whatever becomes of the files it was begun with; and is refused where its copies are damaged too."""
     path = model_run.parent.parent / "tray" / name
     before = path.read_bytes()
+    then = json.loads((model_run / "evaluation.json").read_text())
     path.write_bytes(before + b" ") if what == "has changed" else path.unlink()
-    code, _, err = call(capsys, command, model_run)
-    path.write_bytes(before)
+    code, out, err = call(capsys, "evaluate", model_run, "--json")
+    assert code == 0
+    assert f"{path} {what} since this run began: the copy in {model_run} is used." in err
+    assert json.loads(out)["cost"] == then["cost"]
+    copy = model_run / "files" / name
+    copy.write_bytes(before + b"\n")
+    for command in ("evaluate", "resume", "render", "export"):
+        code, _, err = call(capsys, command, model_run)
+        assert code == 1
+        assert f"{path} {what} since this run began" in err
+        assert "Put the file back as it was, or train anew" in err
+    for place in (path, copy):
+        place.write_bytes(before)
+
+
+def test_what_is_damaged_is_told_in_one_line_and_done_without(capsys, folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    path = copy / "metrics.csv"
+    path.write_bytes(path.read_bytes().replace(b"\r\n1,0,", b"\r\n7,0,"))
+    code, _, err = call(capsys, "report", copy)
+    assert code == 0
+    assert err.count("\n") == 1
+    assert f"{path} is damaged: line 4" in err
+    page = copy / "evaluation.json"
+    page.write_bytes(page.read_bytes().replace(b"seed", b"need"))
+    code, _, err = call(capsys, "render", copy)
     assert code == 1
-    assert f"{path} {what} since this run began" in err
-    assert "Put the file back as it was, or train anew" in err
+    assert f"Evaluate anew: pilotfish evaluate {copy}" in err
+
+
+def test_a_run_that_has_done_more_is_not_cut_short(capsys, folder):
+    code, _, err = call(capsys, "resume", folder, "--iterations", "2")
+    assert code == 2
+    assert f"iterations=2: {folder} has done 3 already" in err
+    assert Run.open(folder).spec.iterations == 3
+
+
+def test_an_evaluation_of_more_episodes_stays(capsys, folder):
+    assert call(capsys, "evaluate", folder)[0] == 0
+    before = (folder / "evaluation.json").read_bytes(), (folder / "evaluation.safetensors").read_bytes()
+    code, out, err = call(capsys, "evaluate", folder, "--rollouts", "1")
+    assert code == 0
+    assert "1 of each of 2 seed(s)" in out
+    assert f"not kept: {folder} has an evaluation of more episodes" in err
+    assert before == ((folder / "evaluation.json").read_bytes(), (folder / "evaluation.safetensors").read_bytes())
+
+
+def test_export_takes_the_evaluation_that_is_there_and_spares_the_run(capsys, monkeypatch, folder, tmp_path):
+    assert call(capsys, "evaluate", folder)[0] == 0
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(Run, "evaluate", lambda *_: pytest.fail("evaluated anew"))
+    assert call(capsys, "export", folder, "-o", tmp_path / "new" / "folder" / "policy.safetensors")[0] == 0
+    assert (tmp_path / "new" / "folder" / "policy.safetensors").exists()
+    for name in ("evaluation.safetensors", "checkpoint-000003.safetensors"):
+        code, _, err = call(capsys, "export", folder, "-o", folder / name)
+        assert code == 2
+        assert f"this is the run's own {name}" in err
+    assert call(capsys, "report", folder, "-o", folder / "spec.json")[0] == 2
+    assert before == {path: path.read_bytes() for path in folder.iterdir()}
+
+
+def shell(line):
+    here = f"{sys.executable} -m pilotfish"
+    words = ["bash", "-c", line.replace("pilotfish", here) + "; exit ${PIPESTATUS[0]}"]
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=100)
+
+
+def test_a_closed_pipe_does_not_stop_training(tmp_path):
+    done = shell(f"pilotfish train lq --rollouts 60 --iterations 4 --no-film --out {tmp_path / 'run'} | true")
+    assert done.returncode == 0, done.stderr
+    assert "the output cannot be written any more (Broken pipe): learning goes on" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert Run.open(tmp_path / "run").metrics()["cost"].shape == (1, 4)
+    assert (tmp_path / "run" / "evaluation.json").exists()
+
+
+def test_other_commands_end_quietly_with_the_pipe_and_aloud_with_the_disk():
+    done = shell("pilotfish list | true")
+    assert (done.returncode, done.stderr) == (141, "")
+    done = shell("pilotfish list > /dev/full")
+    assert done.returncode == 1
+    assert "the output: No space left on device." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_stops_training_in_words_and_the_run_goes_on(capsys, monkeypatch, tmp_path):
+    replace, writes = os.replace, []
+
+    def full(source, target):
+        writes.append(Path(target).name)
+        if "checkpoint-000003" in str(target):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    words = ["lq", "--rollouts", "60", "--iterations", "4", "--checkpoint-every", "1", "--no-film", "--out"]
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "replace", full)
+        code, _, err = call(capsys, "train", *words, tmp_path / "run")
+    assert code == 1
+    assert "checkpoint-000003.safetensors cannot be written: No space left on device." in err
+    assert f"Go on with: pilotfish resume {tmp_path / 'run'}" in err
+    assert not list((tmp_path / "run").glob(".*")), "neither lock nor half a file is left"
+    assert call(capsys, "resume", tmp_path / "run", "--no-film")[0] == 0
+    assert call(capsys, "train", *words, tmp_path / "whole")[0] == 0
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
+
+
+def test_what_cannot_be_written_is_said_in_a_line(capsys, tmp_path, folder):
+    (tmp_path / "file").write_text("")
+    for words in (
+        ["train", "lq", "--rollouts", "60", "--out", tmp_path / "file" / "run"],
+        ["export", folder, "-o", tmp_path / "file" / "policy.safetensors"],
+        ["render", folder, "-o", tmp_path / "file" / "film.gif"],
+        ["report", folder, "-o", tmp_path / "file" / "page.html"],
+        ["list", "--pictures", tmp_path / "file" / "tasks.png"],
+    ):
+        code, _, err = call(capsys, *words)
+        assert code == 1, words
+        assert err.startswith(f"pilotfish: {tmp_path / 'file'}")
+        assert err.count("\n") == 1
+
+
+def test_folders_are_named_without_colons_and_numbered(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert learn._word("gym:my_module:ALE/Pong-v5") == "gym-my_module-ALE-Pong-v5"
+    assert learn._word("models/tray.xml") == "tray"
+    spec = Spec({"name": "lq"}, {"name": "moto"}, 3, 2, [5], 1)
+    assert [learn._create_numbered("lq-moto", spec).path.name for _ in range(3)] == [f"lq-moto-{i}" for i in (1, 2, 3)]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ Actions are without exploration, and within the plant's bounds. This file needs 
 pilotfish: it may be copied.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,11 +26,17 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+CHECKSUM = "sha256"
+"""Under this word a file keeps the checksum of all else that it holds."""
+
+
+class Damaged(ValueError):
+    """A file does not hold what was written to it."""
+
+
 def load(path: str | Path) -> Act:
     """`act(t, x, condition=0)`: the action (du,) of step t in the state x (dx,), for a network in what it observes."""
-    with safe_open(path, framework="numpy") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        meta = file.metadata() or {}
+    tensors, meta = read(path)
     kind, settings = meta.get("policy"), json.loads(meta.get("settings", "{}"))
     if kind not in MEANS:
         raise ValueError(f"{path} holds a policy of the kind {kind!r}; without jax act {', '.join(MEANS)}.")
@@ -39,6 +46,25 @@ def load(path: str | Path) -> Act:
         return np.clip(mean(tensors, settings, t, np.asarray(x), condition), low, high)
 
     return act
+
+
+def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and words of a file; Damaged if they are not those that were written."""
+    with safe_open(path, framework="numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        words = file.metadata() or {}
+    if words.pop(CHECKSUM, None) != checksum(tensors, words):
+        raise Damaged(f"{path} is damaged: what it holds does not have the checksum of what was written.")
+    return tensors, words
+
+
+def checksum(tensors: Tensors, words: Mapping[str, str]) -> str:
+    """SHA-256 of names, kinds, shapes and values of tensors, and of words, in whatever order they come."""
+    shapes = [[name, tensors[name].dtype.str, tensors[name].shape] for name in sorted(tensors)]
+    found = hashlib.sha256(json.dumps([shapes, sorted(words.items())]).encode())
+    for name in sorted(tensors):
+        found.update(tensors[name].tobytes())
+    return found.hexdigest()
 
 
 def _linear_gaussian(tensors: Tensors, settings: dict[str, Any], t: int, x: np.ndarray, condition: int) -> np.ndarray:

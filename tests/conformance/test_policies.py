@@ -207,7 +207,7 @@ def test_what_is_no_policy_is_refused_in_words(tmp_path):
     with pytest.raises(ValueError, match="there is no such file"):
         files.load(tmp_path / "none.safetensors")
     (tmp_path / "noise.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match=r"noise\.safetensors is no policy's file, or damaged"):
+    with pytest.raises(ValueError, match=r"noise\.safetensors is no file of tensors, or damaged"):
         files.load(tmp_path / "noise.safetensors")
     tensors, meta = files.packed(network(), problem())
     write_tensors(tmp_path / "other.safetensors", tensors, meta | {"policy": "oracle"})

@@ -9,7 +9,7 @@ import pytest
 from oracles.same import assert_same
 
 from pilotfish.algorithms.moto import MOTO
-from pilotfish.runs import RunError, loop
+from pilotfish.runs import RunError, RunWarning, loop
 from pilotfish.runs.spec import Spec, assemble, described
 from pilotfish.runs.store import Run
 from pilotfish.runs.train import TrainingFailed, train
@@ -59,6 +59,14 @@ def like(world):
     return loop.initial(MOTO(), world, SAMPLES, loop.root_keys([0, 1]))
 
 
+def rewrite(run, change):
+    """Another specification, with its checksum."""
+    spec = json.loads((run.path / "spec.json").read_text())
+    del spec["sha256"]
+    change(spec)
+    run.save_json("spec", spec)
+
+
 def test_spec_survives_the_store(trained):
     assert Run.open(trained.path).spec == trained.spec
     task, algorithm, world = assemble(trained.spec)
@@ -83,19 +91,23 @@ def test_metrics_are_exact_and_shaped_seed_by_iteration(trained, world):
     np.testing.assert_array_equal(metrics["rollouts"][0], SAMPLES * np.arange(1, 5))
 
 
-def test_a_half_written_line_of_metrics_is_passed_over(run):
+def test_a_half_written_line_of_metrics_is_passed_over(run, like):
     path = run.path / "metrics.csv"
     whole = run.metrics()["cost"]
+    (run.path / "checkpoint-000004.safetensors").unlink()  # which says that four iterations were done
     path.write_bytes(path.read_bytes()[:-20])
     np.testing.assert_array_equal(run.metrics()["cost"], whole[:, :3])
-    run.cut_metrics(2)
+    assert run.begin(like)[0] == 2
     np.testing.assert_array_equal(run.metrics()["cost"], whole[:, :2])
 
 
 def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(run, like):
     newest = run.path / "checkpoint-000004.safetensors"
     newest.write_bytes(newest.read_bytes()[:-100])
-    assert run.load_checkpoint(like)[0] == 2
+    with pytest.warns(
+        RunWarning, match=r"checkpoint-000004.*damaged.*: checkpoint-000002\.safetensors is used instead"
+    ):
+        assert run.load_checkpoint(like)[0] == 2
 
 
 def test_no_usable_checkpoint_is_said(run, like):
@@ -106,9 +118,7 @@ def test_no_usable_checkpoint_is_said(run, like):
 
 
 def test_a_foreign_checkpoint_is_refused(run, like):
-    spec = json.loads((run.path / "spec.json").read_text())
-    spec["algorithm"]["options"]["kl_step"] = 0.2
-    (run.path / "spec.json").write_text(json.dumps(spec))
+    rewrite(run, lambda spec: spec["algorithm"]["options"].update(kl_step=0.2))
     with pytest.raises(RunError, match="belongs to another run"):
         Run.open(run.path).load_checkpoint(like)
 
@@ -120,8 +130,7 @@ def test_a_checkpoint_of_another_shape_is_refused(run, world):
 
 
 def test_another_version_is_not_continued(run):
-    spec = json.loads((run.path / "spec.json").read_text()) | {"version": "0.0.7"}
-    (run.path / "spec.json").write_text(json.dumps(spec))
+    rewrite(run, lambda spec: spec.update(version="0.0.7"))
     with pytest.raises(RunError, match=r"made by pilotfish 0.0.7.*Install pilotfish==0.0.7"):
         Run.open(run.path).check_resumable()
 
@@ -132,8 +141,7 @@ def test_another_precision_is_not_continued(run):
 
 
 def test_another_format_is_not_read(run):
-    spec = json.loads((run.path / "spec.json").read_text()) | {"format": 99}
-    (run.path / "spec.json").write_text(json.dumps(spec))
+    rewrite(run, lambda spec: spec.update(format=99))
     with pytest.raises(RunError, match="format 99"):
         Run.open(run.path)
 
@@ -169,6 +177,28 @@ def test_training_goes_on_after_an_interruption_as_if_there_had_been_none(traine
     assert (run.path / "checkpoint-000003.safetensors").exists()
     train(MOTO(), world, rollouts=SAMPLES, iterations=4, seeds=[0, 1], run=run)
     assert_same_files(run, trained)
+
+
+def test_a_run_goes_on_only_with_what_it_is_made_of(trained, world):
+    settings = {"rollouts": SAMPLES, "iterations": 4, "seeds": [0, 1], "run": trained}
+    for algorithm, change, words in (
+        (MOTO(), {"rollouts": 25}, "rollouts=25: .* was begun with 24"),
+        (MOTO(), {"seeds": [0, 2]}, r"seeds=\[0, 2\]: .* was begun with \[0, 1\]"),
+        (MOTO(kl_step=0.2), {}, "kl_step=0.2: .* was begun with 0.1"),
+        (MOTO(), {"iterations": 3}, "iterations=3: .* has done 4 already"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            train(algorithm, world, **(settings | change))
+    assert trained.metrics()["cost"].shape == (2, 4)
+
+
+def test_damaged_metrics_do_not_stop_a_run_and_come_back(run, trained, world):
+    path = run.path / "metrics.csv"
+    path.write_bytes(path.read_bytes().replace(b"\r\n1,0,", b"\r\n7,0,"))
+    with pytest.warns(RunWarning, match=r"metrics\.csv is damaged: line 4 .*copy in checkpoint-000004"):
+        np.testing.assert_array_equal(run.metrics()["cost"], trained.metrics()["cost"])
+    train(MOTO(), world, rollouts=SAMPLES, iterations=4, seeds=[0, 1], run=run)
+    assert path.read_bytes() == (trained.path / "metrics.csv").read_bytes()
 
 
 def assert_same_files(run, other):

@@ -170,6 +170,20 @@ def test_steps_that_can_be_meet_their_own_bound():
     assert np.median(step.passes) <= 8
 
 
+@pytest.mark.parametrize(("growth", "convex"), [(1.0, False), (1.3, True), (1.3, False)])
+@pytest.mark.parametrize("bound", [1.0, 5.0])
+def test_large_steps_are_the_dual_s_too(growth, convex, bound):
+    """By weak duality no controller within the bounds saves more than this one but for the gap, `sum eta (bound - KL)`."""
+    problem = ours(systems(12, 20, 20, 4, 2, growth, convex))
+    step = solve(problem, bound, "step")
+    assert step.found.all()
+    assert (step.kl < bound * (1 + 1e-9)).all()
+    new, kl = in_the_model(problem, step.controller)
+    old, _ = in_the_model(problem, problem[-1])
+    gap = (step.eta * (bound - kl)).sum(-1)
+    assert (gap < 0.02 * (old - new)).all()
+
+
 @pytest.mark.parametrize("trust", TRUSTS)
 def test_without_a_step_the_reference_is_kept(trust):
     start, dynamics, cost, final, q = ours(systems(10, n=8, T=40, dx=3, du=2))

@@ -1,10 +1,16 @@
-"""The command line: `pilotfish COMMAND`. Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
+"""The command line: `pilotfish COMMAND`.
+
+Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted, 141 nobody read the output to its end.
+"""
 
 import os
+import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from typing import IO, Any
 
 # jaxlib's LAPACK uses SciPy's OpenBLAS, whose threads fight those of XLA: the same program may take 20 or
 # 800 ms an iteration. Only an entry point can say so in time, before numpy and jax are imported.
@@ -41,9 +47,22 @@ begin with:   pilotfish train double-link
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit."""
+    """Run one command and exit. To be terminated is to be interrupted: a run then is left resumable."""
     warnings.formatwarning = lambda message, *_, **__: f"pilotfish: {message}\n"
-    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        try:
+            code = run(list(sys.argv[1:] if argv is None else argv))
+        except SystemExit as stop:  # after --help, or a setting that is refused
+            code = stop.code
+        sys.stdout.flush()
+    except BrokenPipeError:
+        abandon(sys.stdout)
+        code = 141
+    except OSError as error:  # a full disk
+        abandon(sys.stdout)
+        code = complain(f"the output cannot be written: {error.strerror}.", 1)
+    sys.exit(code)
 
 
 def run(argv: list[str]) -> int:
@@ -68,16 +87,50 @@ def run(argv: list[str]) -> int:
     from pilotfish.runs import RunError
 
     try:
-        return command(rest) or 0
+        with _warnings_as_lines():
+            return command(rest) or 0
     except RunError as error:
         return complain(str(error), 1)
     except ValueError as error:
         return complain(str(error), 2)
     except KeyboardInterrupt:
         return complain("interrupted.", 130)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return complain(f"{error.filename or 'a file or the output'}: {error.strerror or error}.", 1)
+    except MemoryError as error:
+        return complain(f"there is not enough memory: {error}", 1)
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """What is done without, of a damaged run, is said in a line each."""
+    from pilotfish.runs import RunWarning
+
+    with warnings.catch_warnings():
+        otherwise, said = warnings.showwarning, set()
+
+        def show(message: Any, category: Any, *where: Any) -> None:
+            if not issubclass(category, RunWarning):
+                otherwise(message, category, *where)
+            elif str(message) not in said:
+                said.add(str(message))
+                complain(str(message), 0)
+
+        warnings.simplefilter("always", RunWarning)
+        warnings.showwarning = show
+        yield
 
 
 def complain(message: str, code: int) -> int:
     """Say what is wrong, and return the exit code."""
-    print(f"pilotfish: {message}", file=sys.stderr)
+    with suppress(BrokenPipeError):
+        print(f"pilotfish: {message}", file=sys.stderr, flush=True)
     return code
+
+
+def abandon(stream: IO[str]) -> None:
+    """Let what else is written to a stream be lost: nobody reads it any more."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -45,4 +45,5 @@ def _picture(path: Path) -> None:
 
     if path.suffix != ".png":
         raise ValueError(f"--pictures {path}: choose a name that ends in .png.")
+    path.parent.mkdir(parents=True, exist_ok=True)
     print(film.sheet(path, list(tasks.registry().values())))

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 import tyro
@@ -21,6 +22,7 @@ from rich.text import Text
 
 from pilotfish import experiments
 from pilotfish.cli import COMMANDS
+from pilotfish.cli.watch import Listener
 from pilotfish.experiments import study
 from pilotfish.experiments.claims import PaperFigure, slug
 from pilotfish.experiments.study import Job, Performed
@@ -52,7 +54,8 @@ def figure(argv: list[str]) -> int:
     if args.seeds is not None and args.seeds < 1:
         raise ValueError(f"--seeds {args.seeds}: must be 1 or more.")
     folder = args.out or chosen.folder(args.quick)
-    console = Console(file=sys.stderr if args.json else sys.stdout, highlight=False)
+    listener = Listener(sys.stderr if args.json else sys.stdout, f"the figure is drawn all the same, in {folder}.")
+    console = Console(file=cast(IO[str], listener), highlight=False)
     how = (chosen, folder, args.seeds, args.quick, args.sensitivity)
     console.print(f"{chosen.id}: {chosen.title} -> {folder}", style="bold", soft_wrap=True)
     try:

@@ -4,7 +4,9 @@ import dataclasses
 import json
 import re
 import sys
+from itertools import count
 from pathlib import Path
+from typing import IO, cast
 
 import tyro
 from rich.console import Console
@@ -13,12 +15,11 @@ from pilotfish import algorithms, experiments, tasks
 from pilotfish.algorithms import Algorithm
 from pilotfish.cli import COMMANDS
 from pilotfish.cli.results import draw
-from pilotfish.cli.watch import Watch
+from pilotfish.cli.watch import Listener, Watch
 from pilotfish.registry import named
 from pilotfish.runs import RunError, evaluation, loop
-from pilotfish.runs.spec import Spec, assemble
+from pilotfish.runs.spec import SEEDS, Spec, assemble
 from pilotfish.runs.store import Run
-from pilotfish.runs.train import TrainingFailed
 from pilotfish.runs.train import train as turn_the_crank
 from pilotfish.tasks import Task
 from pilotfish.worlds import World
@@ -65,6 +66,8 @@ def train(argv: list[str]) -> int:
     for name, least in (("iterations", 1), ("seeds", 1), ("checkpoint_every", 1), ("seed", 0)):
         if getattr(args, name) < least:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be {least} or more.")
+    if args.seed + args.seeds > SEEDS:
+        raise ValueError(f"--seed {args.seed} --seeds {args.seeds}: seeds must be below {SEEDS}.")
     spec = Spec.of(
         (task_name, args.task),
         (algorithm_name, args.algorithm),
@@ -75,8 +78,9 @@ def train(argv: list[str]) -> int:
     )
     assembled = _, algorithm, world = assemble(spec)
     loop.check(algorithm, world, args.rollouts)  # before the folder exists
-    run = Run.create(args.out or _free_folder(task_name, algorithm_name), spec)
-    return _run(run, assembled, args.film, args.json)
+    run = Run.create(args.out, spec) if args.out else _create_numbered(f"{_word(task_name)}-{algorithm_name}", spec)
+    with run.writing():
+        return _run(run, assembled, args.film, args.json)
 
 
 @dataclasses.dataclass
@@ -87,6 +91,8 @@ class _Resume:
     """Go on until this many iterations, instead of those the run was started with."""
     film: bool = True
     """Film what was learned."""
+    trust: bool = False
+    """Run the code that the run names, though it was made elsewhere: once said, it holds."""
     json: bool = False
     """Print the results as JSON."""
 
@@ -94,20 +100,22 @@ class _Resume:
 def resume(argv: list[str]) -> int:
     """Go on with a run exactly where it stopped."""
     args = tyro.cli(_Resume, args=argv, prog="pilotfish resume", description=COMMANDS["resume"])
-    run = Run.open(args.run)
+    run = Run.open(args.run, trust=args.trust)
     run.check_resumable()
-    assembled = assemble(run.spec)  # before anything is written
-    if args.iterations is not None:
-        if args.iterations < 1:
-            raise ValueError(f"--iterations {args.iterations}: must be 1 or more.")
-        run.extend(args.iterations)
-    return _run(run, assembled, args.film, args.json)
+    assembled = run.assemble()  # before anything is written
+    with run.writing():
+        if args.iterations is not None:
+            if args.iterations < 1:
+                raise ValueError(f"--iterations {args.iterations}: must be 1 or more.")
+            run.extend(args.iterations)
+        return _run(run, assembled, args.film, args.json)
 
 
 def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json: bool) -> int:
     """Train, evaluate, draw, and say what came of it."""
     task, algorithm, world = assembled
-    console = Console(file=sys.stderr if as_json else sys.stdout, highlight=False)
+    listener = Listener(sys.stderr if as_json else sys.stdout, f"learning goes on, and all is kept in {run.path}.")
+    console = Console(file=cast(IO[str], listener), highlight=False)
     console.print(
         f"{run.spec.algorithm['name']} on {run.spec.task['name']}, {len(run.spec.seeds)} seed(s) -> {run.path}",
         soft_wrap=True,
@@ -126,8 +134,9 @@ def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json
     except KeyboardInterrupt:
         console.print(f"interrupted. Go on with: pilotfish resume {run.path}", style="bold", soft_wrap=True)
         return 130
-    except TrainingFailed as error:
-        raise RunError(f"{error} What was learned before is in {run.path}.") from error
+    except (RunError, OSError) as error:
+        kept = f"What was learned before is in {run.path}. Go on with: pilotfish resume {run.path}"
+        raise RunError(f"{error} {kept if run.done() else 'Nothing is kept: train anew.'}") from error
     learned = evaluation.Trained(task, algorithm, world, result.states)
     found = evaluation.measure(run.spec.seeds, algorithm, world, result.states, evaluation.ROLLOUTS)
     evaluation.keep(run, found)
@@ -172,8 +181,20 @@ def _names(argv: list[str]) -> tuple[str, str, list[str]]:
     )
 
 
-def _free_folder(task: str, algorithm: str) -> Path:
-    number = 1
-    while (path := Path("runs") / f"{Path(task).stem}-{algorithm}-{number}").exists():
-        number += 1
-    return path
+def _word(task: str) -> str:
+    """A task's name as a part of a folder's name, on every system: no colon, no slash."""
+    return re.sub(r"[^\w.-]+", "-", Path(task).stem if task.endswith(tasks.MODELS) else task)
+
+
+def _create_numbered(name: str, spec: Spec) -> Run:
+    """A run in the first folder runs/NAME-NUMBER that is free, also if another process takes one just now."""
+    for number in count(1):
+        path = Path("runs") / f"{name}-{number}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if path.parent.is_dir():
+                continue
+            raise
+        return Run.create(path, spec)
+    raise AssertionError

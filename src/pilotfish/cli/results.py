@@ -2,15 +2,14 @@
 
 import dataclasses
 import json
-import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from pilotfish.cli import COMMANDS
+from pilotfish.cli import COMMANDS, complain
 from pilotfish.runs import RunError, evaluation
-from pilotfish.runs.spec import assemble
 from pilotfish.runs.store import Run, write_tensors
 from pilotfish.tasks import Task
 
@@ -26,6 +25,8 @@ class _Evaluate:
     """Noise-free rollouts of each seed's policy, from each condition."""
     held_out: bool = False
     """From the conditions that the task keeps for testing, instead of those of training."""
+    trust: bool = False
+    """Run the code that the run names, though it was made elsewhere: once said, it holds."""
     json: bool = False
     """Print JSON."""
 
@@ -35,15 +36,24 @@ def evaluate(argv: list[str]) -> None:
     args = tyro.cli(_Evaluate, args=argv, prog="pilotfish evaluate", description=COMMANDS["evaluate"])
     if args.rollouts < 1:
         raise ValueError(f"--rollouts {args.rollouts}: must be 1 or more.")
-    run = Run.open(args.run)
+    run = Run.open(args.run, trust=args.trust)
     found = run.evaluate(args.rollouts, "held-out" if args.held_out else "trained")
-    if not args.held_out:  # what films show
-        evaluation.keep(run, found)
     if args.json:
         print(json.dumps(found.as_json()))
     else:
         for name, value in found.summary.items():
             print(f"{name}: {value}")
+    if not args.held_out:  # what films show
+        _keep(run, found)
+
+
+def _keep(run: Run, found: evaluation.Evaluation) -> None:
+    """Leave an evaluation in the run's folder; what is against it is said, and the evaluation is done all the same."""
+    try:
+        if not evaluation.keep(run, found):
+            complain(f"not kept: {run.path} has an evaluation of more episodes.", 0)
+    except RunError as error:
+        complain(f"not kept: {error}", 0)
 
 
 @dataclasses.dataclass
@@ -54,6 +64,8 @@ class _Render:
     """A .gif, .mp4 (needs pilotfish[video]) or .png (filmstrip); by default film.gif in the run's folder."""
     seed: int | None = None
     """Which seed's policy; by default the one of lowest cost."""
+    trust: bool = False
+    """Run the code that the run names, though it was made elsewhere: once said, it holds."""
 
 
 def render(argv: list[str]) -> None:
@@ -61,10 +73,12 @@ def render(argv: list[str]) -> None:
     from pilotfish.view.scene import scene
 
     args = tyro.cli(_Render, args=argv, prog="pilotfish render", description=COMMANDS["render"])
-    run = Run.open(args.run)
-    task, *_ = assemble(run.spec)
-    summary = json.loads(_result(run).read_text())
-    print(_film(run, task, scene(task), summary, args.output or run.path / "film.gif", args.seed))
+    run = Run.open(args.run, trust=args.trust)
+    if (summary := run.evaluation()) is None:
+        raise RunError(f"{run.path} is not evaluated yet. First: pilotfish evaluate {run.path}")
+    task, *_ = run.assemble()
+    path = _output(args.output, run.path / "film.gif", ".gif", ".mp4", ".png")
+    print(_film(run, task, scene(task), summary, path, args.seed))
 
 
 @dataclasses.dataclass
@@ -83,7 +97,7 @@ def report(argv: list[str]) -> None:
     if not args.runs:
         raise ValueError("RUNS: name at least one run's folder.")
     runs = [Run.open(path) for path in args.runs]
-    print(view.report(runs, args.output or runs[0].path / "report.html"))
+    print(view.report(runs, _output(args.output, runs[0].path / "report.html", ".html")))
 
 
 @dataclasses.dataclass
@@ -94,27 +108,42 @@ class _Export:
     """The policy's file; by default policy.safetensors in the run's folder."""
     seed: int | None = None
     """Which seed's policy; by default the one of lowest cost."""
+    trust: bool = False
+    """Run the code that the run names, though it was made elsewhere: once said, it holds."""
 
 
 def export(argv: list[str]) -> None:
     """Write a policy that acts without jax."""
     args = tyro.cli(_Export, args=argv, prog="pilotfish export", description=COMMANDS["export"])
-    run = Run.open(args.run)
-    seed = run.evaluate().best_seed if args.seed is None else args.seed
-    path = args.output or run.path / "policy.safetensors"
-    if path.suffix != ".safetensors":
-        raise ValueError(f"-o {path}: a policy is exported as .safetensors.")
-    write_tensors(path, *evaluation.pack(run, evaluation.trained(run), seed))
+    run = Run.open(args.run, trust=args.trust)
+    path = _output(args.output, run.path / "policy.safetensors", ".safetensors")
+    own = path.parent.resolve() == run.path.resolve()
+    if own and path.name.startswith(("checkpoint", "evaluation")):
+        raise ValueError(f"-o {path}: this is the run's own {path.name}. Choose another name.")
+    seed = _best_seed(run) if args.seed is None else args.seed
+    packed = evaluation.pack(run, evaluation.trained(run), seed)
+    with run.writing() if own else nullcontext():
+        write_tensors(path, *packed)
     print(path)
+
+
+def _best_seed(run: Run) -> int:
+    """By the evaluation that the run's folder holds if that is of its newest policies, else by a new one."""
+    found = run.evaluation()
+    if found is not None and found["iteration"] == run.done():
+        return found["best_seed"]
+    return run.evaluate().best_seed
 
 
 # -- what several commands do
 
 
-def _result(run: Run) -> Path:
-    path = run.path / "evaluation.json"
-    if not path.exists():
-        raise RunError(f"{run.path} is not evaluated yet. First: pilotfish evaluate {run.path}")
+def _output(chosen: Path | None, otherwise: Path, *kinds: str) -> Path:
+    """Where to write a file of one of these kinds; its folder is made."""
+    path = chosen or otherwise
+    if path.suffix not in kinds:
+        raise ValueError(f"-o {path}: choose a name that ends in {', '.join(kinds)}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -131,7 +160,7 @@ def draw(run: Run, task: Task, summary: dict[str, Any], film: bool) -> None:
             _film(run, task, look, summary, run.path / "filmstrip.png", None)
             _film(run, task, look, summary, run.path / "film.gif", None)
         except RunError as error:
-            print(error, file=sys.stderr)
+            complain(str(error), 0)
 
 
 def _film(run: Run, task: Task, look: "Scene", summary: dict[str, Any], path: Path, seed: int | None) -> Path:

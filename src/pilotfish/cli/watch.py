@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from pilotfish.algorithms import Algorithm
+from pilotfish.cli import abandon, complain
 from pilotfish.runs.columns import Columns, columns
 from pilotfish.runs.loop import Turn
 from pilotfish.runs.spec import Spec
@@ -21,6 +22,26 @@ from pilotfish.runs.train import explain
 
 ROWS = 15
 """Iterations that the live table shows."""
+
+
+class Listener:
+    """A stream whose reader may go away (`| head -1`), or whose disk may be full: no more is lost than what is said."""
+
+    def __init__(self, stream: Any, what: str):
+        """`what` goes on."""
+        self.stream, self.what = stream, what
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError as error:
+            abandon(self.stream)
+            complain(f"the output cannot be written any more ({error.strerror}): {self.what}", 0)
+        return len(text)
 
 
 class Watch:

@@ -1,16 +1,19 @@
 """Policies as files: arrays and a few words, from which the policy is made again; nothing in a file is ever run.
 
 tensors     what the policy needs to act, and the plant's bounds: action_low (du,), action_high (du,)
-metadata    "policy": its kind; "settings": what else it needs, as JSON; and whatever the writer says of it
+metadata    "policy": its kind; "settings": what else it needs, as JSON; whatever the writer says of it; and "sha256",
+            the checksum of all this
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import save
 
+from pilotfish import acting
 from pilotfish.policies import Policy, kinds
 from pilotfish.types import Problem
 
@@ -37,12 +40,19 @@ def load(path: str | Path) -> Policy:
         raise ValueError(f"{path} is damaged: it does not hold what such a policy needs ({error}).") from error
 
 
-def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Tensors and metadata of a file; ValueError if it is none."""
+def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and metadata of a file; ValueError if there is none, or if one bit of it is not as it was written."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        return acting.read(path)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: there is no such file.") from error
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no policy's file, or damaged: {error}.") from error
+    except acting.Damaged:
+        raise
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path} is no file of tensors, or damaged: {error}.") from error
+
+
+def written(tensors: Mapping[str, np.ndarray], meta: Mapping[str, str] | None = None) -> bytes:
+    """A file of tensors and metadata, with the checksum by which `read` knows them."""
+    whole, words = {name: np.asarray(array, order="C") for name, array in tensors.items()}, dict(meta or {})
+    return save(whole, words | {acting.CHECKSUM: acting.checksum(whole, words)})

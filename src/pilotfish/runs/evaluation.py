@@ -1,5 +1,6 @@
 """How good what a run learned is: noise-free episodes of each seed's policy, with 95% intervals."""
 
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -8,8 +9,7 @@ import numpy as np
 from pilotfish.algorithms import Algorithm
 from pilotfish.policies import Policy
 from pilotfish.policies.files import packed
-from pilotfish.runs import loop
-from pilotfish.runs.spec import assemble
+from pilotfish.runs import RunError, loop
 from pilotfish.runs.statistics import bootstrap_interval, wilson_interval
 from pilotfish.runs.store import Run
 from pilotfish.tasks import Task
@@ -71,7 +71,7 @@ class Generalises(Protocol):
 
 def trained(run: Run) -> Trained:
     """A run as objects again, and its newest states. RunError if it has none."""
-    task, algorithm, world = assemble(run.spec)
+    task, algorithm, world = run.assemble()
     like = loop.initial(algorithm, world, run.spec.rollouts, loop.root_keys(run.spec.seeds))
     return Trained(task, algorithm, world, run.load_checkpoint(like)[1])
 
@@ -103,11 +103,21 @@ def measure(seeds: list[int], algorithm: Algorithm, world: World, states: Any, e
     return Evaluation(list(seeds), by_seed, success, seeds[best], summary, rollouts)
 
 
-def keep(run: Run, evaluation: Evaluation) -> None:
-    """Leave an evaluation in a run's folder, with some of its episodes."""
+def keep(run: Run, evaluation: Evaluation) -> bool:
+    """Leave an evaluation in a run's folder, with some of its episodes.
+
+    False, and nothing is left, if that would replace one of more episodes of the same policies.
+    """
     x, u = (np.asarray(a)[:, :, :KEPT] for a in (evaluation.rollouts.x, evaluation.rollouts.u))
-    run.save_tensors("evaluation", {"x": x, "u": u})
-    run.save_json("evaluation", evaluation.as_json())
+    of = {"iteration": run.done(), "episodes": evaluation.rollouts.x.shape[2]}
+    with run.writing():
+        with suppress(RunError):  # a damaged one is replaced
+            before = run.evaluation()
+            if before and before["iteration"] == of["iteration"] and before["episodes"] > of["episodes"]:
+                return False
+        run.save_tensors("evaluation", {"x": x, "u": u})
+        run.save_json("evaluation", evaluation.as_json() | of)
+    return True
 
 
 def policy_of(run: Run, found: Trained, seed: int) -> Policy:

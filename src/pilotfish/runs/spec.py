@@ -5,14 +5,19 @@ A task, an algorithm or a part is a tree of modules with plain fields. It is sto
     {"class": "LQRGPS", "kl_step": 0.3, "dynamics": {"class": "FittedDynamics", "prior": "gmm", ...}, ...}
 
 with tuples as lists, and "inf", "-inf" and "nan" for the numbers that JSON lacks. What to make of it again is said by
-the annotations of the classes' fields alone: a class is looked up among those that its field may hold, so that reading
-a file never imports or runs what that file names. Nothing else makes objects from JSON.
+the annotations of the classes' fields alone: a class is looked up among those that its field may hold, and a value must
+be of a kind that its field may hold. Nothing else makes objects from JSON.
+
+Where a specification names what is not pilotfish's own (a model with its cost, an environment, what a package
+registers), `assemble` runs that code: `runs/trust` says whose.
 """
 
 import dataclasses
 import hashlib
 import json
 import math
+import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from types import UnionType
@@ -25,11 +30,15 @@ import pilotfish
 from pilotfish import algorithms, tasks
 from pilotfish.algorithms import Algorithm
 from pilotfish.registry import Entry, named
-from pilotfish.runs import RunError
+from pilotfish.runs import RunError, RunWarning
 from pilotfish.tasks import Task
 from pilotfish.worlds import World
 
-FORMAT = 2
+FORMAT = 3
+COUNTS = 2**63
+"""Beyond every number of iterations or rollouts."""
+SEEDS = 2**31
+"""Beyond every seed: JAX takes these in float32 as well."""
 NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
@@ -71,24 +80,93 @@ class Spec:
             stored[0]["files"] = {path: _digest(path) for path in files}
         return cls(stored[0], stored[1], rollouts, iterations, list(seeds), checkpoint_every)
 
+    @classmethod
+    def read(cls, fields: dict[str, Any]) -> "Spec":
+        """Of what a file holds; ValueError, naming the field, if that is no specification."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if fields.keys() != names:
+            raise ValueError(f"{min(fields.keys() ^ names)} is {'missing' if fields.keys() < names else 'unknown'}")
+        for name in ("task", "algorithm"):
+            _check_named(name, fields[name])
+        for name in ("rollouts", "iterations", "checkpoint_every"):
+            _check_whole(name, fields[name], 1, COUNTS)
+        if type(fields["seeds"]) is not list or not fields["seeds"]:
+            raise ValueError(f"seeds is {fields['seeds']!r}, and must be a list of whole numbers")
+        for seed in fields["seeds"]:
+            _check_whole("one of seeds", seed, 0, SEEDS)
+        if len(set(fields["seeds"])) < len(fields["seeds"]):
+            raise ValueError("one of seeds is there twice")
+        if type(fields["version"]) is not str or type(fields["x64"]) is not bool:
+            raise ValueError("version must be a word, and x64 true or false")
+        return cls(**fields)
+
     def digest(self) -> str:
         """Names what a checkpoint belongs to. How long the run goes on does not matter to it."""
         fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("iterations", "checkpoint_every")}
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+    def copies(self) -> dict[str, Path]:
+        """Where a run keeps its own copies of the user's files: by path the place in its folder.
+
+        They lie to one another as the files do, so that what one says of another's place stays true.
+        """
+        if not (paths := list(self.task.get("files", {}))):
+            return {}
+        base = os.path.commonpath([os.path.dirname(path) for path in paths])
+        return {path: Path("files", os.path.relpath(path, base)) for path in paths}
 
 
-def assemble(spec: Spec) -> tuple[Task, Algorithm, World]:
-    """The task, algorithm and world of a specification. RunError if the task's files are not what they were."""
-    for path, digest in spec.task.get("files", {}).items():
-        if (found := _digest(path)) != digest:
-            what = "has changed" if found else "was removed"
-            raise RunError(
-                f"{path} {what} since this run began: it would no longer be the same run. Put the file back as it was, "
-                "or train anew."
-            )
-    task: Task = built(tasks.find(spec.task["name"]), spec.task["options"])
-    entry = named(algorithms.registry(), spec.algorithm["name"], "algorithm")
-    return task, built(entry, spec.algorithm["options"]), task.world()
+def _check_named(name: str, stored: Any) -> None:
+    """That a task or an algorithm is stored with its name and options, and perhaps its files."""
+    kinds = {"name": str, "options": dict} | ({"files": dict} if isinstance(stored, dict) and "files" in stored else {})
+    if not isinstance(stored, dict) or {key: type(value) for key, value in stored.items()} != kinds:
+        raise ValueError(f"{name} must be a name with options")
+    for path, digest in stored.get("files", {}).items():
+        if type(digest) is not str or not os.path.isabs(path) or os.path.normpath(path) != path:
+            raise ValueError(f"{name}.files must hold a checksum for each path")
+
+
+def _check_whole(name: str, value: Any, least: int, beyond: int) -> None:
+    if type(value) is not int or not least <= value < beyond:
+        raise ValueError(f"{name} is {value!r:.40}, and must be a whole number of {least} or more, below {beyond}")
+
+
+def assemble(spec: Spec, folder: Path | None = None) -> tuple[Task, Algorithm, World]:
+    """The task, algorithm and world of a specification, with a run's copies of the user's files in its `folder`.
+
+    RunError if they cannot be made, or if neither the task's files nor the copies are what they were.
+    """
+    where = _files(spec, folder)
+    moved = {name: where.get(value, value) if type(value) is str else value for name, value in _options(spec.task)}
+    try:
+        task: Task = built(tasks.find(spec.task["name"]), moved)
+        entry = named(algorithms.registry(), spec.algorithm["name"], "algorithm")
+        return task, built(entry, dict(_options(spec.algorithm))), task.world()
+    except (RunError, ValueError, OSError):
+        raise
+    except Exception as error:  # whatever numbers beyond all reason come to
+        lines = str(error).splitlines() or [""]
+        raise RunError(
+            f"{spec.task['name']} cannot be made with these settings: {type(error).__name__}: {lines[0]}"
+        ) from error
+
+
+def _options(stored: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    return stored["options"].items()
+
+
+def _files(spec: Spec, folder: Path | None) -> dict[str, str]:
+    """Where the user's files are: by their path that path itself, or if one is not what it was that of the copy."""
+    files = spec.task.get("files", {})
+    changed = next((path for path, digest in files.items() if _digest(path) != digest), None)
+    if changed is None:
+        return {path: path for path in files}
+    what = f"{changed} {'has changed' if os.path.isfile(changed) else 'is not there any more'} since this run began"
+    copies = {path: os.path.abspath(folder / place) for path, place in spec.copies().items()} if folder else {}
+    if not copies or any(_digest(copies[path]) != digest for path, digest in files.items()):
+        raise RunError(f"{what}: it would no longer be the same run. Put the file back as it was, or train anew.")
+    warnings.warn(f"{what}: the copy in {folder} is used.", RunWarning, stacklevel=3)
+    return copies
 
 
 def _digest(path: str) -> str | None:
@@ -138,7 +216,18 @@ def _read(stored: Any, kind: Any, where: str) -> Any:
         return tuple(_read(one, k, f"{where}[{i}]") for i, (one, k) in enumerate(zip(stored, kinds, strict=True)))
     if isinstance(stored, str) and stored in NOT_FINITE and _holds(kind, float):
         return NOT_FINITE[stored]
+    if not any(_fits(stored, one) for one in _members(kind)):
+        raise _unknown(where, f"{stored!r:.60}", "the field holds something else")
     return stored
+
+
+def _fits(stored: Any, kind: Any) -> bool:
+    """True if a scalar is of a kind: a whole number serves as a float."""
+    if get_origin(kind) is Literal:
+        return any(stored == word and type(stored) is type(word) for word in get_args(kind))
+    if type(stored) is float and not math.isfinite(stored):
+        return False
+    return kind is Any or type(stored) is kind or (kind is float and type(stored) is int)
 
 
 def _built(classes: dict[str, type], stored: dict[str, Any], within: str) -> Any:
@@ -149,7 +238,12 @@ def _built(classes: dict[str, type], stored: dict[str, Any], within: str) -> Any
     for other in sorted((stored.keys() - {"class"}) ^ fields.keys()):
         what = f"{name} has no such field" if other in stored else "it is missing"
         raise _unknown(within + other, repr(stored.get(other)), what)
-    return classes[name](**{field: _read(stored[field], kind, within + field) for field, kind in fields.items()})
+    values = {field: _read(stored[field], kind, within + field) for field, kind in fields.items()}
+    try:
+        return classes[name](**values)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunError(f"{within}{name} in the run's specification: {said}") from error
 
 
 def _unknown(where: str, found: str, why: str) -> RunError:

@@ -1,21 +1,31 @@
-"""A run's folder, and how it survives being killed at any moment.
+"""A run's folder, and how it survives being killed at any moment, and a damaged disk.
 
     spec.json                       everything the run is made of, fully resolved
     metrics.csv                     one line an iteration and seed
-    checkpoint-000040.safetensors   the state before iteration 40, of all seeds
+    checkpoint-000040.safetensors   the state before iteration 40, of all seeds, and the metrics until then
     columns.json                    what these metrics are, and how they are shown
+    files/                          copies of the user's files: a model, its cost
     episodes/                       of a robot: every episode, written when it has ended
     evaluation.safetensors          rollouts of the final policies
 
 A file appears under its name only when it is whole: it is written beside it, flushed to the disk, and renamed.
-`metrics.csv` grows line by line; a resumed run first cuts it back to its checkpoint. Nothing is pickled:
-loading a run never runs code from it.
+`metrics.csv` grows line by line; a resumed run takes up the metrics of its checkpoint. Nothing is pickled.
+
+Every file has a checksum, which is looked at whenever it is read: in the metadata of tensors, under "sha256" in JSON.
+A line of `metrics.csv` ends with the CRC-32 of all before it, so that a line that is missing is noticed as well. What
+is damaged is never used: a checkpoint is passed over for the one before, metrics for the checkpoint's copy of them.
 """
 
+import contextlib
 import csv
 import dataclasses
+import hashlib
 import json
 import os
+import shutil
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,21 +33,26 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 import pilotfish
-from pilotfish.runs import RunError
+from pilotfish.algorithms import Algorithm
+from pilotfish.policies import files
+from pilotfish.runs import RunError, RunWarning, lock, trust
 from pilotfish.runs.columns import Columns
 from pilotfish.runs.loop import Report
-from pilotfish.runs.spec import FORMAT, Spec, computes_in_float64
+from pilotfish.runs.spec import FORMAT, Spec, assemble, computes_in_float64
+from pilotfish.tasks import Task
 from pilotfish.types import Rollouts
+from pilotfish.worlds import World
 
 if TYPE_CHECKING:
     from pilotfish.policies import Policy
     from pilotfish.runs.evaluation import Conditions, Evaluation
 
 CHECKPOINTS_KEPT = 2
+CHECKSUM = "sha256"
+METRICS, COLUMNS = "metrics.csv", "columns.json"
+"""Files that a checkpoint holds as well."""
 
 
 class Run:
@@ -45,38 +60,88 @@ class Run:
 
     def __init__(self, path: Path, spec: Spec):
         self.path, self.spec = path, spec
+        self._trusted = self._writes = False
+        self._carried: dict[str, bytes] = {}
+        """What this process wrote of the files that a checkpoint holds as well."""
 
     @classmethod
     def create(cls, path: Path, spec: Spec) -> "Run":
-        """Start a new run in an empty or new folder."""
+        """Start a new run in an empty or new folder, with copies of the user's files."""
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            hint = (
-                f"continue it by `pilotfish resume {path}`, or choose another --out"
-                if (path / "spec.json").exists()
-                else "choose another --out"
-            )
-            raise RunError(f"{path} is in use: {hint}.")
-        path.mkdir(parents=True, exist_ok=True)
+            raise _in_use(path)
         run = cls(path, spec)
-        run.save_json("spec", dataclasses.asdict(spec))
+        with _written(path):
+            path.mkdir(parents=True, exist_ok=True)
+        with run.writing():
+            if any(file.name != lock.NAME for file in path.iterdir()):  # of another process, a moment ago
+                raise _in_use(path)
+            try:
+                for source, place in spec.copies().items():
+                    with _written(path / place):
+                        (path / place).parent.mkdir(parents=True, exist_ok=True)
+                        shutil.copyfile(source, path / place)
+                run.save_json("spec", dataclasses.asdict(spec))
+            except BaseException:  # without a specification the folder would be of no use, and in use
+                shutil.rmtree(path / "files", ignore_errors=True)
+                raise
+        run._trusted = True
+        trust.trust(spec)
         return run
 
     @classmethod
-    def open(cls, path: Path | str) -> "Run":
-        """Open a run that exists, of whatever version."""
+    def open(cls, path: Path | str, trust: bool = False) -> "Run":
+        """Open a run that exists, of whatever version. That runs no code which the run names.
+
+        `trust`: later such code may be run, in this process and in others of this user, though the run was made
+        elsewhere: a cost file, an environment, what another package registers.
+        """
         path = Path(path)
         if not (path / "spec.json").exists():
             raise RunError(f"{path} holds no run: it has no spec.json. Give the folder that `pilotfish train` made.")
+        content = (path / "spec.json").read_bytes()
         try:
-            fields = json.loads((path / "spec.json").read_text())
-            if fields["format"] != FORMAT:
+            fields = _parsed(content)
+            version, whole = fields.get("format"), fields.pop(CHECKSUM, None)
+            if version != FORMAT and (whole is None or _json(fields) == content):
                 raise RunError(
-                    f"{path} was written in format {fields['format']} by pilotfish {fields['version']}; this is "
-                    f"pilotfish {pilotfish.__version__}, which reads format {FORMAT}. Install that version to use it."
+                    f"{path} was written in format {version} by pilotfish {fields.get('version')}; this is pilotfish "
+                    f"{pilotfish.__version__}, which reads format {FORMAT}. Install that version to use it."
                 )
-            return cls(path, Spec(**fields))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            _check_whole(fields, content)
+            run = cls(path, Spec.read(fields))
+        except ValueError as error:
             raise RunError(f"{path / 'spec.json'} is damaged: {error}.") from error
+        if trust:
+            run.trust()
+        return run
+
+    def trust(self) -> None:
+        """Let this run's code be run though the run was made elsewhere, now and whenever this user opens it again."""
+        self._trusted = True
+        trust.trust(self.spec)
+
+    def assemble(self) -> tuple[Task, Algorithm, World]:
+        """The task, algorithm and world. RunError if that runs code of a run that nobody trusts."""
+        if not self._trusted:
+            trust.check(self.spec, self.path)
+        return assemble(self.spec, self.path)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Let no other process write here, RunError if one does. What is left of writing that broke off is removed."""
+        if self._writes:
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            with _written(self.path / lock.NAME):
+                stack.enter_context(lock.held(self.path))
+            for left in (*self.path.glob(".*.part"), *self.path.glob("episodes/.*.part")):
+                left.unlink(missing_ok=True)
+            self._writes = True
+            try:
+                yield
+            finally:
+                self._writes = False
 
     def check_resumable(self) -> None:
         """Refuse to continue what this installation would not continue exactly."""
@@ -90,7 +155,9 @@ class Run:
             raise RunError(f"{self.path} was computed in {name}. Set JAX_ENABLE_X64={int(self.spec.x64)} to resume it.")
 
     def extend(self, iterations: int) -> None:
-        """Let the run go on until `iterations`."""
+        """Let the run go on until `iterations`. ValueError if it has done more."""
+        if iterations < self.done():
+            raise ValueError(f"iterations={iterations}: {self.path} has done {self.done()} already. Ask for more.")
         self.spec = dataclasses.replace(self.spec, iterations=iterations)
         self.save_json("spec", dataclasses.asdict(self.spec))
 
@@ -99,36 +166,60 @@ class Run:
     def save_checkpoint(self, i: int, states: Any) -> None:
         """Keep the states before iteration `i`."""
         meta = {"iteration": str(i), "digest": self.spec.digest()}
-        _write(self.path / f"checkpoint-{i:06d}.safetensors", save(_tensors(states), meta))
+        carried = {name: np.frombuffer(content, np.uint8) for name, content in self._carried.items()}
+        write_tensors(self.path / f"checkpoint-{i:06d}.safetensors", _tensors(states) | carried, meta)
         for old in self._checkpoints()[:-CHECKPOINTS_KEPT]:
-            old.unlink()
+            old.unlink(missing_ok=True)
 
-    def has_checkpoint(self) -> bool:
-        """True if there is something to go on from."""
-        return bool(self._checkpoints())
+    def done(self) -> int:
+        """The number of the newest checkpoint, damaged or not: so many iterations were done. 0 if there is none."""
+        return max((_number_of(path) for path in self._checkpoints()), default=0)
 
     def load_checkpoint(self, like: Any) -> tuple[int, Any]:
         """The iteration to go on with, and the states before it. `like` has the states' structure and shapes.
 
-        A damaged checkpoint is passed over for the one before it; RunError if none can be used.
+        A damaged checkpoint is passed over for the one before it, with a RunWarning; RunError if none can be used.
         """
+        return self._newest(lambda path, tensors: (_number_of(path), _restore(like, tensors)))
+
+    def begin(self, states: Any) -> tuple[int, Any]:
+        """The iteration to begin with, and the states before it: `states` themselves if the run has no checkpoint.
+
+        The metrics become those of the iterations before; nothing later is left.
+        """
+        first, self._carried = 0, {}
+        if self._checkpoints():
+            first, states, self._carried = self._newest(
+                lambda path, tensors: (_number_of(path), _restore(states, tensors), _carried(tensors))
+            )
+        for path in self._checkpoints():
+            if _number_of(path) > first:
+                path.unlink()
+        for name in (METRICS, COLUMNS):
+            if name in self._carried:
+                _write(self.path / name, self._carried[name])
+            else:
+                (self.path / name).unlink(missing_ok=True)
+        return first, states
+
+    def _newest(self, use: Any) -> Any:
+        """What `use` makes of the path and the tensors of the newest checkpoint that is whole."""
         problems = []
         for path in reversed(self._checkpoints()):
             try:
-                return self._load(path, like)
-            except (SafetensorError, ValueError) as error:
-                problems.append(f"{path.name}: {error}")
+                tensors, meta = files.read(path)
+                if meta.get("digest") != self.spec.digest() or meta.get("iteration") != str(_number_of(path)):
+                    raise ValueError(f"{path.name} belongs to another run, or spec.json was changed")
+                found = use(path, tensors)
+            except ValueError as error:
+                problems.append(str(error).rstrip("."))
+                continue
+            for problem in problems:
+                warnings.warn(f"{problem}: {path.name} is used instead.", RunWarning, stacklevel=3)
+            return found
         if problems:
             raise RunError(f"no checkpoint of {self.path} can be used ({'; '.join(problems)}). Train anew.")
         raise RunError(f"{self.path} has no checkpoint yet: it was stopped before its first. Train anew.")
-
-    def _load(self, path: Path, like: Any) -> tuple[int, Any]:
-        with safe_open(path, framework="numpy") as file:
-            meta = file.metadata() or {}
-            if meta.get("digest") != self.spec.digest():
-                raise ValueError("it belongs to another run, or spec.json was changed")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return int(meta["iteration"]), _restore(like, tensors)
 
     def _checkpoints(self) -> list[Path]:
         return sorted(self.path.glob("checkpoint-??????.safetensors"))
@@ -138,15 +229,15 @@ class Run:
     def append_metrics(self, i: int, report: Report) -> None:
         """Add iteration `i`'s report, one line a seed."""
         columns = flatten(report)
-        path = self.path / "metrics.csv"
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(["iteration", "seed", "rollouts", *columns])
-            for s, seed in enumerate(self.spec.seeds):
-                values = [repr(np.asarray(column)[s].item()) for column in columns.values()]
-                writer.writerow([i, seed, (i + 1) * self.spec.rollouts, *values])
+        before = self._carried.get(METRICS, b"")
+        lines = [] if before else [["iteration", "seed", "rollouts", *columns, "check"]]
+        for s, seed in enumerate(self.spec.seeds):
+            values = [repr(np.asarray(column)[s].item()) for column in columns.values()]
+            lines.append([str(i), str(seed), str((i + 1) * self.spec.rollouts), *values])
+        new = _chained(before, lines)
+        self._carried[METRICS] = before + new
+        with _written(self.path / METRICS), (self.path / METRICS).open("ab") as file:
+            file.write(new)
 
     def metrics(self) -> dict[str, np.ndarray]:
         """All metrics: each column an array (seed, iteration)."""
@@ -159,31 +250,51 @@ class Run:
 
     def cut_metrics(self, i: int) -> None:
         """Forget all metrics from iteration `i` on."""
-        header, rows = self._metric_rows()
+        header, *rows = self._carried.get(METRICS, b"").splitlines(keepends=True) or [b""]
+        self._carried[METRICS] = header + b"".join(row for row in rows if int(row.partition(b",")[0]) < i)
         if header:
-            lines = [header, *(row for row in rows if int(row[0]) < i)]
-            _write(self.path / "metrics.csv", "".join(",".join(row) + "\r\n" for row in lines).encode())
+            _write(self.path / METRICS, self._carried[METRICS])
 
     def _metric_rows(self) -> tuple[list[str], list[list[str]]]:
-        """Header and whole rows, of whole iterations: a run may have been killed in the midst of a line."""
-        path = self.path / "metrics.csv"
-        if not path.exists():
+        """Header and rows of whole iterations: a run may have been killed in the midst of a line."""
+        content = (self.path / METRICS).read_bytes() if (self.path / METRICS).exists() else b""
+        lines, damage = _sound(content)
+        seeds = len(self.spec.seeds)
+        if not damage and max(len(lines) - 1, 0) // seeds < self.done():
+            damage = f"it ends before iteration {self.done()}"
+        if damage:
+            kept, instead = self._kept(METRICS)
+            if len(kept_lines := _sound(kept)[0]) > len(lines):
+                lines = kept_lines
+            else:
+                instead = "the lines before are used"
+            warnings.warn(f"{self.path / METRICS} is damaged: {damage}; {instead}.", RunWarning, stacklevel=3)
+        if not lines:
             return [], []
-        text = path.read_text()
-        rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
-        if not rows:
-            return [], []
-        whole = [row for row in rows[1:] if len(row) == len(rows[0])]
-        return rows[0], whole[: len(whole) - len(whole) % len(self.spec.seeds)]
+        header, *rows = csv.reader(lines)
+        return header, rows[: len(rows) - len(rows) % seeds]
+
+    def _kept(self, name: str) -> tuple[bytes, str]:
+        """A file as the newest whole checkpoint holds it, or nothing; and words for that."""
+        try:
+            path, carried = self._newest(lambda path, tensors: (path, _carried(tensors)))
+        except RunError:
+            return b"", "nothing is used in its place"
+        return carried.get(name, b""), f"its copy in {path.name} is used"
 
     def save_columns(self, how: Columns) -> None:
         """Keep how the metrics are shown."""
         self.save_json("columns", how)
+        self._carried[COLUMNS] = _json(how)
 
     def columns(self) -> Columns:
         """How the metrics are shown; empty before the first iteration."""
-        path = self.path / "columns.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        try:
+            return self.load_json("columns") or {}
+        except RunError as error:
+            kept, instead = self._kept(COLUMNS)
+            warnings.warn(f"{str(error).rstrip('.')}; {instead}.", RunWarning, stacklevel=2)
+            return _of_file(kept) if kept else {}
 
     # -- results
 
@@ -203,8 +314,15 @@ class Run:
 
     def best_seed(self) -> int:
         """The seed of lowest cost by the last evaluation that was kept; the first if there was none."""
-        path = self.path / "evaluation.json"
-        return json.loads(path.read_text())["best_seed"] if path.exists() else self.spec.seeds[0]
+        found = self.evaluation()
+        return self.spec.seeds[0] if found is None else found["best_seed"]
+
+    def evaluation(self) -> dict[str, Any] | None:
+        """The last evaluation that was kept; None if there was none. RunError if it is damaged."""
+        try:
+            return self.load_json("evaluation")
+        except RunError as error:
+            raise RunError(f"{error} Evaluate anew: pilotfish evaluate {self.path}") from error
 
     def index(self, seed: int) -> int:
         """The place of a seed among the run's; ValueError if it is not one of them."""
@@ -226,20 +344,27 @@ class Run:
         write_tensors(path, tensors, meta)
         return path
 
-    def save_json(self, name: str, value: Any) -> None:
-        """Write `value` to `name`.json."""
-        write_json(self.path / f"{name}.json", value)
+    def save_json(self, name: str, value: dict[str, Any]) -> None:
+        """Write `value`, with its checksum, to `name`.json."""
+        _write(self.path / f"{name}.json", _json(value))
+
+    def load_json(self, name: str) -> dict[str, Any] | None:
+        """What was written to `name`.json; None if nothing was. RunError if it is damaged."""
+        path = self.path / f"{name}.json"
+        try:
+            return _of_file(path.read_bytes()) if path.exists() else None
+        except ValueError as error:
+            raise RunError(f"{path} is damaged: {error}.") from error
 
     def load_tensors(self, name: str) -> dict[str, np.ndarray]:
         """Arrays of `name`.safetensors."""
         path = self.path / f"{name}.safetensors"
+        if not path.exists():
+            raise RunError(f"{self.path} has no {path.name} yet: it has not finished training.")
         try:
-            with safe_open(path, framework="numpy") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except FileNotFoundError:
-            raise RunError(f"{self.path} has no {path.name} yet: it has not finished training.") from None
-        except SafetensorError as error:
-            raise RunError(f"{path} is damaged: {error}.") from error
+            return files.read(path)[0]
+        except ValueError as error:
+            raise RunError(str(error)) from error
 
 
 def flatten(report: Report) -> dict[str, Any]:
@@ -253,18 +378,113 @@ def write_json(path: Path, value: Any) -> None:
     _write(path, json.dumps(value, indent=2).encode())
 
 
-def write_tensors(path: Path, tensors: dict[str, np.ndarray], meta: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all."""
-    _write(path, save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, meta))
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file with its checksum, whole or not at all."""
+    _write(path, files.written(tensors, meta))
 
 
 def _write(path: Path, content: bytes) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    with _written(path):
+        try:
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """What the system says against writing a file, in words."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _in_use(path: Path) -> RunError:
+    hint = "choose another --out"
+    if (path / "spec.json").exists():
+        hint = f"continue it by `pilotfish resume {path}`, or {hint}"
+    return RunError(f"{path} is in use: {hint}.")
+
+
+# -- JSON with a checksum
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    """A JSON file with its checksum."""
+    found = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**value, CHECKSUM: found}, indent=2).encode()
+
+
+def _of_file(content: bytes) -> dict[str, Any]:
+    """What a JSON file with a checksum holds; ValueError if one bit of it is not as it was written."""
+    value = _parsed(content)
+    value.pop(CHECKSUM, None)
+    _check_whole(value, content)
+    return value
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except RecursionError:
+        raise ValueError("it has too many levels") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds {type(value).__name__} where names and values should be")
+    return value
+
+
+def _check_whole(value: dict[str, Any], content: bytes) -> None:
+    if _json(value) != content:
+        raise ValueError("it does not have the checksum of what was written")
+
+
+# -- metrics, each line with the checksum of all before it
+
+
+def _chained(before: bytes, rows: list[list[str]]) -> bytes:
+    """Lines that follow those before them. The first of all, the header, names the column and has no checksum."""
+    lines, check = [], int(before[:-2].rpartition(b",")[2]) if before.count(b"\n") > 1 else zlib.crc32(before[:-2])
+    for row in rows:
+        line = ",".join(row).encode()
+        is_header = not before and not lines
+        check = zlib.crc32(line, check)
+        lines.append(line if is_header else b"%b,%d" % (line, check))
+    return b"".join(line + b"\r\n" for line in lines)
+
+
+def _sound(content: bytes) -> tuple[list[str], str]:
+    """The lines, without their checksums, up to the first that is damaged; and what is wrong there, if anything is.
+
+    A last line without its end is not damaged: its writer was stopped.
+    """
+    found, check = [], 0
+    for number, line in enumerate(content.split(b"\r\n")[:-1], 1):
+        body, _, said = line.rpartition(b",")
+        check = zlib.crc32(line if number == 1 else body, check)
+        if said != (b"check" if number == 1 else b"%d" % check):
+            found = found if number > 2 else []  # the header's own checksum is that of the first line after it
+            return found, f"line {number} is not as it was written, or not in its place"
+        found.append(body.decode("ascii", "replace"))
+    return found, ""
+
+
+def _carried(tensors: dict[str, np.ndarray]) -> dict[str, bytes]:
+    """The files that a checkpoint holds."""
+    return {name: tensors[name].tobytes() for name in (METRICS, COLUMNS) if name in tensors}
+
+
+def _number_of(path: Path) -> int:
+    """The iteration of a checkpoint's name."""
+    digits = path.stem.rpartition("-")[2]
+    return int(digits) if digits.isdecimal() else 0
 
 
 def _tensors(tree: Any) -> dict[str, np.ndarray]:

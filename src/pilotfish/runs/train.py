@@ -1,6 +1,6 @@
 """Train: turn the crank, keep what it yields, stop cleanly whatever happens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ from pilotfish.policies import Policy
 from pilotfish.runs import loop, store
 from pilotfish.runs.columns import columns
 from pilotfish.runs.loop import Turn
+from pilotfish.runs.spec import described
 from pilotfish.runs.store import Run, RunError
 from pilotfish.worlds import RolloutsFailed, World
 
@@ -45,42 +46,67 @@ def train(
 ) -> Result:
     """Learn from `rollouts` episodes from each condition in each of `iterations` iterations, for each seed.
 
-    With a `run`, metrics and checkpoints go to its folder, and a run that has some goes on where it stopped.
-    Whatever ends the training (an error, Ctrl-C), the last whole iteration is in the folder. TrainingFailed if
-    every seed refuses three updates in a row, or all rollouts of an iteration break off.
+    With a `run`, metrics and checkpoints go to its folder, and a run that has some goes on where it stopped; ValueError
+    if this is not what the run is made of. Whatever ends the training (an error, Ctrl-C), the last whole iteration is
+    in the folder. TrainingFailed if every seed refuses three updates in a row, or all rollouts of an iteration break
+    off.
     """
     loop.check(algorithm, world, rollouts)
-    keys = loop.root_keys(seeds)
-    states, first = loop.initial(algorithm, world, rollouts, keys), 0
-    if run is not None and run.has_checkpoint():
-        first, states = run.load_checkpoint(states)
-    if run is not None:
-        run.cut_metrics(first)
-    latest, reports, refused = None, [], 0
-    try:
-        finished = None if run is None else run.save_episode
-        for turn in loop.turns(algorithm, world, rollouts, keys, first, iterations, states, finished):
-            if run is not None and latest is None:
-                run.save_columns(columns(algorithm, turn.report.outcome, turn.report.info))
-            latest = turn
+    states, sizes = loop.initial(algorithm, world, rollouts, loop.root_keys(seeds)), (rollouts, iterations, seeds)
+    if run is None:
+        reports = []
+        for turn in _turns(algorithm, world, sizes, (0, states), None):
             reports.append(turn.report)
-            if run is not None:
-                _write(run, turn, iterations)
+            states = turn.states
             observe(turn)
-            refused = 0 if np.any(turn.report.info.ok) else refused + 1
+        return Result(states, _stack(reports), algorithm.exploit(loop.of_seed(states, 0)))
+    _check_same(run, algorithm, rollouts, seeds)
+    with run.writing():
+        if iterations > run.spec.iterations or iterations < run.done():
+            run.extend(iterations)
+        begun, latest = run.begin(states), None
+        try:
+            for turn in _turns(algorithm, world, sizes, begun, run.save_episode):
+                if latest is None:
+                    run.save_columns(columns(algorithm, turn.report.outcome, turn.report.info))
+                latest = turn
+                _write(run, turn, iterations)
+                observe(turn)
+        except BaseException:
+            if latest is not None:
+                _keep(run, latest)
+            raise
+        states = begun[1] if latest is None else latest.states
+        return Result(states, run.metrics(), algorithm.exploit(loop.of_seed(states, 0)))
+
+
+def _turns(algorithm: Algorithm, world: World, sizes: Any, begun: tuple[int, Any], finished: Any) -> Iterator[Turn]:
+    """Iterations until the last, or until training cannot go on."""
+    rollouts, iterations, seeds = sizes
+    at, refused = begun[0], 0
+    try:
+        for turn in loop.turns(algorithm, world, rollouts, loop.root_keys(seeds), at, iterations, begun[1], finished):
+            yield turn
+            at, refused = turn.i + 1, 0 if np.any(turn.report.info.ok) else refused + 1
             if refused == PATIENCE:
                 raise TrainingFailed(f"stopped after {PATIENCE} refused updates in a row: {explain(turn, 0)}")
-    except BaseException as error:
-        if run is not None and latest is not None:
-            _keep(run, latest)
-        if isinstance(error, RolloutsFailed):
-            at = first if latest is None else latest.i + 1
-            raise TrainingFailed(f"stopped in iteration {at}: {error}.") from error
-        raise
-    if latest is not None:
-        states = latest.states
-    metrics = run.metrics() if run is not None else _stack(reports)
-    return Result(states, metrics, algorithm.exploit(loop.of_seed(states, 0)))
+    except RolloutsFailed as error:
+        raise TrainingFailed(f"stopped in iteration {at}: {error}.") from error
+
+
+def _check_same(run: Run, algorithm: Algorithm, rollouts: int, seeds: Sequence[int]) -> None:
+    """Refuse to go on with a run by other means than it was begun with: its metrics would be of neither."""
+    asked, found = (
+        {"rollouts": rollouts, "seeds": list(seeds)},
+        {"rollouts": run.spec.rollouts, "seeds": run.spec.seeds},
+    )
+    if stored := run.spec.algorithm.get("options"):
+        asked, found = asked | described(algorithm), found | stored
+    for name in asked.keys() | found.keys():
+        if asked.get(name) != found.get(name):
+            raise ValueError(
+                f"{name}={asked.get(name)}: {run.path} was begun with {found.get(name)}. Give the same, or another run."
+            )
 
 
 def explain(turn: Turn, seed: int) -> str:

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,8 +55,8 @@ def _section(run: Run, scratch: Path, number: int) -> list[str]:
         f"{spec.iterations} iterations, {spec.rollouts} rollouts each, {_seeds(spec.seeds)}. "
         f"pilotfish {spec.version}.</p>",
     ]
-    results = run.path / "evaluation.json"
-    numbers = _table("Evaluation", json.loads(results.read_text())["summary"]) if results.exists() else ""
+    found = run.evaluation()
+    numbers = _table("Evaluation", found["summary"]) if found else ""
     film = next((run.path / name for name in ("film.mp4", "film.gif") if (run.path / name).exists()), None)
     settings = numbers + _table("Algorithm", spec.algorithm["options"]) + _table("Task", spec.task["options"])
     moving = f"<div class='film'>{_picture(film, 'film of the learned controller')}</div>" if film else ""

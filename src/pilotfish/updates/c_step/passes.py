@@ -96,6 +96,20 @@ def scaled(
     return WhiteController(-W @ slope, jnp.exp(0.5 * log_scale)[:, None, None] * W)
 
 
+def expected_cost(white: White, p: WhiteController, ww: Float[Array, "T n n"]) -> Float[Array, ""]:
+    """Expected cost, less the weighted entropy, under the controller `p` and its states `ww`.
+
+    Up to what no controller changes.
+    """
+    we = ww @ p.G.mT
+    ee = p.G @ we + p.chol @ p.chol.mT
+    zz = jnp.concatenate([jnp.concatenate([ww, we], -1), jnp.concatenate([we.mT, ee], -1)], -2)
+    AB = jnp.concatenate([white.A[-1], white.B[-1]], -1)
+    last = AB @ zz[-1] @ AB.T + white.noise[-1]
+    cost = 0.5 * ((white.cost * zz).sum() + (white.final * last).sum())
+    return cost - 0.5 * white.temper @ gaussian.log_det(p.chol)
+
+
 def forward(white: White, p: WhiteController) -> tuple[Float[Array, "T"], Float[Array, "T n n"]]:
     """Each step's KL, and `E ww'`, under the controller `p`."""
     noise = white.B @ p.chol
