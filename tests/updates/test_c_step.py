@@ -1,4 +1,4 @@
-"""The C-step against a generic constrained optimiser, plain LQR, dense joint Gaussians, and 2,000 random systems."""
+"""The C-step against a generic constrained optimiser, plain LQR, dense joint Gaussians, and 800 random systems."""
 
 import equinox as eqx
 import jax
@@ -139,13 +139,13 @@ def test_guess_saves_passes_and_changes_nothing_else():
 
 @pytest.mark.parametrize("trust", TRUSTS)
 def test_random_systems_keep_every_promise(trust):
-    """2,000 systems: stable and not, convex and not, regular and nearly singular, bounds from 1e-3 to 10 nats."""
+    """800 systems: stable and not, convex and not, regular and nearly singular, bounds from 1e-3 to 10 nats."""
     passes = []
     for number, (growth, convex, spread) in enumerate(
         (growth, convex, spread) for growth in (0.9, 1.0, 1.1, 1.6) for convex, spread in ((True, 3.0), (False, 0.5))
     ):
-        problem = ours(systems(100 + number, 250, 20, 4, 2, growth, convex, spread))
-        bound = 10 ** np.random.default_rng(number).uniform(-3, 1 if convex else 0, 250)
+        problem = ours(systems(100 + number, 100, 20, 4, 2, growth, convex, spread))
+        bound = 10 ** np.random.default_rng(number).uniform(-3, 1 if convex else 0, 100)
         step = solve(problem, jnp.asarray(bound), trust)
         assert step.found.all()
         for leaf in jax.tree.leaves(step):
@@ -173,7 +173,7 @@ def test_steps_that_can_be_meet_their_own_bound():
 @pytest.mark.parametrize(("growth", "convex"), [(1.0, False), (1.3, True), (1.3, False)])
 @pytest.mark.parametrize("bound", [1.0, 5.0])
 def test_large_steps_are_the_dual_s_too(growth, convex, bound):
-    """By weak duality no controller within the bounds saves more than this one but for the gap, `sum eta (bound - KL)`."""
+    """By weak duality no controller within the bounds saves more, but for the gap `sum eta (bound - KL)`."""
     problem = ours(systems(12, 20, 20, 4, 2, growth, convex))
     step = solve(problem, bound, "step")
     assert step.found.all()

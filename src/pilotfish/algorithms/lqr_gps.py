@@ -68,6 +68,9 @@ class Info(NamedTuple):
     """Mean expected KL of the new controller to the old, in the model, nats a step."""
     kl_max: Annotated[Float[Array, ""], Shown("KL of a step", "nats")]
     """The largest of what the trust region bounds: a condition's mean over its steps, or a step's KL."""
+    used: Annotated[Float[Array, ""], Shown("part of the trust region that is used", "%")]
+    """The smallest mean KL of a condition, as a part of its bound: 99% or more but where steps are slack, where the
+    problem is so unstable that rounding decides, and where no step was found."""
     entropy: Annotated[Float[Array, ""], Shown("entropy of a step's actions", "nats", column="entropy", form="{:.2f}")]
     """Mean entropy of the new controller's actions, nats a step."""
     entropy_change: Annotated[Float[Array, ""], Shown("change of entropy", "nats")]
@@ -177,6 +180,7 @@ class LQRGPS(Algorithm):
             ok=step.found,
             kl=step.kl.mean(),
             kl_max=bounded.max(),
+            used=(step.kl.mean(-1) / (self.kl_step * new.steps.factor)).min(),
             entropy=entropy.mean(),
             entropy_change=(entropy - gaussian.entropy(old.controller.chol)).mean(),
             eta=jnp.nan_to_num(jnp.nanmedian(step.eta)),

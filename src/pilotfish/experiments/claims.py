@@ -2,7 +2,7 @@
 
 An arm is one curve: a task, an algorithm and its setup, run over several seeds. A claim is a sentence of the paper
 with one number a seed, which is above a threshold (mostly 0) on average if the sentence is true. Its verdict is
-that of the 95% bootstrap interval of the mean over seeds:
+that of Student's 95% interval of the mean over seeds:
 
     all above the threshold: holds      all below: does not hold      else, or if a number is not finite: undecided
 
@@ -23,7 +23,7 @@ from pilotfish import tasks
 from pilotfish.algorithms import Setup
 from pilotfish.registry import changed
 from pilotfish.runs.spec import Spec
-from pilotfish.runs.statistics import bootstrap_interval
+from pilotfish.runs.statistics import mean_interval
 
 QUICK_ITERATIONS = 5
 LAST = 5
@@ -214,9 +214,9 @@ def judge(claim: Claim, study: Study) -> Verdict:
     if bad.size or len(values) < 2:
         which = f"the statistic of seed {', '.join(map(str, bad))} is not finite" if bad.size else "one seed"
         return Verdict(claim, np.nan, np.nan, np.nan, "undecided", f"no interval: {which}")
-    low, high = (float(bound) for bound in bootstrap_interval(values))
+    mean, low, high = map(float, mean_interval(values))
     word = "holds" if low > claim.threshold else "does not hold" if high < claim.threshold else "undecided"
-    return Verdict(claim, float(values.mean()), low, high, word)
+    return Verdict(claim, mean, low, high, word)
 
 
 def slug(label: str) -> str:

@@ -10,7 +10,7 @@ from pilotfish.algorithms import Algorithm
 from pilotfish.policies import Policy
 from pilotfish.policies.files import packed
 from pilotfish.runs import RunError, loop
-from pilotfish.runs.statistics import bootstrap_interval, wilson_interval
+from pilotfish.runs.statistics import cost_interval, mean_interval, rate_interval
 from pilotfish.runs.store import Run
 from pilotfish.tasks import Task
 from pilotfish.types import Rollouts
@@ -143,23 +143,30 @@ def _held_out(found: Trained, run: Run) -> World:
 
 
 def _of_success(success: np.ndarray, episodes: int) -> dict[str, str]:
-    """Success of each seed (S,) in words; the interval is over seeds, or over the episodes of the only one."""
-    if len(success) == 1:
-        low, high = wilson_interval(success[0] * episodes, episodes)
-    else:
-        low, high = bootstrap_interval(success)
-    said = {"episodes that succeed": f"{success.mean():.1%} (95% interval {low:.1%} to {high:.1%})"}
+    """Success of each seed (S,) in words, and over what its interval is."""
+    rate, low, high = rate_interval(success, episodes)
+    over = _over(len(success), episodes)
+    said = {"episodes that succeed": f"{rate:.1%} (95% interval {low:.1%} to {high:.1%}, {over})"}
     if len(success) > 1:
         said["seeds of which over 90% of episodes succeed"] = f"{(success > 0.9).sum()} of {len(success)}"
     return said
 
 
 def _with_interval(by_seed: np.ndarray, one_seed: np.ndarray) -> str:
-    """The mean with a 95% bootstrap interval: over seeds, or over the rollouts of the only one."""
+    """The mean cost with a 95% interval in words: over seeds, or over the episodes of the only one."""
+    values = by_seed[np.isfinite(by_seed)] if len(by_seed) > 1 else one_seed
     if np.isnan(by_seed).all():
         return "none: every episode broke off"
-    values = by_seed if len(by_seed) > 1 else one_seed
-    if values.size < 2:
+    if values.size < 2 or np.ptp(values) == 0:
         return f"{np.nanmean(by_seed):.5g}"
-    low, high = bootstrap_interval(values[np.isfinite(values)])
-    return f"{np.nanmean(values):.5g} (95% interval {low:.5g} to {high:.5g})"
+    if len(by_seed) == 1:
+        mean, low, high = mean_interval(values)
+        return f"{mean:.5g} (95% interval {low:.5g} to {high:.5g}, {_over(1, values.size)})"
+    (middle, low, high), geometric = cost_interval(values)
+    of = f"of the geometric mean, {middle:.5g}, " if geometric else ""
+    return f"{np.nanmean(by_seed):.5g} (95% interval {of}{low:.5g} to {high:.5g}, {_over(values.size, 0)})"
+
+
+def _over(seeds: int, episodes: int) -> str:
+    """What an interval is over."""
+    return f"over {seeds} seeds" if seeds > 1 else f"over {episodes} episodes of one seed"

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from pilotfish.runs.statistics import bootstrap_interval
+from pilotfish.runs.statistics import cost_interval, mean_interval
 from pilotfish.runs.store import Run
 from pilotfish.types import DECREASE
 
@@ -125,7 +125,7 @@ def comparison(
         quartiles = np.quantile(np.where(np.isnan(cost), np.inf, cost), [0.25, 0.5, 0.75], 0, method="nearest")
         means[label] = -cost.mean(0)
         for axis, middle, band in (
-            (left, means[label], bootstrap_interval(-cost)),
+            (left, means[label], mean_interval(-cost)[1:]),
             (right, quartiles[1], quartiles[::2]),
         ):
             axis.plot(at, middle, lw=1.8, **style)
@@ -170,7 +170,7 @@ def _band(axis: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str
     if len(values) > 1:
         for line in values:
             axis.plot(x[0], line, color=colour, lw=0.5, alpha=0.35)
-        axis.fill_between(x[0], *bootstrap_interval(values), color=colour, alpha=0.2, lw=0)
+        axis.fill_between(x[0], *cost_interval(values)[0][1:], color=colour, alpha=0.2, lw=0)
     axis.plot(x[0], np.ma.masked_invalid(values).mean(0).filled(np.nan), color=colour, lw=1.8, ls=ls, label=label)
 
 

@@ -13,8 +13,10 @@ weights tau_t of the entropy H are 0 but where a system ties p to a policy (`Obj
     passes.py         backward for given multipliers eta_t, forward for the KL
     multipliers.py    the eta_t that meet the bound
 
-The bound ends within [.99, 1] of its value, or is slack. There is no step only where q itself, in closed loop with the
-fitted dynamics, grows beyond all bounds: then q is kept.
+The KL ends at its bound at most, and above .99 of it or where the bound is slack. Two things can keep it lower: a KL
+that rounding makes jump, where the model grows by more than 1e10 over an episode or a step of a nonconvex problem lies
+at the edge of what is definite; and the limit of passes. Where the result is not finite there is no step, and q is
+kept: mostly since q itself, in closed loop with the fitted dynamics, grows beyond all bounds.
 
 | symbol | paper             | code    |
 | eps    | MDGPS (2)         | kl_step |

@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pilotfish.algebra import dual, gaussian, root
 from pilotfish.updates.c_step import passes
-from pilotfish.updates.c_step.passes import Trial
+from pilotfish.updates.c_step.passes import States, Trial
 from pilotfish.updates.c_step.white import White
 
 TOLERANCE = 0.01
@@ -39,7 +39,7 @@ NEWTON_CLIP = 2.0
 """By how much a Newton step may change a log eta."""
 PARTS = 2.0 ** -np.arange(0, 12, 2)
 """Parts of a Newton step that are tried."""
-RANGE = 30.0
+RANGE = 60.0
 """How far log eta may be from its first-order estimate. At the lower end the controller is plain LQR's."""
 SECANT = root.Secant(first=-1.5, steepest=-30.0, flattest=-0.3)
 """Slopes of log KL over log eta: -2 for a large eta, where only the covariance moves -1."""
@@ -73,8 +73,8 @@ def of_steps(
     target = (1.0 - 0.5 * TOLERANCE) * kl_step
     swept, kl, sweeps = _swept(white, target, centre)
     solved = ~_unmet(swept, kl, target, centre)
-    start = _raised_until_definite(white, centre, target)
-    log_eta, steps = _newton(white, target, centre, jnp.where(solved, swept, start), solved)
+    start: Float[Array, "T"] = jnp.where(solved, swept, _raised_until_definite(white, centre, target))
+    log_eta, steps = _newton(white, target, centre, start, solved)
     return jnp.clip(log_eta, centre - RANGE, centre + RANGE), sweeps + steps
 
 
@@ -97,17 +97,19 @@ def _swept(white: White, target: Array | float, centre: Float[Array, ""]):
         return _unmet(log_eta, kl, target, centre) & (sweeps < MOST_SWEEPS)
 
     def refine(carry):
-        (log_eta, _, ww), way, part, sweeps = carry
-        proposed, *_ = found = _sweep(white, target, centre, ww)
+        (log_eta, _, states), way, part, sweeps = carry
+        proposed, *_ = found = _sweep(white, target, centre, states)
         new = proposed - log_eta
         part = jnp.where(new * way < 0, 0.5 * part, jnp.minimum(1.2 * part, 1.0))
-        damped = log_eta + part * new
-        whole = (part == 1.0).all()
-        kl, ww = passes.forward(white, passes.backward(white, damped))
-        # as it was found, where nothing is damped: a blend may be indefinite, a sweep is not
-        finite = jnp.isfinite(kl).all() & ~whole
-        found = jax.tree.map(lambda blend, swept: jnp.where(finite, blend, swept), (damped, kl, ww), found)
-        return found, new, part, sweeps + 2
+        whole = (part >= 1.0).all()
+        found = jax.lax.cond(whole, lambda: found, lambda: damped(log_eta + part * new, found))
+        return found, new, part, sweeps + jnp.where(whole, 1, 2)
+
+    def damped(log_eta: Float[Array, "T"], swept: tuple[Array, Array, States]):
+        kl, states = passes.forward(white, passes.backward(white, log_eta))
+        # a blend may be indefinite, a sweep is not
+        finite = jnp.isfinite(kl).all()
+        return jax.tree.map(lambda blend, swept: jnp.where(finite, blend, swept), (log_eta, kl, states), swept)
 
     first = _sweep(white, target, centre, passes.forward(white, passes.reference(white))[1])
     none = jnp.zeros_like(first[0])
@@ -120,8 +122,8 @@ def _swept(white: White, target: Array | float, centre: Float[Array, ""]):
 def _dual(white: White, log_eta: Float[Array, "T"], target: Array | float) -> tuple[Array, Float[Array, "T"]]:
     """The dual's value, minus infinity where a step is indefinite, and the KL of all steps."""
     p = passes.backward(white, log_eta)
-    kl, ww = passes.forward(white, p)
-    value = passes.expected_cost(white, p, ww) + jnp.exp(log_eta) @ (kl - target)
+    kl, states = passes.forward(white, p)
+    value = passes.expected_cost(white, p, states) + jnp.exp(log_eta) @ (kl - target)
     return jnp.where(jnp.isfinite(value), value, -jnp.inf), kl
 
 
@@ -171,9 +173,10 @@ def _newton(
     return log_eta, steps
 
 
-def _sweep(white: White, target: Array | float, centre: Float[Array, ""], ww: Float[Array, "T n n"]):
-    """One backward pass under the states `ww`: log eta and KL of all steps, and the states that follow."""
-    n, factor = white.B.shape[1], gaussian.robust_cholesky(ww)
+def _sweep(white: White, target: Array | float, centre: Float[Array, ""], states: States):
+    """One backward pass under these states: log eta and KL of all steps, and the states that follow."""
+    n = white.B.shape[1]
+    factor = jnp.concatenate([gaussian.robust_cholesky(states.cov), states.mean[..., None]], -1)
 
     def step(V, at_t):
         A, B, L, Z, temper = at_t
@@ -181,7 +184,7 @@ def _sweep(white: White, target: Array | float, centre: Float[Array, ""], ww: Fl
         slope = Q[n:, :n] @ Z
         _, multipliers = dual.white_step(Q[n:, n:], slope[:, :-1], slope[:, -1], target, jnp.inf, temper)
         log_eta = jnp.clip(jnp.log(multipliers.eta), centre - RANGE, centre + RANGE)
-        V, found = passes.minimise(Q, jnp.exp(log_eta), n)
+        V, found = passes.minimise(Q, V, (A, B, L), jnp.exp(log_eta))
         return V, (*found, log_eta)
 
     at_t = (white.A, white.B, white.cost, factor, white.temper)

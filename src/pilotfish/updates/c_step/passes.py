@@ -4,14 +4,19 @@
 cost-to-go is
 
     Q = L + eta_t diag(0, I) + [A B]' V_{t+1} [A B],        Q_ee^-1 = W W'
-    G = -Q_ee^-1 Q_ew,      P = (eta_t + tau_t) Q_ee^-1,      V_t = Q_ww - Q_we Q_ee^-1 Q_ew
+    G = -Q_ee^-1 Q_ew,      P = (eta_t + tau_t) Q_ee^-1,      V_t = [I; G]' (L + eta_t diag(0, I)) [I; G] + C'V_{t+1}C
+
+with C = A + BG. That V_t is Q_ww - Q_we Q_ee^-1 Q_ew as a sum: a difference would lose its positive part to rounding
+where the reference is unstable.
 
 This is method.md's surrogate `l / eta - log q` multiplied by eta, in units of the cost: so V needs no rescaling
 by eta_{t+1} / eta_t on its way back, which the divided form does where the multipliers differ.
 
-**Forward.** `E ww'` of the next step is `(A + BG) E ww' (A + BG)' + B P B' + F`, and
+**Forward.** With C = A + BG the next w has the mean `C w` and the covariance `C S C' + B P B' + F`, and
 
-    KL_t = 1/2 [ tr P - du - log|P| + tr(G'G E ww') ]
+    KL_t = 1/2 [ tr P - du - log|P| + |G w|^2 + tr(G S G') ]
+
+Mean and covariance stay apart: where the reference is unstable they differ by many orders of magnitude.
 
 What does not depend on the neighbouring step is computed for all steps at once.
 """
@@ -34,21 +39,32 @@ class Trial(NamedTuple):
     kl: Float[Array, "T"]
 
 
+class States(NamedTuple):
+    """Where w is at all steps."""
+
+    mean: Float[Array, "*T n"]
+    cov: Float[Array, "*T n n"]
+
+    def square(self, G: Float[Array, "*T m n"]) -> Float[Array, "*T"]:
+        """`E |Gw|^2`."""
+        return (jnp.einsum("...ij,...j->...i", G, self.mean) ** 2).sum(-1) + ((G @ self.cov) * G).sum((-2, -1))
+
+
 def first_order(white: White, kl_step: Array | float) -> Float[Array, ""]:
     """About the eta that meets the bound if it is large; 0 only where no action makes a difference.
 
     Then `KL_t = [ tr((Q_ee - tau I)^2) / 2 + E |Q_ew w|^2 ] / (2 eta^2)`, with Q and the states that of the reference.
     """
     n, du = white.B.shape[-2:]
-    _, ww = forward(white, reference(white))
+    _, states = forward(white, reference(white))
 
     def step(V, at_t):
-        A, B, L, temper, ww = at_t
+        A, B, L, temper, states = at_t
         Q = cost_to_go(L, V, A, B)
         curvature, slope = Q[n:, n:] - temper * jnp.eye(du), Q[n:, :n]
-        return Q[:n, :n], 0.5 * (curvature**2).sum() + jnp.maximum(((slope @ ww) * slope).sum(), 0.0)
+        return Q[:n, :n], 0.5 * (curvature**2).sum() + jnp.maximum(states.square(slope), 0.0)
 
-    at_t = (white.A, white.B, white.cost, white.temper, ww)
+    at_t = (white.A, white.B, white.cost, white.temper, states)
     _, change = jax.lax.scan(step, white.final, at_t, reverse=True)
     return jnp.sqrt(change.mean() / (2.0 * kl_step))
 
@@ -72,20 +88,26 @@ def backward(white: White, log_eta: Float[Array, "T"]) -> WhiteController:
 
     def step(V, at_t):
         A, B, L, eta = at_t
-        return minimise(cost_to_go(L, V, A, B), eta, V.shape[-1])
+        return minimise(cost_to_go(L, V, A, B), V, (A, B, L), eta)
 
     at_t = (white.A, white.B, white.cost, jnp.exp(log_eta))
     _, factors = jax.lax.scan(step, white.final, at_t, reverse=True)
     return scaled(*factors, log_eta, white.temper)
 
 
-def minimise(Q: Float[Array, "d d"], eta: Float[Array, ""], n: int) -> tuple[Array, tuple[Array, Array]]:
-    """V_t, and (W, W'Q_ew) of one step, for its multiplier."""
+def minimise(
+    Q: Float[Array, "d d"], V: Float[Array, "n n"], step: tuple[Array, Array, Array], eta: Float[Array, ""]
+) -> tuple[Array, tuple[Array, Array]]:
+    """V_t, and (W, W'Q_ew) of one step, for its multiplier, from V_{t+1} and the step's (A, B, L)."""
+    (A, B, L), n = step, V.shape[-1]
     H = Q[n:, n:] + eta * jnp.eye(Q.shape[-1] - n)
     # W, lower triangular, is the inverse transpose of the factor of H with rows and columns in reverse order
     W = gaussian.solve_chol(jnp.linalg.cholesky(H[::-1, ::-1]), jnp.eye(H.shape[-1])).T[::-1, ::-1]
     slope = W.T @ Q[n:, :n]
-    return Q[:n, :n] - slope.T @ slope, (W, slope)
+    G = -W @ slope
+    ahead, now = A + B @ G, jnp.concatenate([jnp.eye(n), G])
+    before = now.T @ (L @ now) + eta * G.T @ G + ahead.T @ (V @ ahead)
+    return 0.5 * (before + before.T), (W, slope)
 
 
 def scaled(
@@ -96,28 +118,31 @@ def scaled(
     return WhiteController(-W @ slope, jnp.exp(0.5 * log_scale)[:, None, None] * W)
 
 
-def expected_cost(white: White, p: WhiteController, ww: Float[Array, "T n n"]) -> Float[Array, ""]:
-    """Expected cost, less the weighted entropy, under the controller `p` and its states `ww`.
+def expected_cost(white: White, p: WhiteController, states: States) -> Float[Array, ""]:
+    """Expected cost, less the weighted entropy, under the controller `p` and its states.
 
     Up to what no controller changes.
     """
-    we = ww @ p.G.mT
+    mean = jnp.concatenate([states.mean, jnp.einsum("tij,tj->ti", p.G, states.mean)], -1)
+    we = states.cov @ p.G.mT
     ee = p.G @ we + p.chol @ p.chol.mT
-    zz = jnp.concatenate([jnp.concatenate([ww, we], -1), jnp.concatenate([we.mT, ee], -1)], -2)
+    cov = jnp.concatenate([jnp.concatenate([states.cov, we], -1), jnp.concatenate([we.mT, ee], -1)], -2)
     AB = jnp.concatenate([white.A[-1], white.B[-1]], -1)
-    last = AB @ zz[-1] @ AB.T + white.noise[-1]
-    cost = 0.5 * ((white.cost * zz).sum() + (white.final * last).sum())
+    last, spread = AB @ mean[-1], AB @ cov[-1] @ AB.T + white.noise[-1]
+    steps = jnp.einsum("ti,tij,tj->", mean, white.cost, mean) + (white.cost * cov).sum()
+    cost = 0.5 * (steps + last @ white.final @ last + (white.final * spread).sum())
     return cost - 0.5 * white.temper @ gaussian.log_det(p.chol)
 
 
-def forward(white: White, p: WhiteController) -> tuple[Float[Array, "T"], Float[Array, "T n n"]]:
-    """Each step's KL, and `E ww'`, under the controller `p`."""
+def forward(white: White, p: WhiteController) -> tuple[Float[Array, "T"], States]:
+    """Each step's KL, and the states, under the controller `p`."""
     noise = white.B @ p.chol
+    begin = States(jnp.zeros_like(white.start[0]).at[-1].set(1.0), white.start)
 
-    def step(ww, at_t):
+    def step(w: States, at_t):
         closed, noise = at_t
-        return closed @ ww @ closed.T + noise, ww
+        return States(closed @ w.mean, closed @ w.cov @ closed.T + noise), w
 
-    _, ww = jax.lax.scan(step, white.start, (white.A + white.B @ p.G, noise @ noise.mT + white.noise))
-    moved = ((p.G @ ww) * p.G).sum((-2, -1))
-    return 0.5 * ((p.chol**2).sum((-2, -1)) - p.chol.shape[-1] - gaussian.log_det(p.chol) + moved), ww
+    _, states = jax.lax.scan(step, begin, (white.A + white.B @ p.G, noise @ noise.mT + white.noise))
+    spent = (p.chol**2).sum((-2, -1)) - p.chol.shape[-1] - gaussian.log_det(p.chol)
+    return 0.5 * (spent + states.square(p.G)), states

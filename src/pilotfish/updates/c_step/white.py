@@ -26,7 +26,7 @@ class White(NamedTuple):
     cost: Float[Array, "T n+du n+du"]
     final: Float[Array, "n n"]
     start: Float[Array, "n n"]
-    """`E ww'` of the first state."""
+    """Covariance of the first w; its mean is y = 0."""
     temper: Float[Array, "T"]
     """Weight of each step's entropy."""
 
@@ -77,7 +77,7 @@ def whiten(
         noise=_padded(f.cov, n, n),
         cost=jax.vmap(at_t)(cost, q, mean[:-1]),
         final=_shifted(final, mean[-1], dx),
-        start=_padded(start.cov, n, n) + one,
+        start=_padded(start.cov, n, n),
         temper=temper,
     )
 
