@@ -73,7 +73,7 @@ def of_steps(
     target = (1.0 - 0.5 * TOLERANCE) * kl_step
     swept, kl, sweeps = _swept(white, target, centre)
     solved = ~_unmet(swept, kl, target, centre)
-    start: Float[Array, "T"] = jnp.where(solved, swept, _raised_until_definite(white, centre, target))
+    start = jax.lax.select(solved, swept, _raised_until_definite(white, centre, target))
     log_eta, steps = _newton(white, target, centre, start, solved)
     return jnp.clip(log_eta, centre - RANGE, centre + RANGE), sweeps + steps
 
@@ -100,7 +100,7 @@ def _swept(white: White, target: Array | float, centre: Float[Array, ""]):
         (log_eta, _, states), way, part, sweeps = carry
         proposed, *_ = found = _sweep(white, target, centre, states)
         new = proposed - log_eta
-        part = jnp.where(new * way < 0, 0.5 * part, jnp.minimum(1.2 * part, 1.0))
+        part = jnp.minimum(part * jnp.where(new * way < 0, 0.5, 1.2), 1.0)
         whole = (part >= 1.0).all()
         found = jax.lax.cond(whole, lambda: found, lambda: damped(log_eta + part * new, found))
         return found, new, part, sweeps + jnp.where(whole, 1, 2)
