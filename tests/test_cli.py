@@ -26,6 +26,13 @@ from pilotfish.runs.store import Run
 from pilotfish.tasks.cartpole import CartPole
 
 TRAY = Path(__file__).parent.parent / "examples" / "tray"
+PARTS = """
+  <compiler meshdir="parts"/>
+  <include file="parts/stone.xml"/>
+"""
+STONE = '<mujoco><asset><mesh name="stone" file="stone.obj"/></asset></mujoco>'
+TETRAHEDRON = "v 0 0 0\nv .1 0 0\nv 0 .1 0\nv 0 0 .1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
+BESIDE = "def cost(x, u, t):\n    return aims.AIM * cost_before(x, u, t)\n"
 SMALL = ["--rollouts", "24", "--iterations", "3", "--seeds", "2"]
 
 
@@ -314,9 +321,16 @@ def test_a_run_of_another_version_is_not_resumed(capsys, folder, tmp_path):
 
 @pytest.fixture(scope="module")
 def model_run(tmp_path_factory):
-    """A small run of a model and a cost, which lie in the folder `tray` beside `runs`."""
+    """A small run of a model and a cost, which lie in the folder `tray` beside `runs`, with parts of each."""
     home = tmp_path_factory.mktemp("home")
     shutil.copytree(TRAY, home / "tray")
+    mjcf, cost = home / "tray" / "tray.xml", home / "tray" / "cost.py"
+    mjcf.write_text(mjcf.read_text().replace('<mujoco model="tray">', f"<mujoco>{PARTS}", 1))
+    cost.write_text("import aims\n" + cost.read_text() + "\n\ncost_before = cost\n\n" + BESIDE)
+    (home / "tray" / "parts").mkdir()
+    (home / "tray" / "parts" / "stone.obj").write_text(TETRAHEDRON)
+    (home / "tray" / "parts" / "stone.xml").write_text(STONE)
+    (home / "tray" / "aims.py").write_text("AIM = 1.0\n")
     words = ["train", "tray/tray.xml", "--cost", "tray/cost.py", "--algorithm", "lqr-gps", "--task.horizon", "2"]
     with pytest.MonkeyPatch.context() as here:
         here.chdir(home)
@@ -353,6 +367,28 @@ def test_a_run_of_a_model_goes_on_with_its_own_copies(capsys, model_run, name, w
         assert "Put the file back as it was, or train anew" in err
     for place in (path, copy):
         place.write_bytes(before)
+
+
+def test_a_run_is_moved_and_what_it_was_made_of_is_gone(capsys, model_run, tmp_path):
+    """Its copies are all that it needs; what was added to them is not run."""
+    shutil.copytree(model_run, tmp_path / "moved")
+    tray, then = model_run.parent.parent / "tray", json.loads((model_run / "evaluation.json").read_text())
+    os.rename(tray, tmp_path / "gone")
+    try:
+        code, out, err = call(capsys, "evaluate", tmp_path / "moved", "--json")
+        assert code == 0, err
+        assert json.loads(out)["cost"] == then["cost"]
+        assert call(capsys, "render", tmp_path / "moved", "-o", tmp_path / "film.png")[0] == 0
+        assert call(capsys, "resume", tmp_path / "moved", "--iterations", "2", "--no-film")[0] == 0
+        assert Run.open(tmp_path / "moved").done() == 2
+        planted = tmp_path / "moved" / "files" / "aims" / "__init__.py"
+        planted.parent.mkdir()
+        planted.write_text("raise SystemExit\n")
+        code, _, err = call(capsys, "evaluate", tmp_path / "moved")
+        assert code == 1
+        assert err == f"pilotfish: {planted} is no file of this run, and Python might import it: remove it.\n"
+    finally:
+        os.rename(tmp_path / "gone", tray)
 
 
 def test_what_is_damaged_is_told_in_one_line_and_done_without(capsys, folder, tmp_path):

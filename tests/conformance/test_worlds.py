@@ -10,7 +10,7 @@ from oracles import point_mass
 
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.types import Gaussian, LinearGaussian, Problem
-from pilotfish.worlds.environment import GymnasiumWorld
+from pilotfish.worlds.environment import Attribute, GymnasiumWorld
 from pilotfish.worlds.host import HostWorld, PlantWorld
 from pilotfish.worlds.jax import JaxWorld
 from pilotfish.worlds.mujoco import MujocoWorld
@@ -66,7 +66,7 @@ class Mass(gymnasium.Env):
 WORLDS = {
     "jax": lambda: JaxWorld(problem()),
     "mujoco": lambda: MujocoWorld(problem(), mujoco.MjModel.from_xml_string(point_mass.MJCF)),
-    "gymnasium": lambda: GymnasiumWorld(problem(cost=None, dynamics=None), Mass, (0, 1)),
+    "gymnasium": lambda: GymnasiumWorld(problem(cost=None, dynamics=None), Mass, (0, 1), Attribute()),
     "plant": lambda: PlantWorld(problem(), EquationsPlant(problem(), 1)),
 }
 

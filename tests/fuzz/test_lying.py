@@ -1,12 +1,16 @@
 """Environments that lie about themselves: a task and rollouts, or refused in words; never another exception."""
 
+import re
+
 import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from gymnasium.spaces import Box, Dict, Discrete, Text, Tuple
 
 from fuzz.chance import cases, counts
+from pilotfish.cli import run
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs import RunError
 from pilotfish.tasks.gym import GymnasiumTask
@@ -71,7 +75,7 @@ class Liar(gymnasium.Env):
 CHOICES = {
     "observation_space": SPACES,
     "action_space": SPACES,
-    "metadata": ({}, {"render_fps": 0}, {"render_fps": "fast"}, {"render_modes": None}, None),
+    "metadata": ({}, {"render_fps": 0}, {"render_fps": "fast"}, {"render_fps": -3}, {"render_modes": 5}, None, "words"),
     "constructor": ERRORS,
     "reset": (*ERRORS, None, np.zeros(2), (np.zeros(2),), (np.zeros(2), {}, {})),
     "first": OBSERVATIONS,
@@ -117,6 +121,50 @@ def test_an_environment_that_lies_is_a_task_or_refused_in_words(count):
     assert made
     assert said
     assert not [one for one in said if not one.strip() or "\n" in one.strip()]
+
+
+@pytest.mark.parametrize(
+    ("where", "lie", "code", "message"),
+    [
+        *(("constructor", error, 2, rf"gymnasium\.make\(.* raised {type(error).__name__}") for error in ERRORS),
+        *(("reset", error, 2, rf"reset\(seed=0\) raised {type(error).__name__}") for error in ERRORS),
+        ("reset", None, 2, r"reset\(\) returned None; it must return \(observation, info\)"),
+        ("first", np.full(2, np.nan), 2, r"conditions\.mean"),
+        ("metadata", {"render_fps": "fast"}, 2, r"metadata\['render_fps'\] is 'fast'"),
+        ("action_space", Box(0, 0, (2,)), 2, r"initial_std"),
+        ("step", ERRORS[0], 1, r"all 20 rollouts broke off, .* RuntimeError: the simulator is gone"),
+    ],
+)
+def test_the_command_line_says_in_one_line_what_an_environment_did(where, lie, code, message, tmp_path, capsys):
+    gymnasium.register("Liar-v0", entry_point=Liar, kwargs={"lies": {where: lie}})
+    command = ["train", "gym:Liar-v0", "--algorithm", "lqr-gps", "--task.horizon", "4", "--rollouts", "20"]
+    try:
+        assert run([*command, "--out", str(tmp_path / "run")]) == code
+    finally:
+        gymnasium.registry.pop("Liar-v0")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(rf"pilotfish: {'Liar-v0: ' if code == 2 else ''}.*{message}", line)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("1 / 0", "ZeroDivisionError"), ("def", "SyntaxError"), ("import no_such_module", "No module named")],
+)
+def test_a_module_that_cannot_be_imported_is_told(text, message, tmp_path, monkeypatch):
+    (tmp_path / "module_of_a_liar.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    gymnasium.register("Liar-v0", entry_point="module_of_a_liar:Liar")
+    try:
+        for fields in (
+            {"env": "module_of_a_liar:Liar-v1"},
+            {"env": "Liar-v0"},
+            {"env": "Pendulum-v1", "wrappers": ("module_of_a_liar:f",)},
+        ):
+            with pytest.raises(ValueError, match=message) as error:
+                GymnasiumTask(**fields).world()
+            assert "\n" not in str(error.value)
+    finally:
+        gymnasium.registry.pop("Liar-v0")
 
 
 def test_one_that_does_not_lie_is_a_task():

@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 
 from pilotfish import algorithms, experiments, tasks
 from pilotfish.algorithms.lqr_gps import LQRGPS
+from pilotfish.algorithms.moto import MOTO
 from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.registry import ALGORITHMS, TASKS
-from pilotfish.runs import RunError
-from pilotfish.runs.spec import built, described
+from pilotfish.runs import RunError, RunWarning
+from pilotfish.runs.spec import Spec, built, described
+from pilotfish.runs.store import Run
+from pilotfish.tasks.model import ModelTask
 
 
 class Leaf(eqx.Module):
@@ -113,3 +116,27 @@ def test_what_cannot_be_stored_is_named():
 def test_what_is_not_known_here_is_refused_by_name(change, words):
     with pytest.raises(RunError, match=words):
         built(Tree, described(Tree()) | change)
+
+
+MODEL = """<mujoco><asset><mesh name="m" file="{}"/></asset><worldbody>
+<body><joint name="x" type="slide"/><geom type="mesh" mesh="m" mass="1"/></body></worldbody>
+<actuator><motor joint="x"/></actuator></mujoco>"""
+TETRAHEDRON = "v 0 0 0\nv .1 0 0\nv 0 .1 0\nv 0 0 .1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_copies_are_a_task_only_where_they_are_all_of_it(tmp_path, absolute):
+    (tmp_path / "stone.obj").write_text(TETRAHEDRON)
+    (tmp_path / "m.xml").write_text(MODEL.format(tmp_path / "stone.obj" if absolute else "stone.obj"))
+    (tmp_path / "cost.py").write_text("def cost(x, u, t):\n    return x[0] ** 2\n")
+    model = str(tmp_path / "m.xml")
+    task = ModelTask(model, str(tmp_path / "cost.py"), horizon=3)
+    spec = Spec.of((model, task), ("moto", MOTO()), rollouts=9, iterations=1, seeds=[0], checkpoint_every=1)
+    run = Run.create(tmp_path / "run", spec)
+    (tmp_path / "m.xml").unlink()
+    if absolute:
+        with pytest.raises(RunError, match=r"stone\.obj belongs to the task and not to the run.*relative paths"):
+            run.assemble()
+    else:
+        with pytest.warns(RunWarning, match="the copy in"):
+            assert run.assemble()[0].problem().dx == 2

@@ -20,6 +20,7 @@ from pilotfish.runs.store import Run, Spec
 from pilotfish.runs.train import TrainingFailed, train
 from pilotfish.tasks.gym import GymnasiumTask, entry
 from pilotfish.types import LinearGaussian
+from pilotfish.worlds import RolloutsFailed
 from pilotfish.worlds.environment import Attribute, Observed, Simulated, begin
 
 KEY = jax.random.key(0)
@@ -191,8 +192,20 @@ def test_a_reset_to_another_state_than_the_problems_is_told():
     world = cart().world()
     world.rollout(policy(world.problem), 1, KEY)
     world.copies[0].unwrapped.reset = lambda **_: setattr(world.copies[0].unwrapped, "state", np.zeros(3)) or (0, {})
-    with pytest.raises(ValueError, match=r"Cart-v0: the state has the shape \(3,\); it must have the shape \(2,\)"):
+    with pytest.raises(RolloutsFailed, match=r"Cart-v0: the state has the shape \(3,\); it must have the shape \(2,\)"):
         world.rollout(policy(world.problem), 1, KEY)
+
+
+def test_a_reset_that_raises_costs_one_rollout_and_where_all_do_is_told():
+    world = cart().world()
+    sound = world.rollout(policy(world.problem), 3, KEY)
+    world.copies[1].unwrapped.reset = lambda **_: 1 / 0
+    r = world.rollout(policy(world.problem), 3, KEY)
+    np.testing.assert_array_equal(r.steps, [[6, 0, 6]])
+    np.testing.assert_array_equal(r.x[0, ::2], sound.x[0, ::2])
+    world.copies[0].unwrapped.reset = world.copies[2].unwrapped.reset = lambda **_: None
+    with pytest.raises(RolloutsFailed, match=r"none of 3 rollouts could begin: .*Cart-v0: reset\(\) returned None"):
+        world.rollout(policy(world.problem), 3, KEY)
 
 
 def test_actions_that_are_not_finite_end_a_rollout_before_the_environment_has_them():
@@ -566,11 +579,11 @@ def test_environments_have_arguments_and_wrappers(mass, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("kind", "fields", "message"),
     [
-        ("raises", {}, r"^pilotfish-test/Mass-v0: OSError: no licence found$"),
+        ("raises", {}, r"^pilotfish-test/Mass-v0: .* raised OSError: no licence found\. Arguments .*--task\.kwargs"),
         ("image", {}, r"12288 entries \(64 x 64 x 3\).*1000 at most.*--task\.wrappers"),
         ("words", {}, r"Mass-v0 has the observations Sequence.*no vector of numbers"),
         ("bare", {"start_std": 0.1}, r"start_std=0\.1: .*Mass-v0 has no state that can be set"),
-        ("bare", {"kwargs": '{"colour": 1}'}, r"Mass-v0: TypeError: .*unexpected keyword argument 'colour'"),
+        ("bare", {"kwargs": '{"colour": 1}'}, r"Mass-v0: .*TypeError: .*unexpected keyword argument 'colour'"),
         ("bare", {"kwargs": "{kind"}, r"kwargs='\{kind' is no JSON"),
         ("bare", {"kwargs": "[1]"}, r"kwargs='\[1\]' is no JSON object"),
         ("bare", {"wrappers": ("no_module:f",)}, r"wrappers: no_module:f: No module named"),

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 
+import imageio.v3 as iio
 import jax
 import jax.numpy as jnp
 import mujoco
@@ -279,17 +280,36 @@ def test_a_cost_may_import_what_is_beside_it(task, tmp_path):
     assert not list(tmp_path.glob("**/__pycache__"))
 
 
+def test_what_a_cost_reads_beside_it_is_a_part_of_the_task(task, tmp_path):
+    np.save(tmp_path / "path.npy", [2.0])
+    (tmp_path / "gain.txt").write_text("3")
+    made = task(
+        python="import pathlib\nimport numpy as np\nhere = pathlib.Path(__file__).parent\n"
+        "goal, gain = np.load(here / 'path.npy'), float((here / 'gain.txt').read_text())\n\n"
+        "def cost(x, u, t):\n    return gain * goal[0] * x[0]\n"
+    )
+    assert set(made.files) == {str(tmp_path / name) for name in ("model.xml", "cost.py", "path.npy", "gain.txt")}
+    assert made.problem().cost(np.ones(DX), np.ones(2), 0) == 6.0
+    np.save(tmp_path / "path.npy", [4.0])
+    assert made.problem().cost(np.ones(DX), np.ones(2), 0) == 12.0
+
+
 def test_packages_installed_in_a_folder_beside_are_no_part_of_the_task(task, tmp_path, monkeypatch):
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "installed_beside.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path / ".venv")
-    made = task(python="import installed_beside\n\ndef cost(x, u, t):\n    return x[0]\n")
+    for hidden in (".venv/data", ".data", "elsewhere"):
+        (tmp_path / hidden).write_text("")
+    reads = "".join(f"open({str(tmp_path / name)!r})\n" for name in (".venv/data", ".data"))
+    writes = f"open({str(tmp_path / 'elsewhere')!r}, 'w')\n"
+    made = task(python=f"import installed_beside\n{reads}{writes}\ndef cost(x, u, t):\n    return x[0]\n")
     assert made.files == [str(tmp_path / "cost.py"), str(tmp_path / "model.xml")]
     del sys.modules["installed_beside"]
 
 
 TETRAHEDRON = "v 0 0 0\nv .1 0 0\nv 0 .1 0\nv 0 0 .1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
 ONE = "def cost(x, u, t):\n    return x[0] ** 2\n"
+HILL = '<hfield name="h" file="hill.png" size="1 1 .1 .1"/>'
 URDF = """
 <robot name="arm">
   <mujoco><compiler meshdir="meshes"/></mujoco>
@@ -313,15 +333,26 @@ def test_models_of_every_kind_are_tasks_with_their_parts(tmp_path, monkeypatch, 
     """Seen from elsewhere, with a mesh and what is included."""
     (tmp_path / "meshes").mkdir()
     (tmp_path / "meshes" / "stone.obj").write_text(TETRAHEDRON)
-    (tmp_path / "stones.xml").write_text('<mujoco><asset><mesh name="s" file="stone.obj"/></asset></mujoco>')
+    iio.imwrite(tmp_path / "meshes" / "hill.png", np.full((4, 4), 99, np.uint8))
+    (tmp_path / "red").mkdir()
+    iio.imwrite(tmp_path / "red" / "red.png", np.full((4, 4, 3), 99, np.uint8))
+    (tmp_path / "stones.xml").write_text(
+        '<mujoco><asset><mesh name="s" file="stone.obj"/><texture name="r" type="2d" file="red.png"/></asset></mujoco>'
+    )
     (tmp_path / "cost.py").write_text(ONE)
-    mjcf = '<mujoco><compiler meshdir="meshes"/><include file="stones.xml"/>' + CART.split("<mujoco>")[1]
+    mjcf = (
+        '<mujoco><compiler meshdir="meshes" texturedir="red"/><include file="stones.xml"/>' + CART.split("<mujoco>")[1]
+    )
+    mjcf = mjcf.replace(
+        "<worldbody>", f'<asset>{HILL}</asset><worldbody><geom type="hfield" hfield="h" pos="0 0 -9"/>', 1
+    )
     text = URDF if name.lower().endswith("urdf") else mjcf.replace('<geom size=".1"', '<geom type="mesh" mesh="s"')
     (tmp_path / name).write_text(text)
     monkeypatch.chdir("/")
     made = find(str(tmp_path / name)).make()
     made = dataclasses.replace(made, cost=str(tmp_path / "cost.py"))
-    parts = {name, "cost.py", "meshes/stone.obj"} | ({"stones.xml"} if text != URDF else set())
+    parts = {name, "cost.py", "meshes/stone.obj"}
+    parts |= {"stones.xml", "meshes/hill.png", "red/red.png"} if text != URDF else set()
     assert {str(tmp_path / part) for part in parts} == set(made.files)
     problem = made.problem()
     assert (problem.dx, problem.du) == (4, 2)

@@ -99,6 +99,12 @@ def run(argv: list[str]) -> int:
         raise
     except OSError as error:
         return complain(f"{error.filename or 'a file or the output'}: {error.strerror or error}.", 1)
+    except RuntimeError as error:
+        from pilotfish.worlds import RolloutsFailed  # here, for it imports jax
+
+        if not isinstance(error, RolloutsFailed):
+            raise
+        return complain(f"{error}.", 1)
     except MemoryError as error:
         return complain(f"there is not enough memory: {error}", 1)
 

@@ -140,6 +140,7 @@ def assemble(spec: Spec, folder: Path | None = None) -> tuple[Task, Algorithm, W
     moved = {name: where.get(value, value) if type(value) is str else value for name, value in _options(spec.task)}
     try:
         task: Task = built(tasks.find(spec.task["name"]), moved)
+        _check_parts(task, where, folder)
         entry = named(algorithms.registry(), spec.algorithm["name"], "algorithm")
         return task, built(entry, dict(_options(spec.algorithm))), task.world()
     except (RunError, ValueError, OSError):
@@ -165,8 +166,22 @@ def _files(spec: Spec, folder: Path | None) -> dict[str, str]:
     copies = {path: os.path.abspath(folder / place) for path, place in spec.copies().items()} if folder else {}
     if not copies or any(_digest(copies[path]) != digest for path, digest in files.items()):
         raise RunError(f"{what}: it would no longer be the same run. Put the file back as it was, or train anew.")
+    assert folder is not None
+    for module in (folder / "files").rglob("*.py"):
+        if os.path.abspath(module) not in copies.values():
+            raise RunError(f"{module} is no file of this run, and Python might import it: remove it.")
     warnings.warn(f"{what}: the copy in {folder} is used.", RunWarning, stacklevel=3)
     return copies
+
+
+def _check_parts(task: Task, where: dict[str, str], folder: Path | None) -> None:
+    """Refuse a task of copies that is made of other files as well: nobody knows what these were when the run began."""
+    if folder and any(path != place for path, place in where.items()):
+        for other in sorted({*task.files} - {*where.values()}):
+            raise RunError(
+                f"{other} belongs to the task and not to the run, so nobody can tell whether it is what it was. "
+                "Name files of a model and of a cost by relative paths, and train anew."
+            )
 
 
 def _digest(path: str) -> str | None:

@@ -12,6 +12,7 @@ So a run stays trusted wherever it is moved to, and no longer once its specifica
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 from pilotfish import registry
 from pilotfish.runs import RunError
@@ -38,11 +39,19 @@ def check(spec: Spec, path: Path) -> None:
     record = _record(spec)
     if (names := foreign(spec)) and not (record is not None and os.path.exists(record)):
         files = [Path(path).name for path in spec.task.get("files", {}) if path.endswith(".py")]
-        what = ", ".join([*names, *files])
+        words = [word for word in _words(spec.task) if not any(word in name for name in names)]
+        what = ", ".join([*names, *files, *words])
         raise RunError(
             f"{path} was not made here, and to open it runs code that it names: {what}. If you trust whoever made it, "
             "say --trust, once (in Python: Run.open(path, trust=True))."
         )
+
+
+def _words(stored: dict[str, Any]) -> list[str]:
+    """What a task's fields name, as the modules of an environment and of its wrappers are, but for its files."""
+    values = [value for name, value in stored["options"].items() if name != "class"]
+    words = [word for value in values for word in (value if isinstance(value, list) else [value])]
+    return [word for word in words if type(word) is str and word and not os.path.isabs(word)]
 
 
 def _record(spec: Spec) -> Path | None:

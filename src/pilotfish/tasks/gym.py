@@ -8,8 +8,9 @@ a quadratic function to the rewards of its rollouts.
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, cast
 
 import equinox as eqx
 import gymnasium
@@ -19,8 +20,8 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from pilotfish.tasks import GYMNASIUM, Entry, Task
 from pilotfish.types import Gaussian, Problem
-from pilotfish.worlds import starts
-from pilotfish.worlds.environment import Access, GymnasiumWorld, Observed, Simulated, access, begin
+from pilotfish.worlds import quoted, starts
+from pilotfish.worlds.environment import Access, GymnasiumWorld, Observed, Simulated, access, begin, quoting
 from pilotfish.worlds.mujoco import quiet
 
 LONGEST = 200
@@ -81,17 +82,22 @@ class GymnasiumTask(Task):
     def make(self) -> gymnasium.Env:
         """A copy of the environment, which renders to arrays."""
         settings: dict[str, Any] = {"max_episode_steps": self.steps + 1, "disable_env_checker": True}
-        if _can_go_on(self.env):
-            settings[UNENDING] = False
-        if _renders(self.env):
-            settings["render_mode"] = "rgb_array"
-        env: gymnasium.Env = _called(self.env, gymnasium.make, self.env, **settings | self.arguments)
+        hint = ". Arguments of its constructor are given by --task.kwargs '{...}'."
+        with quoting(self.env, f"gymnasium.make({self.env!r}, ...) raised ", hint):
+            if _can_go_on(self.env):
+                settings[UNENDING] = False
+            if _renders(self.env):
+                settings["render_mode"] = "rgb_array"
+            env: gymnasium.Env = gymnasium.make(self.env, **settings | self.arguments)
         for wrapper in self.wrappers:
-            env = _called(f"{self.env}, wrapped by {wrapper}", _named(wrapper), env)
-        if not isinstance(env.action_space, gymnasium.spaces.Box):
-            raise ValueError(
-                f"{self.env} has the actions {env.action_space}: only continuous ones (Box) can be learned."
-            )
+            function = _named(wrapper)
+            with quoting(f"{self.env}, wrapped by {wrapper}"):
+                env = function(env)
+            if not isinstance(env, gymnasium.Env):
+                raise ValueError(f"wrappers: {wrapper} returned {env!r:.80}; it must return an environment.")
+        space = env.action_space
+        if not isinstance(space, gymnasium.spaces.Box) or not np.prod(space.shape):
+            raise ValueError(f"{self.env} has the actions {space}: only continuous ones (Box) can be learned.")
         return env
 
     def problem(self) -> Problem:
@@ -104,30 +110,34 @@ class GymnasiumTask(Task):
     def _probed(self) -> tuple[Problem, Access]:
         """The problem, and how the environment's state is read."""
         env = self.make()
-        reads = _called(self.env, access, env, 0)
+        reads = access(env, 0)
         if self.start_std and isinstance(reads, Observed):
             raise ValueError(f"start_std={self.start_std}: {self.env} has no state that can be set. Leave it at 0.")
-        states = np.array([_called(self.env, begin, env, reads, seed) for seed in range(self.conditions)])
-        space: Any = env.action_space
+        starting = [begin(env, reads, seed) for seed in range(self.conditions)]
+        if len(sizes := {len(x) for x in starting}) > 1 or 0 in sizes:
+            raise ValueError(f"{self.env}: its states have {sizes} entries; all must have as many, and one or more.")
+        states, space = np.array(starting), cast(gymnasium.spaces.Box, env.action_space)
         low, high = (np.asarray(bound, float).ravel() for bound in (space.low, space.high))
         low, high = np.where(low <= -UNBOUNDED, -np.inf, low), np.where(high >= UNBOUNDED, np.inf, high)
         bare: Any = env.unwrapped
-        rate = env.metadata.get("render_fps")
         cov = np.tile(self.start_std**2 * np.eye(states.shape[1]), (self.conditions, 1, 1))
         if isinstance(reads, Simulated):
             model, varied = bare.model, np.ones(bare.model.nv, bool)
             cov, known = np.zeros_like(cov), model.nq + model.nv
             for n, x in enumerate(states):
                 cov[n, :known, :known] = starts.spread(model, x[: model.nq], self.start_std, varied)
-        problem = Problem(
-            horizon=self.steps,
-            dt=float(getattr(bare, "dt", 0.0) or (1.0 / rate if rate else 1.0)),
-            conditions=Gaussian(jnp.asarray(states), jnp.asarray(cov)),
-            initial_std=self.initial_std * np.where(np.isfinite(high - low), (high - low) / 2, 1.0),
-            cost=None,
-            action_low=low,
-            action_high=high,
-        )
+        try:
+            problem = Problem(
+                horizon=self.steps,
+                dt=_dt(env),
+                conditions=Gaussian(jnp.asarray(states), jnp.asarray(cov)),
+                initial_std=self.initial_std * np.where(np.isfinite(high - low), (high - low) / 2, 1.0),
+                cost=None,
+                action_low=low,
+                action_high=high,
+            )
+        except ValueError as error:  # what the environment says of itself makes no problem
+            raise ValueError(f"{self.env}: {error}") from error
         return problem, reads
 
 
@@ -146,6 +156,8 @@ def _spec(env: str) -> EnvSpec:
         return gymnasium.spec(name)
     except (gymnasium.error.Error, ImportError) as error:
         raise ValueError(f"{GYMNASIUM}{env}: {error}") from error
+    except Exception as error:  # whatever the module raises
+        raise ValueError(f"{GYMNASIUM}{env}: import {module} raised {quoted(error)}") from error
 
 
 def _named(wrapper: str) -> Callable[..., Any]:
@@ -158,19 +170,11 @@ def _named(wrapper: str) -> Callable[..., Any]:
             f"wrappers: {wrapper}: {error}. A module of the working directory is found with PYTHONPATH=. before the "
             "command."
         ) from error
+    except Exception as error:  # whatever the module raises
+        raise ValueError(f"wrappers: import {module} raised {quoted(error)}") from error
     if not callable(found):
         raise ValueError(f"wrappers: {wrapper!r} is no function: name one as MODULE:FUNCTION.")
     return found
-
-
-def _called(what: str, function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
-    """What a function returns; what somebody else's code raises in it becomes one line."""
-    try:
-        return function(*arguments, **settings)
-    except Exception as error:
-        said = " ".join(str(error).split())
-        kind = "" if type(error) is ValueError and said.startswith(what) else f"{what}: {type(error).__name__}: "
-        raise ValueError(f"{kind}{said:.500}") from error
 
 
 def _creator(env: str) -> Any:
@@ -184,4 +188,24 @@ def _can_go_on(env: str) -> bool:
 
 
 def _renders(env: str) -> bool:
-    return "rgb_array" in getattr(_creator(env), "metadata", {}).get("render_modes", ())
+    modes = _said(_creator(env), "render_modes")
+    return isinstance(modes, Collection) and "rgb_array" in modes
+
+
+def _said(env: Any, name: str) -> Any:
+    """What an environment says of itself in its metadata; None if it says nothing."""
+    metadata = getattr(env, "metadata", None)
+    return metadata.get(name) if isinstance(metadata, Mapping) else None
+
+
+def _dt(env: gymnasium.Env) -> float:
+    """Seconds of a step: the environment's dt, or by its frames per second; 1 where it says nothing."""
+    dt, rate = getattr(env.unwrapped, "dt", None), _said(env, "render_fps")
+    for name, value in (("dt", dt), ("metadata['render_fps']", rate)):
+        if isinstance(value, int | float | np.number) and value > 0 and math.isfinite(value):
+            return float(value) if name == "dt" else 1.0 / float(value)
+    if rate:
+        raise ValueError(
+            f"metadata['render_fps'] is {rate!r:.80}; give the steps of a second, above 0, or leave it out."
+        )
+    return 1.0

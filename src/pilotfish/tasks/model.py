@@ -5,15 +5,18 @@ defines in jax.numpy, with the arguments that Problem gives them,
 
     cost(x, u, t)    and, where wanted,    final_cost(x)    success(x, u)    observe(x)
 
-It may import what is installed, and at its top also modules beside it: `files` names all that a task is made of.
+It may import what is installed, and at its top also modules beside it, and read data beside it (`numpy.load`, `open`)
+by a path that begins with that of its `__file__`: `files` names all that a task is made of.
 Learning begins with noise about the keyframe's ctrl, or about zero.
 
 A URDF has no actuators: each of its hinges and slides gets a motor, with the joint's effort as its limit.
 """
 
 # pyright: reportAttributeAccessIssue=false
+import builtins
 import contextlib
 import importlib
+import io
 import math
 import os
 import runpy
@@ -106,7 +109,9 @@ class ModelTask(MujocoTask):
 
     @property
     def files(self) -> list[str]:
-        """The files that the task is made of: model and cost, what the model includes, and modules beside the cost."""
+        """The files that the task is made of: model and cost, what the model includes, and what the cost imports and
+        reads beside it.
+        """
         self.problem()  # says what is wrong with them
         return sorted({self.model, *_parts(self.model), *_executed(self.cost).sources})
 
@@ -279,14 +284,14 @@ def _with_motors(path: str) -> mujoco.MjModel:
 
 
 def _parts(path: str) -> list[str]:
-    """The files that a model is made of beside its own: what it includes, meshes, textures."""
+    """The files that a model is made of beside its own: meshes, height fields, textures, and what it includes."""
     if _ends(path, ".mjb"):
         return []
-    if _ends(path, ".urdf"):
-        spec = _urdf(path)
-        places = [(spec.meshdir, mesh.file) for mesh in spec.meshes]
-        return [_absolute(Path(path).parent / folder / file) for folder, file in places]
-    return [_absolute(part) for part in mujoco.mju_getXMLDependencies(path)]
+    compiled = [os.fsdecode(part) for part in _model(path).paths.split(b"\0") if part]
+    # which knows no XML; MuJoCo's list of dependencies does, but has height fields in a place where they need not be
+    listed = [] if _ends(path, ".urdf") else mujoco.mju_getXMLDependencies(path)
+    found = {_absolute(Path(path).parent / part) for part in (*compiled, *listed)}
+    return [part for part in found if os.path.isfile(part)]
 
 
 def _ends(path: str, suffix: str) -> bool:
@@ -299,7 +304,7 @@ class _Executed(NamedTuple):
     scope: dict[str, Any]
     """What it defines."""
     sources: dict[str, bytes]
-    """What it is made of: the file and the modules beside it that it imported, by path."""
+    """What it is made of: the file, and beside it the modules that it imported and the data that it read; by path."""
 
 
 _KEPT: dict[str, _Executed] = {}
@@ -323,25 +328,45 @@ def _run(path: str) -> _Executed:
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
-        with _no_bytecode():
+        with _no_bytecode(), _opened() as read:
             scope = runpy.run_path(path, run_name=Path(path).stem)
     except Exception as error:  # whatever is in the user's file
         raise ValueError(_told(error, path)) from error
     finally:
         sys.path.remove(folder)
-        beside = {name: file for name in set(sys.modules) - before if (file := _beside(folder, sys.modules[name]))}
+        places = {name: getattr(sys.modules[name], "__file__", None) or "" for name in set(sys.modules) - before}
+        beside = {name: place for name, place in places.items() if _beside(folder, place)}
         for name in beside:
             del sys.modules[name]
     if not callable(scope.get("cost")):
         raise ValueError(f"{path} defines no function cost(x, u, t).")
-    return _Executed(scope, {path: source} | {file: Path(file).read_bytes() for file in beside.values()})
+    parts = {*beside.values(), *(place for place in read if _beside(folder, place) and os.path.isfile(place))}
+    return _Executed(scope, {path: source} | {part: Path(part).read_bytes() for part in parts})
 
 
-def _beside(folder: str, module: Any) -> str:
-    """The file of a module that is in the folder, but in no other place there that modules come from; else ""."""
-    file = getattr(module, "__file__", None) or ""
-    others = [place for place in sys.path if place != folder and Path(place).is_relative_to(folder)]
-    return file if Path(file).is_relative_to(folder) and not any(Path(file).is_relative_to(o) for o in others) else ""
+def _beside(folder: str, place: str) -> bool:
+    """Whether a file is in the folder, not hidden there, and in no other place there that modules come from."""
+    others = [other for other in sys.path if other != folder and Path(other).is_relative_to(folder)]
+    if not Path(place).is_relative_to(folder) or any(Path(place).is_relative_to(other) for other in others):
+        return False
+    return not any(part.startswith(".") for part in Path(place).relative_to(folder).parts)
+
+
+@contextlib.contextmanager
+def _opened() -> Iterator[set[str]]:
+    """The files that Python's `open` reads meanwhile."""
+    found, before = set(), builtins.open
+
+    def noticing(file: Any, mode: str = "r", *arguments: Any, **settings: Any) -> Any:
+        if isinstance(file, str | os.PathLike) and mode.startswith("r") and "+" not in mode:
+            found.add(_absolute(os.fsdecode(file)))
+        return before(file, mode, *arguments, **settings)
+
+    builtins.open = io.open = noticing
+    try:
+        yield found
+    finally:
+        builtins.open = io.open = before
 
 
 @contextlib.contextmanager

@@ -17,6 +17,11 @@ class RolloutsFailed(RuntimeError):
     """All rollouts of an iteration broke off; the message says by what."""
 
 
+def quoted(error: Exception) -> str:
+    """What other people's code raised, in one line: its kind, and what it says."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.500}".rstrip(": ")
+
+
 class World(eqx.Module):
     """Where a policy acts."""
 

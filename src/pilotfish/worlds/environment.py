@@ -17,20 +17,23 @@ tried it is worse: after 30 iterations of 20 rollouts MOTO balances InvertedPend
 seeds), but for 2 where the fallen pendulum swings on. Truncation, as by a limit of time, ends nothing.
 
 A rollout ends where the environment raises, where its simulation diverges, and where a state or a reward is not finite,
-no number, or of a wrong shape: what would follow is nan, and no step of it counts.
+no number, or of a wrong shape: what would follow is nan, and no step of it counts. One whose reset raises has no step.
 """
 
+# pyright: reportAttributeAccessIssue=false
+import contextlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import gymnasium
+import mujoco
 import numpy as np
 
 from pilotfish.types import Problem
-from pilotfish.worlds import starts
+from pilotfish.worlds import RolloutsFailed, quoted, starts
 from pilotfish.worlds.host import HostWorld
 from pilotfish.worlds.mujoco import check_whole, diverged, quiet
 from pilotfish.worlds.plant import Moved, Plant
@@ -39,6 +42,11 @@ LARGEST = 1000
 """Entries of a state, at most: local linear models of more would be slow, and need as many rollouts."""
 PROBE = 6
 """Steps by which it is found out whether an attribute `state` is the state."""
+RETURNS = {
+    "reset": ("observation", "info"),
+    "step": ("observation", "reward", "terminated", "truncated", "info"),
+}
+"""What an environment's methods must return."""
 
 
 class Access(ABC):
@@ -101,13 +109,18 @@ class Observed(Access):
 def access(env: gymnasium.Env, seed: int) -> Access:
     """How the state of an environment is read, which is reset for it; ValueError if it is none to learn on."""
     bare, space = _bare(env), env.observation_space
-    if hasattr(bare, "set_state") and hasattr(bare, "data") and hasattr(bare, "model"):
-        check_whole(bare.model)
+    if (
+        hasattr(bare, "set_state")
+        and hasattr(bare, "data")
+        and isinstance(getattr(bare, "model", None), mujoco.MjModel)
+    ):
+        with quoting(_name(env)):
+            check_whole(bare.model)
         return Simulated()
     if _state_is_the_state(env, seed):
         return Attribute()
-    if not space.is_np_flattenable:
-        raise ValueError(f"{_name(env)} has the observations {space}, which are no vector of numbers.")
+    if not isinstance(space, gymnasium.Space) or not space.is_np_flattenable:
+        raise ValueError(f"{_name(env)} has the observations {space!r:.200}, which are no vector of numbers.")
     if (size := gymnasium.spaces.flatdim(space)) > LARGEST:
         shape = " x ".join(map(str, space.shape)) if space.shape else "in all"
         raise ValueError(
@@ -225,10 +238,16 @@ class EnvironmentPlant(Plant):
     @quiet()
     def place(self, x, conditions, randoms):
         states = np.empty_like(x)
+        trouble: Exception | None = None
         for i, n in enumerate(conditions):
-            state = begin(self._envs[i], self._access, self._seeds[n], x[i] if self._spread[n] else None)
-            states[i] = _sized(self._envs[i], state, x.shape[1])
+            try:
+                state = begin(self._envs[i], self._access, self._seeds[n], x[i] if self._spread[n] else None)
+                states[i] = _sized(self._envs[i], state, x.shape[1])
+            except ValueError as error:  # its rollout has no step, the others have theirs
+                states[i], trouble = np.nan, error
             self._envs[i].unwrapped.np_random = randoms[i]
+        if trouble is not None and np.isnan(states).any(1).all():
+            raise RolloutsFailed(f"none of {len(states)} rollouts could begin: {trouble}") from trouble
         return states
 
     @quiet()
@@ -261,21 +280,48 @@ class EnvironmentPlant(Plant):
 
 
 def begin(env: gymnasium.Env, access: Access, seed: int, x: np.ndarray | None = None) -> np.ndarray:
-    """Reset by a seed and, where x (dx,) is given, go to that state; the state (dx,) in which the episode begins."""
-    observation, _ = env.reset(seed=seed)
-    if x is not None:
-        access.write(env, x)
-    return access.read(env, observation)
+    """Reset by a seed and, where x (dx,) is given, go to that state; the state (dx,) in which the episode begins.
+
+    ValueError, naming the environment, for whatever it raises.
+    """
+    with quoting(_name(env), f"reset(seed={seed}) raised ", ". Mend the environment: episodes begin by a reset."):
+        observation, _ = _returned(env, "reset", env.reset(seed=seed))
+    with quoting(_name(env), "its state cannot be had: "):
+        if x is not None:
+            access.write(env, x)
+        return access.read(env, observation)
 
 
 def _step(env: gymnasium.Env, access: Access, u: np.ndarray) -> tuple[np.ndarray, float, bool]:
     """The next state, the cost, and whether the environment terminates the episode."""
     space: Any = env.action_space
-    observation, reward, terminated, *_ = env.step(u.reshape(space.shape).astype(space.dtype))
-    cost = -_numbers(env, "reward", reward)
-    if cost.size != 1:
-        raise ValueError(f"{_name(env)}: the reward has the shape {cost.shape}; it must be one number.")
-    return access.read(env, observation), cost.item(), bool(terminated)
+    found = env.step(u.reshape(space.shape).astype(space.dtype))
+    observation, reward, terminated, *_ = _returned(env, "step", found)
+    return (
+        access.read(env, observation),
+        -_number(env, "reward", reward),
+        bool(_number(env, "value of terminated", terminated)),
+    )
+
+
+@contextlib.contextmanager
+def quoting(name: str, what: str = "", remedy: str = "") -> Iterator[None]:
+    """Whatever other people's code raises becomes a ValueError of one line, which begins with the name."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is ValueError and str(error).startswith(name):
+            raise
+        raise ValueError(f"{name}: {what}{quoted(error)}{remedy}") from error
+
+
+def _returned(env: gymnasium.Env, method: str, found: Any) -> tuple:
+    """What a method returned, if it has the parts that it must have."""
+    parts = RETURNS[method]
+    if not isinstance(found, tuple | list) or len(found) != len(parts):
+        said = " ".join(f"{found!r:.80}".split())
+        raise ValueError(f"{_name(env)}: {method}() returned {said}; it must return ({', '.join(parts)}).")
+    return tuple(found)
 
 
 def _bare(env: gymnasium.Env) -> Any:
@@ -285,8 +331,16 @@ def _bare(env: gymnasium.Env) -> Any:
 def _numbers(env: gymnasium.Env, what: str, value: Any) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"{_name(env)}: the {what} is {value!r:.80}; it must be made of numbers.")
+        said = " ".join(f"{value!r:.80}".split())
+        raise ValueError(f"{_name(env)}: the {what} is {said}; it must be made of numbers.")
     return array.astype(float)
+
+
+def _number(env: gymnasium.Env, what: str, value: Any) -> float:
+    array = _numbers(env, what, value)
+    if array.size != 1:
+        raise ValueError(f"{_name(env)}: the {what} has the shape {array.shape}; it must be one number.")
+    return array.item()
 
 
 def _sized(env: gymnasium.Env, state: np.ndarray, dx: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 from pilotfish.algebra import gaussian
 from pilotfish.policies import Policy, over_conditions
 from pilotfish.types import Key, Problem, Rollouts
-from pilotfish.worlds import Finished, RolloutsFailed, World
+from pilotfish.worlds import Finished, RolloutsFailed, World, quoted
 from pilotfish.worlds.plant import Moved, Plant
 
 Act = Callable[[int, np.ndarray], np.ndarray]
@@ -69,7 +69,7 @@ class HostWorld(World):
         episode = _begin(self.problem, policy, jnp.asarray(x0.reshape(N, M, dx)), keys)
         path = drive(self.problem, plant, x0, Actor(self.problem, policy, episode, (N, M)))
         if path.trouble is not None and not path.whole.any():
-            last = f"{type(path.trouble).__name__}: {path.trouble}"
+            last = quoted(path.trouble)
             raise RolloutsFailed(f"all {N * M} rollouts broke off, the last of them by {last}") from path.trouble
         x, u = (jnp.asarray(a.reshape(N, M, *a.shape[1:])) for a in (path.x, path.u))
         if path.cost is None:
