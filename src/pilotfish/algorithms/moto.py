@@ -57,7 +57,7 @@ POOLS = {
     "iterations": Pool(steps=False, iterations=True),
     "both": Pool(steps=True, iterations=True),
 }
-TARGETS = {"dynamic-programming": value.dynamic_programming, "monte-carlo": value.monte_carlo}
+FITS = {"dynamic-programming": value.dynamic_programming, "monte-carlo": value.monte_carlo}
 
 
 class History(NamedTuple):
@@ -213,8 +213,7 @@ class MOTO(Algorithm):
         features = regression.feature_count(problem.dx + problem.du)
         ess = occupancy.effective_samples(data.weight)
         ridge = self.ridge * jnp.maximum(1.0, features / ess) ** 2
-        target = TARGETS[self.targets](data, final, now, ridge)
-        Q = value.q_function(data, target, now, ridge)
+        Q = FITS[self.targets](data, final, now, ridge).Q
         controller, step, multipliers = jax.vmap(self._improve, (0, 0, 0, None))(
             now, Q, jnp.minimum(1.0, ess / features), problem.dx
         )
