@@ -16,6 +16,7 @@ Each iteration, from rollouts of the current time-varying linear-Gaussian contro
 | lambda  | (6)              | ridge         |
 """
 
+import time
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import equinox as eqx
@@ -35,6 +36,8 @@ from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Quadratic, R
 Reuse = Literal["none", "time", "iterations", "both"]
 Targets = Literal["dynamic-programming", "monte-carlo"]
 Marginal = Literal["samples", "propagated"]
+
+LONG, SLOW = 10.0, 1e11  # an iteration's seconds that are worth a word, and the operations of less than that anywhere
 
 
 class Pool(NamedTuple):
@@ -170,6 +173,19 @@ class MOTO(Algorithm):
                 "controller that made it, so no sample can be reused. Set reuse='none'."
             )
 
+    def caution(self, problem: Problem, episodes: int) -> str:
+        """How long an iteration takes, where that is long: nearly all of it makes the regressions' normal matrices."""
+        T, features, pool = problem.horizon, regression.feature_count(problem.dx + problem.du), POOLS[self.reuse]
+        samples = episodes * (T if pool.steps else 1) * (self.memory if pool.iterations else 1)
+        operations = 2.0 * features**2 * samples * T * len(problem.conditions.mean)
+        if operations < SLOW or (seconds := operations / _speed()) < LONG:
+            return ""
+        return (
+            f"an iteration of moto will take about {seconds:.0f} s a seed: {T} regressions of {samples:,} samples on "
+            f"the {features} features of {problem.dx} + {problem.du} variables. Faster: --algorithm lqr-gps, "
+            f"--algorithm.memory below {self.memory}, fewer --rollouts, a shorter horizon."
+        )
+
     def init(self, problem: Problem, episodes: int, key: Key) -> State:
         """The problem's first controller; an empty history."""
         need, pool = regression.feature_count(problem.dx + problem.du), POOLS[self.reuse]
@@ -239,6 +255,16 @@ class MOTO(Algorithm):
             Q.H[dx:, dx:], Q.H[dx:, :dx], Q.h[dx:], self.kl_step * evidence, self.entropy_drop * evidence
         )
         return dual.unwhiten(step, now.controller, now.mean, now.chol), step, multipliers
+
+
+def _speed() -> float:
+    """Floating-point operations a second in a product like those of the regressions."""
+    phi = jnp.ones((regression.BLOCK, 400), float)
+    product = jax.jit(lambda phi: phi.T @ phi)
+    product(phi).block_until_ready()
+    began = time.perf_counter()
+    product(phi).block_until_ready()
+    return 2.0 * phi.shape[1] * phi.size / (time.perf_counter() - began)
 
 
 def _nothing(controller: LinearGaussian, K: int, M: int, pool: Pool) -> History:

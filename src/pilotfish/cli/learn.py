@@ -120,8 +120,10 @@ def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json
         f"{run.spec.algorithm['name']} on {run.spec.task['name']}, {len(run.spec.seeds)} seed(s) -> {run.path}",
         soft_wrap=True,
     )
+    if caution := algorithm.caution(world.problem, run.spec.rollouts):
+        console.print(caution, style="yellow", soft_wrap=True)
     try:
-        with Watch(console, run.spec, algorithm) as watch:
+        with Watch(console, run.spec, algorithm, world.problem) as watch:
             result = turn_the_crank(
                 algorithm,
                 world,
