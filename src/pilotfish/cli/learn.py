@@ -140,7 +140,7 @@ def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json
         kept = f"What was learned before is in {run.path}. Go on with: pilotfish resume {run.path}"
         raise RunError(f"{error} {kept if run.done() else 'Nothing is kept: train anew.'}") from error
     learned = evaluation.Trained(task, algorithm, world, result.states)
-    found = evaluation.measure(run.spec.seeds, algorithm, world, result.states, evaluation.ROLLOUTS)
+    found = evaluation.judge(run, learned, evaluation.ROLLOUTS)
     evaluation.keep(run, found)
     run.save_tensors("policy", *evaluation.pack(run, learned, found.best_seed))
     summary = found.as_json()
