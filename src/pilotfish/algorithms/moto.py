@@ -7,6 +7,7 @@ Each iteration, from rollouts of the current time-varying linear-Gaussian contro
     quadratic Q_t and V_t         section 4.1     models/value.py
     new controller of each step   section 3       algebra/dual.py
     what it promises              section 5       models/improvement.py
+    what is deployed: the best one tried (ours)   updates/best_so_far.py
 
 | symbol  | paper            | code          |
 | eps     | (2)              | kl_step       |
@@ -32,6 +33,7 @@ from pilotfish.models.occupancy import Occupancy
 from pilotfish.models.value import Transitions
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Quadratic, Rollouts, Shown
+from pilotfish.updates.best_so_far import BestSoFar
 
 Reuse = Literal["none", "time", "iterations", "both"]
 Targets = Literal["dynamic-programming", "monte-carlo"]
@@ -98,6 +100,7 @@ class State(NamedTuple):
 
     controller: LinearGaussian
     history: History
+    best: BestSoFar
 
 
 class Info(NamedTuple):
@@ -196,18 +199,21 @@ class MOTO(Algorithm):
                 "reuse='both' to reuse the samples of other time steps and earlier iterations."
             )
         K = 1 if not pool.weighs and self.marginal == "samples" else self.memory
-        return jax.vmap(lambda first: State(first, _nothing(first, K, episodes, pool)))(problem.first_controller)
+        first = problem.first_controller
+        history = jax.vmap(lambda first: _nothing(first, K, episodes, pool))(first)
+        return State(first, history, BestSoFar.begin(first))
 
     def explore(self, state: State) -> LinearGaussianPolicy:
         return LinearGaussianPolicy(state.controller)
 
     def exploit(self, state: State) -> LinearGaussianPolicy:
-        return LinearGaussianPolicy(state.controller).noise_free()
+        """The best controller that was tried."""
+        return LinearGaussianPolicy(state.best.controller).noise_free()
 
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
-        one = jax.vmap(lambda state, rollouts: self._update(problem, state, rollouts))
-        state, (ok, multipliers, entropy, ess, change) = one(state, rollouts.cleaned())
-        return state, Info(
+        one, data = jax.vmap(lambda *condition: self._update(problem, *condition)), rollouts.cleaned()
+        controller, history, (ok, multipliers, entropy, ess, change) = one(state.controller, state.history, data)
+        return State(controller, history, state.best.after(state.controller, data)), Info(
             ok=ok,
             kl=multipliers.kl.mean(),
             kl_max=multipliers.kl.max(),
@@ -221,9 +227,9 @@ class MOTO(Algorithm):
             guaranteed=-change.bound.mean(),
         )
 
-    def _update(self, problem: Problem, state: State, rollouts: Rollouts):
+    def _update(self, problem: Problem, old: LinearGaussian, before: History, rollouts: Rollouts):
         """One condition."""
-        history = _remembered(self, state, rollouts)
+        history = _remembered(self, old, before, rollouts)
         now = _newest(history.occupancy)
         data, final, history = _transitions(self, problem, history)
         features = regression.feature_count(problem.dx + problem.du)
@@ -243,11 +249,11 @@ class MOTO(Algorithm):
         controller, multipliers, change = jax.tree.map(
             lambda new, none: jnp.where(moves, new, none),
             (controller, multipliers, change),
-            (state.controller, *jax.tree.map(jnp.zeros_like, (multipliers, change))),
+            (old, *jax.tree.map(jnp.zeros_like, (multipliers, change))),
         )
         ok, entropy = moves | collects, gaussian.entropy(controller.chol)
-        new = jax.tree.map(lambda new, old: jnp.where(ok, new, old), State(controller, history), state)
-        return new, (ok, multipliers, entropy, jnp.nan_to_num(ess), change)
+        history = jax.tree.map(lambda new, old: jnp.where(ok, new, old), history, before)
+        return controller, history, (ok, multipliers, entropy, jnp.nan_to_num(ess), change)
 
     def _improve(self, now: Occupancy, Q: Quadratic, evidence: Array, dx: int):
         """Step t's new controller (section 3), its KL bound scaled by how much evidence there is."""
@@ -281,13 +287,12 @@ def _nothing(controller: LinearGaussian, K: int, M: int, pool: Pool) -> History:
     )
 
 
-def _remembered(moto: MOTO, state: State, rollouts: Rollouts) -> History:
-    """The history with this iteration's rollouts in front, and their occupancy."""
-    old = state.history
+def _remembered(moto: MOTO, controller: LinearGaussian, old: History, rollouts: Rollouts) -> History:
+    """The history with this iteration's rollouts of `controller` in front, and their occupancy."""
     new = (rollouts.x, rollouts.u, rollouts.cost, rollouts.steps)
     x, u, cost, steps = _push(new, (old.x, old.u, old.cost, old.steps))
     history = History(x, u, cost, steps, old.occupancy, old.log_density)
-    now = MARGINALS[moto.marginal](moto, history, state.controller)
+    now = MARGINALS[moto.marginal](moto, history, controller)
     return history._replace(occupancy=_push(now, old.occupancy))
 
 
