@@ -51,19 +51,19 @@ def test_as_quadratic_is_features_times_coefficients(seed):
     np.testing.assert_array_equal(q.H, q.H.mT)
 
 
-def test_solution_is_least_squares_on_the_augmented_system():
-    rng = np.random.default_rng(1)
-    n, p, ridge = 40, 6, 0.3
-    phi, y, w = rng.normal(size=(n, p)), rng.normal(size=n), rng.uniform(size=n)
-    w /= w.sum()
+@pytest.mark.parametrize("n", [40, regression.BLOCK, 2 * regression.BLOCK + 1])
+def test_solution_is_least_squares_on_the_augmented_system(n):
+    rng, ridge = np.random.default_rng(1), 0.3
+    s, y, w = rng.normal(size=(n, 2)), rng.normal(size=n), rng.uniform(size=n)
+    phi, w, p = np.asarray(regression.features(jnp.asarray(s))), w / w.sum(), 6
     penalty = np.sqrt(ridge) * np.eye(p)[1:]  # the first feature is free
     expected, *_ = np.linalg.lstsq(
         np.vstack([np.sqrt(w)[:, None] * phi, penalty]),
         np.append(np.sqrt(w) * y, np.zeros(p - 1)),
         rcond=None,
     )
-    chol = jax.jit(regression.factor)(phi, w, ridge)
-    np.testing.assert_allclose(jax.jit(regression.solve)(chol, phi, w, y), expected, rtol=1e-8)
+    chol = regression.factor(jax.jit(regression.normal)(s, w), ridge)
+    np.testing.assert_allclose(regression.solve(chol, jax.jit(regression.project)(s, w * y)), expected, rtol=1e-8)
 
 
 def test_moments_are_those_of_numpy():
@@ -133,6 +133,6 @@ def test_the_normal_matrix_of_a_badly_scaled_state_is_well_conditioned():
     w = jnp.full(300, 1 / 300)
     mean, cov = regression.moments(jnp.asarray(z), w)
     white = (z - mean) @ np.linalg.inv(gaussian.robust_cholesky(cov)).T
-    factor = regression.factor(regression.features(white), w, 1e-13)
+    factor = regression.factor(regression.normal(white, w), 1e-13)
     assert np.linalg.cond(factor @ factor.T) < 100
     assert np.linalg.cond(monomials(z).T @ monomials(z)) > 1e14

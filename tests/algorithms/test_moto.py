@@ -7,6 +7,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from pilotfish.algorithms import moto
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.runs import loop
 from pilotfish.tasks.lq import LinearQuadratic
@@ -186,3 +187,13 @@ def test_a_rollout_that_broke_off_is_not_collected():
     rollouts = roll(algorithm, JaxWorld(problem), state, 3, 0)
     none = eqx.tree_at(lambda r: r.steps, rollouts, jnp.zeros_like(rollouts.steps))
     assert not update(algorithm, problem, state, none)[1].ok
+
+
+def test_what_takes_long_is_said_before_it_begins(monkeypatch):
+    monkeypatch.setattr(moto, "_speed", lambda: 1e10)
+    start = Gaussian(jnp.zeros((1, 24)), jnp.eye(24)[None])
+    wide = Problem(horizon=200, dt=0.1, conditions=start, initial_std=np.ones(4), cost=None)
+    said = MOTO(reuse="both").caution(wide, 20)
+    assert "200 regressions of 20,000 samples on the 435 features of 24 + 4 variables" in said
+    assert "about 151 s a seed" in said
+    assert MOTO(reuse="both").caution(TASK.problem(), 20) == MOTO().caution(wide, 500) == ""

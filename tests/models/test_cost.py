@@ -1,5 +1,7 @@
 """Cost expansions against finite differences, and against costs that are quadratic."""
 
+import re
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -139,3 +141,22 @@ def test_a_cost_that_varies_along_the_trajectory_is_fitted_where_it_is():
     found, _ = fit(*map(jnp.asarray, (x, u, values, every)))
     np.testing.assert_allclose(found.H[:, 0, 0], 12 * middle[:-1] ** 2, rtol=0.15)
     np.testing.assert_allclose(found.H[:, 1, 1], 2.0, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("step", "final", "names"),
+    [
+        (lambda x, u, t: jnp.linalg.norm(x) + u[0] ** 2, no_cost, "cost of step 1 has .* entry 0 of the state"),
+        (lambda x, u, t: x[0] ** 2 + jnp.abs(x[1]) ** 1.5, no_cost, "cost of step 1 has .* entry 1 of the state"),
+        (lambda x, u, t: jnp.where(t == 2, jnp.sqrt(u[0]), 0.0), no_cost, "cost of step 2 has .* entry 0 of the act"),
+        (lambda x, u, t: u[0] ** 2, lambda x: jnp.arccos(x[1]), "final cost has .* entry 1 of the state, which is 1 "),
+        (bumpy, no_cost, None),
+        (None, no_cost, None),
+    ],
+)
+def test_what_has_no_derivative_is_named(step, final, names):
+    x, u = np.full((3, T + 1, DX), 0.5), np.full((3, T, DU), 0.5)
+    x[2, 1], u[1, 2], x[0, 3, 1] = 0.0, 0.0, 1.0
+    x[1, 2:] = np.nan  # it broke off: nothing is said of that
+    found = cost.without_derivative(problem(step, final), jnp.asarray(x), jnp.asarray(u))
+    assert re.search(names, found) if names else found == ""

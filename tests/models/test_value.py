@@ -12,7 +12,8 @@ from pilotfish.models.value import Transitions
 from pilotfish.types import LinearGaussian
 
 T, DX, DU = 4, 3, 2
-targets, q_functions = jax.jit(value.dynamic_programming), jax.jit(value.q_function)
+FITS = {"dynamic-programming": jax.jit(value.dynamic_programming), "monte-carlo": jax.jit(value.monte_carlo)}
+fit = FITS["dynamic-programming"]
 
 
 class System:
@@ -88,8 +89,7 @@ def test_q_is_exact_for_a_linear_quadratic_system():
     system = System(0)
     data, final = designed(system, 1)
     occupancy, ridge = system.occupancy(), np.full(T, 1e-12)
-    y = targets(data, final, occupancy, ridge)
-    system.check(q_functions(data, y, occupancy, ridge), 1e-6)
+    system.check(fit(data, final, occupancy, ridge).Q, 1e-6)
 
 
 @pytest.mark.parametrize("kind", ["dynamic-programming", "monte-carlo"])
@@ -107,11 +107,7 @@ def test_q_of_many_noisy_rollouts_is_close_to_the_exact_one(kind):
             system.mean[t + 1], system.chol[t + 1] = x.mean(0), np.linalg.cholesky(np.cov(x.T))
     data, final = Transitions(*map(np.stack, zip(*rows, strict=True))), of(*system.final, x)
     occupancy, ridge = system.occupancy(), np.full(T, 1e-8)
-    if kind == "dynamic-programming":
-        y = targets(data, final, occupancy, ridge)
-    else:
-        y = jax.jit(value.monte_carlo)(data, final, occupancy, ridge)
-    system.check(q_functions(data, y, occupancy, ridge), 0.2)
+    system.check(FITS[kind](data, final, occupancy, ridge).Q, 0.2)
 
 
 def test_monte_carlo_targets_are_plain_sums():
@@ -119,7 +115,9 @@ def test_monte_carlo_targets_are_plain_sums():
     cost, final = rng.normal(size=(T, 3)), rng.normal(size=3)
     nothing = jnp.zeros((T, 3, 1))
     data = Transitions(nothing, nothing, nothing, jnp.asarray(cost), jnp.full((T, 3), 1 / 3))
-    found = value.monte_carlo(data, jnp.asarray(final), System(0).occupancy(), jnp.ones(T))
+    occupancy = System(0).occupancy()._replace(mean=jnp.zeros((T, 1)), chol=jnp.ones((T, 1, 1)))
+    controller = LinearGaussian(jnp.zeros((T, 1, 1)), jnp.zeros((T, 1)), jnp.ones((T, 1, 1)))
+    found = value.monte_carlo(data, jnp.asarray(final), occupancy._replace(controller=controller), jnp.ones(T)).target
     for t in range(T):
         for i in range(3):
             np.testing.assert_allclose(found[t, i], sum(cost[s, i] for s in range(t, T)) + final[i], rtol=1e-12)
@@ -136,10 +134,9 @@ def any_transitions(seed, rows, n=80):
 def test_recursion_is_that_of_plain_least_squares():
     data, final = any_transitions(5, rows=T)
     occupancy, ridge = System(6).occupancy(), np.full(T, 1e-13)
-    y = targets(data, final, occupancy, ridge)
+    q, y = fit(data, final, occupancy, ridge)
     expected, Qs = policy_evaluation.evaluate(*data, final)
     np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-6)
-    q = q_functions(data, y, occupancy, ridge)
     for t in range(T):
         white = jax.tree.map(lambda leaf, t=t: leaf[t], occupancy).white(jnp.asarray(data.x[t]), jnp.asarray(data.u[t]))
         predicted = of(q.H[t], q.h[t], q.c[t], np.asarray(white))
@@ -150,8 +147,6 @@ def test_samples_shared_by_all_steps_are_as_good_as_own_ones():
     shared, final = any_transitions(7, rows=1)
     own = shared._replace(**{name: np.repeat(getattr(shared, name), T, 0) for name in ("x", "u", "x_next")})
     occupancy, ridge = System(8).occupancy(), np.array([1e-3, 1e-2, 1e-1, 1.0])
-    y = [targets(data, final, occupancy, ridge) for data in (shared, own)]
-    np.testing.assert_allclose(*y, rtol=1e-9)
-    q = [q_functions(data, y[0], occupancy, ridge) for data in (shared, own)]
-    for a, b in zip(*map(jax.tree.leaves, q), strict=True):
+    fits = [fit(data, final, occupancy, ridge) for data in (shared, own)]
+    for a, b in zip(*map(jax.tree.leaves, fits), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)

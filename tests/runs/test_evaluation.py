@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jaxtyping import Array
 
 import pilotfish as pf
@@ -100,10 +102,47 @@ def test_local_controllers_have_none_for_other_conditions(local, still):
         pf.Run.open(local.path).evaluate(0)
 
 
-def test_local_controllers_are_refused_where_a_task_has_others(tmp_path):
+def test_local_controllers_act_where_they_are_nearest(tmp_path):
     run = trained(tmp_path / "run", "obstacles", Obstacles(), "moto", pf.MOTO(reuse="iterations"), 2, [0])
-    with pytest.raises(ValueError, match="moto learns a controller for each condition it is trained on"):
-        run.evaluate(2, "held-out")
+    found = run.evaluate(2, "held-out")
+    assert found.rollouts.x.shape[:3] == (1, 4, 2)
+    x, u, (K, k, _) = np.asarray(found.rollouts.x), np.asarray(found.rollouts.u), run.policy(0).tensors().values()
+    for n in range(4):  # halfway between the starts n and n + 1: either is nearest
+        expected = [K[own, 0] @ x[0, n, 0, 0] + k[own, 0] for own in (n, n + 1)]
+        assert min(np.abs(u[0, n, 0, 0] - each).max() for each in expected) < 1e-9
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.lists(st.floats(-9, 9), min_size=3, max_size=3))
+def test_the_nearest_start_is_so_in_all_units(seed, exponents):
+    rng, unit = np.random.default_rng(seed), 10.0 ** np.array(exponents)
+    known, starts = rng.normal(size=(5, 3)), rng.normal(size=(7, 3))
+    found = evaluation.nearest(known, starts)
+    np.testing.assert_array_equal(evaluation.nearest(known * unit, starts * unit), found)
+    np.testing.assert_array_equal(evaluation.nearest(known, known), np.arange(5))
+    constant = (np.column_stack([a, np.full(len(a), 7.0)]) for a in (known, starts))
+    np.testing.assert_array_equal(evaluation.nearest(*constant), found)
+    assert not evaluation.nearest(known[:1], starts).any()
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "now", "said"),
+    [
+        (68.0, 96.0, 92.0, "Likely a fall"),
+        (68.0, 60.0, 92.0, "The controller without its exploration noise is another one"),
+        (68.0, 60.0, 50.0, None),
+        (68.0, 96.0, 69.0, None),  # within what the first iteration's rollouts tell
+        (68.0, 60.0, np.nan, "another one"),
+    ],
+)
+def test_a_result_worse_than_the_beginning_is_told(local, monkeypatch, first, last, now, said):
+    run = pf.Run.open(local.path)
+    cost = {"cost": np.tile([first, 70.0, last], (2, 1)), "cost_std": np.full((2, 3), 20.0)}
+    monkeypatch.setattr(run, "metrics", lambda: cost)
+    found = run.evaluate(2)._replace(summary={}, cost=np.full(2, now))
+    monkeypatch.setattr(evaluation, "measure", lambda *_: found)
+    summary = evaluation.judge(run, evaluation.trained(run), 3).summary
+    assert said in summary["WORSE than at the beginning"] if said else not summary
 
 
 def test_an_exported_policy_is_what_the_run_would_deploy(local, tmp_path):

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from oracles.same import assert_same
 
+from pilotfish.algorithms.ilqg import ILQG
+from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.runs import RunError, RunWarning, loop
 from pilotfish.runs.spec import Spec, assemble, described
 from pilotfish.runs.store import Run
 from pilotfish.runs.train import TrainingFailed, train
 from pilotfish.tasks.cartpole import CartPole
-from pilotfish.types import Problem
+from pilotfish.types import Gaussian, Problem
 from pilotfish.worlds.jax import JaxWorld
 
 SAMPLES = 24
@@ -239,6 +241,23 @@ def test_a_cost_that_is_nan_stops_the_run_and_says_where(tmp_path):
     i, states = run.load_checkpoint(like)
     assert i == 3
     np.testing.assert_array_equal(states.controller.K, like.controller.K)
+
+
+@pytest.mark.parametrize("algorithm", [LQRGPS(), ILQG()])
+def test_a_cost_without_derivative_stops_the_run_and_is_named(algorithm):
+    """The distance to a target in which the episode begins."""
+    problem = Problem(
+        horizon=3,
+        dt=0.1,
+        conditions=Gaussian(jnp.zeros((1, 2)), jnp.zeros((1, 2, 2))),
+        initial_std=[1.0],
+        cost=lambda x, u, t: jnp.linalg.norm(x[1:]) + 0.01 * u @ u,
+        dynamics=lambda x, u: x + jnp.concatenate([u, x[:1]]),
+    )
+    with pytest.raises(
+        TrainingFailed, match="iteration 2: the cost of step 0 has no finite derivative by entry 1 of the"
+    ):
+        train(algorithm, JaxWorld(problem), rollouts=8, iterations=9)
 
 
 def test_some_rollouts_that_are_nan_do_not_stop_learning():

@@ -15,7 +15,7 @@ from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.cli import run
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
-from pilotfish.runs import loop
+from pilotfish.runs import evaluation, loop
 from pilotfish.runs.store import Run, Spec
 from pilotfish.runs.train import TrainingFailed, train
 from pilotfish.tasks.gym import GymnasiumTask, entry
@@ -641,3 +641,29 @@ def test_all_of_a_simulation_is_in_the_state_and_starts_can_be(tmp_path):
     copy.step(np.clip(np.asarray(r.u[0, 3, 2]), -1, 1).astype(np.float32))
     np.testing.assert_allclose(world.access.read(copy, None), x[3, 3], rtol=1e-6, atol=1e-9)
     del gymnasium.registry["pilotfish-test/Puppet-v0"]
+
+
+def judged(folder, name):
+    task, sizes = cart(name, conditions=2), {"rollouts": 12, "iterations": 1, "seeds": [3]}
+    run = Run.create(folder, Spec.of((f"gym:{task.env}", task), ("lqr-gps", LQRGPS()), **sizes, checkpoint_every=1))
+    train(LQRGPS(), task.world(), **sizes, run=run)
+    return evaluation.judge(run, evaluation.trained(run), 30)
+
+
+def test_what_was_learned_is_judged_from_fresh_resets_as_well(tmp_path):
+    found = judged(tmp_path / "run", "Cart")
+    assert found.rollouts.x.shape[:3] == (1, 2, 1)  # thirty episodes of either would be the same
+    assert "from 2 distinct start(s)" in found.summary["noise-free episodes"]
+    x = np.asarray(found.fresh.rollouts.x)
+    goals = [np.random.default_rng(1_000_000 + i).uniform(-1, 1) for i in range(20)]
+    np.testing.assert_allclose(x[0, :, 0, 0, 1], goals)
+    np.testing.assert_allclose(found.fresh.cost, ((x[..., 1:, 0] - x[..., 1:, 1]) ** 2).sum(-1).mean())
+    said = found.summary["mean cost of an episode, from 20 fresh starts"]
+    assert said.startswith(f"{found.fresh.cost[0]:.5g} (")
+    nothing = found.summary["the same doing nothing, from 20 fresh starts"]
+    assert float(nothing) == pytest.approx(6 * np.mean(np.square(goals)), rel=1e-4)
+    assert found.as_json()["fresh"]["cost"] == found.fresh.cost.tolist()
+
+
+def test_what_is_random_is_judged_by_all_episodes(tmp_path):
+    assert judged(tmp_path / "run", "slips").rollouts.x.shape[:3] == (1, 2, 30)

@@ -31,6 +31,10 @@ class Algorithm(eqx.Module):
         """Whether JAX can compile `init` and `update` for this problem. If not, they run as they are."""
         return True
 
+    def caution(self, problem: Problem, episodes: int) -> str:
+        """What had better be known before iterations with `episodes` rollouts from each condition; "" if nothing."""
+        return ""
+
     @abstractmethod
     def init(self, problem: Problem, episodes: int, key: Key) -> Any:
         """The state before the first of iterations with `episodes` rollouts from each condition."""
@@ -46,6 +50,12 @@ class Algorithm(eqx.Module):
     @abstractmethod
     def update(self, problem: Problem, state: Any, rollouts: Rollouts, key: Key) -> tuple[Any, Any]:
         """The next state, and what this iteration reports."""
+
+    def expands(self, state: Any, rollouts: Rollouts) -> tuple[Array, Array] | None:
+        """States and actions, with leading axes (N, n), at which `update` takes the derivatives of a known cost; None
+        if it takes none.
+        """
+        return None
 
 
 def accepted(ok: Bool[Array, "N"], new: Any, old: Any) -> Any:

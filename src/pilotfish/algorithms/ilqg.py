@@ -176,6 +176,9 @@ class ILQG(Algorithm):
     def exploit(self, state: State) -> LinearGaussianPolicy:
         return LinearGaussianPolicy(state.controller)
 
+    def expands(self, state: State, rollouts: Rollouts) -> tuple[Array, Array]:
+        return state.x[:, None], state.u[:, None]
+
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
         f = known(problem, "ilqg").linearised(problem, state.x[:, :-1], state.u)
         expansion, proposal = self._propose(problem, state, jnp.concatenate([f.A, f.B], -1))

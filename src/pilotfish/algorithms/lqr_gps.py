@@ -159,6 +159,12 @@ class LQRGPS(Algorithm):
         )
         return new, self._info(state, new, step)
 
+    def expands(self, state: State, rollouts: Rollouts) -> tuple[Array, Array]:
+        if self.cost.at == "samples":
+            return rollouts.x, rollouts.u
+        nominal = jax.vmap(Nominal.of)(rollouts.cleaned())
+        return nominal.x[:, None], nominal.u[:, None]
+
     def _model(self, problem: Problem, memory: Memory | None, rollouts: Rollouts, key: Key):
         """What one condition remembers, what is believed of it, and whether its transitions were enough for that."""
         nominal = Nominal.of(rollouts)

@@ -7,6 +7,7 @@ Each iteration, from rollouts of the current time-varying linear-Gaussian contro
     quadratic Q_t and V_t         section 4.1     models/value.py
     new controller of each step   section 3       algebra/dual.py
     what it promises              section 5       models/improvement.py
+    what is deployed: the best one tried (ours)   updates/best_so_far.py
 
 | symbol  | paper            | code          |
 | eps     | (2)              | kl_step       |
@@ -16,6 +17,7 @@ Each iteration, from rollouts of the current time-varying linear-Gaussian contro
 | lambda  | (6)              | ridge         |
 """
 
+import time
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import equinox as eqx
@@ -31,10 +33,13 @@ from pilotfish.models.occupancy import Occupancy
 from pilotfish.models.value import Transitions
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Quadratic, Rollouts, Shown
+from pilotfish.updates.best_so_far import BestSoFar
 
 Reuse = Literal["none", "time", "iterations", "both"]
 Targets = Literal["dynamic-programming", "monte-carlo"]
 Marginal = Literal["samples", "propagated"]
+
+LONG, SLOW = 10.0, 1e11  # an iteration's seconds that are worth a word, and the operations of less than that anywhere
 
 
 class Pool(NamedTuple):
@@ -57,7 +62,7 @@ POOLS = {
     "iterations": Pool(steps=False, iterations=True),
     "both": Pool(steps=True, iterations=True),
 }
-TARGETS = {"dynamic-programming": value.dynamic_programming, "monte-carlo": value.monte_carlo}
+FITS = {"dynamic-programming": value.dynamic_programming, "monte-carlo": value.monte_carlo}
 
 
 class History(NamedTuple):
@@ -95,6 +100,7 @@ class State(NamedTuple):
 
     controller: LinearGaussian
     history: History
+    best: BestSoFar
 
 
 class Info(NamedTuple):
@@ -170,6 +176,19 @@ class MOTO(Algorithm):
                 "controller that made it, so no sample can be reused. Set reuse='none'."
             )
 
+    def caution(self, problem: Problem, episodes: int) -> str:
+        """How long an iteration takes, where that is long: nearly all of it makes the regressions' normal matrices."""
+        T, features, pool = problem.horizon, regression.feature_count(problem.dx + problem.du), POOLS[self.reuse]
+        samples = episodes * (T if pool.steps else 1) * (self.memory if pool.iterations else 1)
+        operations = 2.0 * features**2 * samples * T * len(problem.conditions.mean)
+        if operations < SLOW or (seconds := operations / _speed()) < LONG:
+            return ""
+        return (
+            f"an iteration of moto will take about {seconds:.0f} s a seed: {T} regressions of {samples:,} samples on "
+            f"the {features} features of {problem.dx} + {problem.du} variables. Faster: --algorithm lqr-gps, "
+            f"--algorithm.memory below {self.memory}, fewer --rollouts, a shorter horizon."
+        )
+
     def init(self, problem: Problem, episodes: int, key: Key) -> State:
         """The problem's first controller; an empty history."""
         need, pool = regression.feature_count(problem.dx + problem.du), POOLS[self.reuse]
@@ -180,18 +199,21 @@ class MOTO(Algorithm):
                 "reuse='both' to reuse the samples of other time steps and earlier iterations."
             )
         K = 1 if not pool.weighs and self.marginal == "samples" else self.memory
-        return jax.vmap(lambda first: State(first, _nothing(first, K, episodes, pool)))(problem.first_controller)
+        first = problem.first_controller
+        history = jax.vmap(lambda first: _nothing(first, K, episodes, pool))(first)
+        return State(first, history, BestSoFar.begin(first))
 
     def explore(self, state: State) -> LinearGaussianPolicy:
         return LinearGaussianPolicy(state.controller)
 
     def exploit(self, state: State) -> LinearGaussianPolicy:
-        return LinearGaussianPolicy(state.controller).noise_free()
+        """The best controller that was tried."""
+        return LinearGaussianPolicy(state.best.controller).noise_free()
 
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
-        one = jax.vmap(lambda state, rollouts: self._update(problem, state, rollouts))
-        state, (ok, multipliers, entropy, ess, change) = one(state, rollouts.cleaned())
-        return state, Info(
+        one, data = jax.vmap(lambda *condition: self._update(problem, *condition)), rollouts.cleaned()
+        controller, history, (ok, multipliers, entropy, ess, change) = one(state.controller, state.history, data)
+        return State(controller, history, state.best.after(state.controller, data)), Info(
             ok=ok,
             kl=multipliers.kl.mean(),
             kl_max=multipliers.kl.max(),
@@ -205,16 +227,15 @@ class MOTO(Algorithm):
             guaranteed=-change.bound.mean(),
         )
 
-    def _update(self, problem: Problem, state: State, rollouts: Rollouts):
+    def _update(self, problem: Problem, old: LinearGaussian, before: History, rollouts: Rollouts):
         """One condition."""
-        history = _remembered(self, state, rollouts)
+        history = _remembered(self, old, before, rollouts)
         now = _newest(history.occupancy)
         data, final, history = _transitions(self, problem, history)
         features = regression.feature_count(problem.dx + problem.du)
         ess = occupancy.effective_samples(data.weight)
         ridge = self.ridge * jnp.maximum(1.0, features / ess) ** 2
-        target = TARGETS[self.targets](data, final, now, ridge)
-        Q = value.q_function(data, target, now, ridge)
+        Q = FITS[self.targets](data, final, now, ridge).Q
         controller, step, multipliers = jax.vmap(self._improve, (0, 0, 0, None))(
             now, Q, jnp.minimum(1.0, ess / features), problem.dx
         )
@@ -228,11 +249,11 @@ class MOTO(Algorithm):
         controller, multipliers, change = jax.tree.map(
             lambda new, none: jnp.where(moves, new, none),
             (controller, multipliers, change),
-            (state.controller, *jax.tree.map(jnp.zeros_like, (multipliers, change))),
+            (old, *jax.tree.map(jnp.zeros_like, (multipliers, change))),
         )
         ok, entropy = moves | collects, gaussian.entropy(controller.chol)
-        new = jax.tree.map(lambda new, old: jnp.where(ok, new, old), State(controller, history), state)
-        return new, (ok, multipliers, entropy, jnp.nan_to_num(ess), change)
+        history = jax.tree.map(lambda new, old: jnp.where(ok, new, old), history, before)
+        return controller, history, (ok, multipliers, entropy, jnp.nan_to_num(ess), change)
 
     def _improve(self, now: Occupancy, Q: Quadratic, evidence: Array, dx: int):
         """Step t's new controller (section 3), its KL bound scaled by how much evidence there is."""
@@ -240,6 +261,16 @@ class MOTO(Algorithm):
             Q.H[dx:, dx:], Q.H[dx:, :dx], Q.h[dx:], self.kl_step * evidence, self.entropy_drop * evidence
         )
         return dual.unwhiten(step, now.controller, now.mean, now.chol), step, multipliers
+
+
+def _speed() -> float:
+    """Floating-point operations a second in a product like those of the regressions."""
+    phi = jnp.ones((regression.BLOCK, 400), float)
+    product = jax.jit(lambda phi: phi.T @ phi)
+    product(phi).block_until_ready()
+    began = time.perf_counter()
+    product(phi).block_until_ready()
+    return 2.0 * phi.shape[1] * phi.size / (time.perf_counter() - began)
 
 
 def _nothing(controller: LinearGaussian, K: int, M: int, pool: Pool) -> History:
@@ -256,13 +287,12 @@ def _nothing(controller: LinearGaussian, K: int, M: int, pool: Pool) -> History:
     )
 
 
-def _remembered(moto: MOTO, state: State, rollouts: Rollouts) -> History:
-    """The history with this iteration's rollouts in front, and their occupancy."""
-    old = state.history
+def _remembered(moto: MOTO, controller: LinearGaussian, old: History, rollouts: Rollouts) -> History:
+    """The history with this iteration's rollouts of `controller` in front, and their occupancy."""
     new = (rollouts.x, rollouts.u, rollouts.cost, rollouts.steps)
     x, u, cost, steps = _push(new, (old.x, old.u, old.cost, old.steps))
     history = History(x, u, cost, steps, old.occupancy, old.log_density)
-    now = MARGINALS[moto.marginal](moto, history, state.controller)
+    now = MARGINALS[moto.marginal](moto, history, controller)
     return history._replace(occupancy=_push(now, old.occupancy))
 
 

@@ -120,8 +120,10 @@ def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json
         f"{run.spec.algorithm['name']} on {run.spec.task['name']}, {len(run.spec.seeds)} seed(s) -> {run.path}",
         soft_wrap=True,
     )
+    if caution := algorithm.caution(world.problem, run.spec.rollouts):
+        console.print(caution, style="yellow", soft_wrap=True)
     try:
-        with Watch(console, run.spec, algorithm) as watch:
+        with Watch(console, run.spec, algorithm, world.problem) as watch:
             result = turn_the_crank(
                 algorithm,
                 world,
@@ -138,7 +140,7 @@ def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json
         kept = f"What was learned before is in {run.path}. Go on with: pilotfish resume {run.path}"
         raise RunError(f"{error} {kept if run.done() else 'Nothing is kept: train anew.'}") from error
     learned = evaluation.Trained(task, algorithm, world, result.states)
-    found = evaluation.measure(run.spec.seeds, algorithm, world, result.states, evaluation.ROLLOUTS)
+    found = evaluation.judge(run, learned, evaluation.ROLLOUTS)
     evaluation.keep(run, found)
     run.save_tensors("policy", *evaluation.pack(run, learned, found.best_seed))
     summary = found.as_json()

@@ -19,6 +19,7 @@ from pilotfish.runs.loop import Turn
 from pilotfish.runs.spec import Spec
 from pilotfish.runs.store import flatten
 from pilotfish.runs.train import explain
+from pilotfish.types import Problem
 
 ROWS = 15
 """Iterations that the live table shows."""
@@ -47,8 +48,8 @@ class Listener:
 class Watch:
     """A live table on a terminal, plain lines elsewhere."""
 
-    def __init__(self, console: Console, spec: Spec, algorithm: Algorithm):
-        self.console, self.spec, self.algorithm = console, spec, algorithm
+    def __init__(self, console: Console, spec: Spec, algorithm: Algorithm, problem: Problem):
+        self.console, self.spec, self.algorithm, self.problem = console, spec, algorithm, problem
         bar = ("{task.description}", BarColumn(), TextColumn("{task.completed}/{task.total}"))
         self.progress = Progress(*bar, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console)
         self.bar = self.progress.add_task("compiling", total=spec.iterations)
@@ -85,14 +86,15 @@ class Watch:
             self.console.print(f"{turn.i + 1:4d}/{self.spec.iterations}  {text}{self._left(turn.i)}", soft_wrap=True)
 
     def _say_what_was_refused(self, turn: Turn) -> None:
-        for seed, ok in zip(self.spec.seeds, np.asarray(turn.report.info.ok), strict=True):
-            if not ok.any():
-                what = f"update refused, {explain(turn, self.spec.seeds.index(seed))}"
-            elif not ok.all():
-                kept = np.flatnonzero(~ok).tolist()
-                what = f"{len(kept)} of {ok.size} conditions keep their controllers in iteration {turn.i}: {kept}"
-            else:
+        for s, (seed, ok) in enumerate(zip(self.spec.seeds, np.asarray(turn.report.info.ok), strict=True)):
+            if ok.all():
                 continue
+            why = explain(turn, s, self.algorithm, self.problem)
+            if ok.any():
+                kept = np.flatnonzero(~ok).tolist()
+                what = f"{len(kept)} of {ok.size} conditions keep their controllers, {kept}, {why}"
+            else:
+                what = f"update refused, {why}"
             self.console.print(f"seed {seed}: {what}", style="yellow", soft_wrap=True)
 
     def _heads(self) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Literal, get_args
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from pilotfish.algebra import quadratic, regression
@@ -86,6 +87,38 @@ def _averaged(f: Callable[[Array], Array], z: Float[Array, "M d"], weight: Float
         return jnp.where(w > 0, w * leaf, 0.0).sum(0)
 
     return jax.tree.map(over_samples, expansions)
+
+
+def without_derivative(problem: Problem, x: Float[Array, "n T1 dx"], u: Float[Array, "n T du"]) -> str:
+    """The first step and entry, in words, at which the cost along n trajectories is finite and a derivative is not; ""
+    where there is none.
+    """
+    dx, T, step_cost = problem.dx, problem.horizon, problem.cost
+    if step_cost is None:
+        return ""
+
+    def lacks(f: Callable[[Array], Array], z: Float[Array, "d"]) -> Array:
+        # row by row: 0 times nan spreads over the columns
+        derivatives = jnp.column_stack([jax.grad(f)(z), jax.hessian(f)(z)])
+        return jnp.isfinite(f(z)) & ~jnp.isfinite(derivatives).all(1)
+
+    def of_one(x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Array:
+        def at(t: Array, z: Float[Array, "dz"]) -> Array:
+            return lacks(lambda z: step_cost(z[:dx], z[dx:], t), z)
+
+        last = jnp.pad(lacks(problem.final_cost, x[-1]), (0, u.shape[-1]))
+        return jnp.concatenate([jax.vmap(at)(jnp.arange(T), jnp.concatenate([x[:-1], u], -1)), last[None]])
+
+    lacking = np.asarray(eqx.filter_jit(jax.lax.map)(lambda one: of_one(*one), (x, u)))
+    if not lacking.any():
+        return ""
+    t, entry, n = (int(index[0]) for index in np.nonzero(lacking.transpose(1, 2, 0)))
+    which = "final cost" if t == T else f"cost of step {t}"
+    where, i, value = ("state", entry, x[n, t, entry]) if entry < dx else ("action", entry - dx, u[n, t, entry - dx])
+    return (
+        f"the {which} has no finite derivative by entry {i} of the {where}, which is {value:.6g} there. A norm, a "
+        "square root or an arccos has none at its target: smooth it, as in sqrt(d'd + 1e-6) - 1e-3."
+    )
 
 
 def fit(

@@ -4,13 +4,15 @@
     y_t = sum of the costs from t on                                  (Monte Carlo)
     Q_t, V_t = ridge regression of y_t on quadratic features of the white coordinates of (x, u), of x
 
-Only V's recursion is sequential; all Q are fitted after it.
+V's features are among Q's: with these first, the factor of V's normal matrix is the leading block of that of Q's, so a
+step has one normal matrix, whose making is nearly all that a wide state costs.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from pilotfish.algebra import regression
@@ -34,26 +36,42 @@ class Transitions(NamedTuple):
     """Sums to 1 over n."""
 
 
+class Fit(NamedTuple):
+    """What the regressions of all steps find."""
+
+    Q: Quadratic
+    """Over the white coordinates (s, e) of step t, with leading axis T."""
+    target: Float[Array, "T n"]
+    """What it was fitted to."""
+
+
 def dynamic_programming(
     data: Transitions,
     final: Float[Array, "n"],
     occupancy: Occupancy,
     ridge: Float[Array, "T"],
-) -> Float[Array, "T n"]:
-    """Targets `cost_t + V_{t+1}(x')` of all steps. `final` is the final cost of the last step's `x_next`."""
-    shared = data.x.shape[0] == 1
+) -> Fit:
+    """Fits to `cost_t + V_{t+1}(x')`. `final` is the final cost of the last step's `x_next`."""
+    dx, d = data.x.shape[-1], data.x.shape[-1] + data.u.shape[-1]
+    order, v = _states_first(dx, d), regression.feature_count(dx)
+    back = np.argsort(order)
 
     def backward(ahead, at_t):
-        x, arrived, cost, weight, occupancy, ridge = at_t
-        x, arrived = (data.x[0], data.x_next[0]) if shared else (x, arrived)
+        own, cost, weight, occupancy, ridge = at_t
+        x, u, arrived = shared if own is None else own
         y = cost + ahead
-        phi = regression.features(occupancy.white_state(x))
-        coef = regression.solve(regression.factor(phi, weight, ridge), phi, weight, y)
+        s = occupancy.white(x, u)
+        chol = regression.factor(regression.normal(s, weight)[order][:, order], ridge)
+        projection = regression.project(s, weight * y)[order]
+        V = regression.as_quadratic(regression.solve(chol[:v, :v], projection[:v]), dx)
         # V_t, where the transitions of the step before arrive
-        return regression.features(occupancy.white_state(arrived)) @ coef, y
+        return V(occupancy.white_state(arrived)), (regression.solve(chol, projection)[back], y)
 
-    own = (None, None) if shared else (data.x, jnp.concatenate([data.x_next[:1], data.x_next[:-1]]))
-    return jax.lax.scan(backward, final, (*own, data.cost, data.weight, occupancy, ridge), reverse=True)[1]
+    arrived = jnp.concatenate([data.x_next[:1], data.x_next[:-1]])
+    own, shared = (data.x, data.u, arrived), (data.x[0], data.u[0], data.x_next[0])
+    over = None if data.x.shape[0] == 1 else own
+    coef, target = jax.lax.scan(backward, final, (over, data.cost, data.weight, occupancy, ridge), reverse=True)[1]
+    return Fit(regression.as_quadratic(coef, d), target)
 
 
 def monte_carlo(
@@ -61,25 +79,20 @@ def monte_carlo(
     final: Float[Array, "n"],
     occupancy: Occupancy,
     ridge: Float[Array, "T"],
-) -> Float[Array, "T n"]:
-    """Targets `sum of the costs from t on`, of samples that stay in their rollout's column."""
-    return jnp.cumsum(data.cost[::-1], 0)[::-1] + final
-
-
-def q_function(
-    data: Transitions,
-    target: Float[Array, "T n"],
-    occupancy: Occupancy,
-    ridge: Float[Array, "T"],
-) -> Quadratic:
-    """Q_t as a quadratic function of the white coordinates (s, e) of step t, for all t."""
-    shared = data.x.shape[0] == 1
+) -> Fit:
+    """Fits to the sum of the costs from t on, of samples that stay in their rollout's column."""
+    target = jnp.cumsum(data.cost[::-1], 0)[::-1] + final
 
     def fit(x, u, weight, target, occupancy, ridge):
-        x, u = (data.x[0], data.u[0]) if shared else (x, u)
-        phi = regression.features(occupancy.white(x, u))
-        return regression.solve(regression.factor(phi, weight, ridge), phi, weight, target)
+        s = occupancy.white(x, u)
+        chol = regression.factor(regression.normal(s, weight), ridge)
+        return regression.solve(chol, regression.project(s, weight * target))
 
-    own = (None, None) if shared else (data.x, data.u)
-    coef = each(fit, *own, data.weight, target, occupancy, ridge)
-    return regression.as_quadratic(coef, data.x.shape[-1] + data.u.shape[-1])
+    coef = each(fit, data.x, data.u, data.weight, target, occupancy, ridge)
+    return Fit(regression.as_quadratic(coef, data.x.shape[-1] + data.u.shape[-1]), target)
+
+
+def _states_first(dx: int, d: int) -> np.ndarray:
+    """The order in which the features of d coordinates begin with those of the first dx of them."""
+    j, own = np.triu_indices(d, 1)[1], np.arange(d) < dx
+    return np.argsort(~np.concatenate([[True], own, j < dx, own]), stable=True)

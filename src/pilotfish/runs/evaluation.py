@@ -1,14 +1,23 @@
-"""How good what a run learned is: noise-free episodes of each seed's policy, with 95% intervals."""
+"""How good what a run learned is: noise-free episodes of each seed's policy, with 95% intervals.
 
+Where all episodes from a start are the same one is made, and called one. Where a task's conditions are but some of its
+starts (the resets of an environment), what was learned is judged from others as well. A local controller acts there
+that was trained on the nearest start, by the distance in which every entry of the state counts by its spread.
+"""
+
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+import equinox as eqx
 import jax
 import numpy as np
+from jaxtyping import Float, Int
 
 from pilotfish.algorithms import Algorithm
 from pilotfish.policies import Policy
 from pilotfish.policies.files import packed
+from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs import RunError, loop
 from pilotfish.runs.statistics import cost_interval, mean_interval, rate_interval
 from pilotfish.runs.store import Run
@@ -21,6 +30,11 @@ KEY = 1_000_003
 """Evaluations draw from this key, never from one that training used."""
 KEPT = 8
 """Episodes from each condition that are stored, for films."""
+
+ALIKE = 8
+"""Episodes from a start without spread that must be the same if all are to count as one."""
+
+EPISODES = "noise-free episodes"
 
 Conditions = Literal["trained", "held-out"]
 
@@ -39,6 +53,8 @@ class Evaluation(NamedTuple):
     """The same in words, with intervals."""
     rollouts: Rollouts
     """Leading axes: seed, condition, rollout."""
+    fresh: "Evaluation | None" = None
+    """The same from starts that training never saw, where the task's conditions are but some of many."""
 
     def as_json(self) -> dict[str, Any]:
         """All but the rollouts."""
@@ -48,6 +64,7 @@ class Evaluation(NamedTuple):
             "cost": self.cost.tolist(),
             "success": None if self.success is None else self.success.tolist(),
             "best_seed": self.best_seed,
+            "fresh": None if self.fresh is None else self.fresh.as_json(),
         }
 
 
@@ -79,19 +96,47 @@ def trained(run: Run) -> Trained:
 def evaluate(run: Run, rollouts: int = ROLLOUTS, conditions: Conditions = "trained") -> Evaluation:
     """Noise-free episodes of what each seed of a run would deploy, `rollouts` from each condition.
 
-    "held-out" takes the conditions that the task keeps for testing; only a policy that acts everywhere acts there.
+    "held-out" takes the conditions that the task keeps for testing.
     """
     if rollouts < 1:
         raise ValueError(f"rollouts={rollouts}: must be 1 or more.")
     found = trained(run)
-    world = found.world if conditions == "trained" else _held_out(found, run)
-    return measure(run.spec.seeds, found.algorithm, world, found.states, rollouts)
+    return (
+        judge(run, found, rollouts)
+        if conditions == "trained"
+        else _from(_others(run, found.task), run, found, rollouts)
+    )
+
+
+def judge(run: Run, found: Trained, episodes: int) -> Evaluation:
+    """Noise-free episodes of what each seed would deploy, from each condition and, where these are but some of the
+    task's starts, one from each fresh one; with a word if that is worse than what learning began with.
+    """
+    seeds = run.spec.seeds
+    here = measure(seeds, found.algorithm, found.world, found.states, episodes)
+    summary, fresh = here.summary | _setback(run, here), None
+    if found.task.samples_starts:
+        world = _others(run, found.task)
+        fresh = _from(world, run, found, 1)
+        said = {name: fresh.summary[name] for name in fresh.summary if name != EPISODES}
+        said["the same doing nothing"] = f"{_of_nothing(world):.5g}"
+        summary |= {f"{name}, from {fresh.rollouts.x.shape[1]} fresh starts": value for name, value in said.items()}
+    return here._replace(summary=summary, fresh=fresh)
 
 
 def measure(seeds: list[int], algorithm: Algorithm, world: World, states: Any, episodes: int) -> Evaluation:
     """Noise-free episodes of each seed's policy, `episodes` from each condition of a world."""
-    rollouts = jax.device_get(loop.deploy(algorithm, world, episodes, jax.random.key(KEY), states))
-    cost, valid = rollouts.cost.sum(-1), np.asarray(rollouts.valid)
+
+    def roll(episodes: int) -> Rollouts:
+        return jax.device_get(loop.deploy(algorithm, world, episodes, jax.random.key(KEY), states))
+
+    return _judged(seeds, world, roll, episodes)
+
+
+def _judged(seeds: list[int], world: World, roll: Callable[[int], Rollouts], episodes: int) -> Evaluation:
+    """What the rollouts of all seeds from each condition, of which `roll` makes a number, come to."""
+    rollouts, alike = _distinct(world, roll, episodes)
+    cost, valid = np.asarray(rollouts.cost).sum(-1), np.asarray(rollouts.valid)
     by_seed = np.array([c[v].mean() if v.any() else np.nan for c, v in zip(cost, valid, strict=True)])
     best = 0 if np.isnan(by_seed).all() else int(np.nanargmin(by_seed))
     summary, success = {"mean cost of an episode": _with_interval(by_seed, cost[0][valid[0]])}, None
@@ -99,8 +144,20 @@ def measure(seeds: list[int], algorithm: Algorithm, world: World, states: Any, e
         reached = jax.device_get(jax.vmap(jax.vmap(jax.vmap(world.problem.success)))(rollouts.x, rollouts.u))
         success = (reached & valid).mean((1, 2))
         summary |= _of_success(success, valid[0].size)
-    summary["noise-free episodes"] = f"{episodes} of each of {len(seeds)} seed(s), from each condition"
+    N, M = valid.shape[1:]
+    summary[EPISODES] = f"{M} of each of {len(seeds)} seed(s), from each condition"
+    if alike:
+        summary[EPISODES] = f"1 of each of {len(seeds)} seed(s), from {N} distinct start(s): deterministic, so no more"
     return Evaluation(list(seeds), by_seed, success, seeds[best], summary, rollouts)
+
+
+def _distinct(world: World, roll: Callable[[int], Rollouts], episodes: int) -> tuple[Rollouts, bool]:
+    """The rollouts, of which one from each condition is left where all are the same, and whether they are."""
+    if episodes > 1 and not np.any(world.problem.conditions.cov) and not np.any(world.problem.noise_std):
+        few = roll(min(ALIKE, episodes))
+        if all(np.array_equal(a, a[:, :, :1].repeat(a.shape[2], 2), equal_nan=True) for a in (few.x, few.cost)):
+            return jax.tree.map(lambda leaf: leaf[:, :, :1], few), True
+    return roll(episodes), False
 
 
 def keep(run: Run, evaluation: Evaluation) -> bool:
@@ -131,15 +188,65 @@ def pack(run: Run, found: Trained, seed: int) -> tuple[dict[str, np.ndarray], di
     return packed(policy_of(run, found, seed), found.world.problem, **words)
 
 
-def _held_out(found: Trained, run: Run) -> World:
-    if not isinstance(found.task, Generalises):
+def _others(run: Run, task: Task) -> World:
+    """A task from the conditions that it keeps for testing."""
+    if not isinstance(task, Generalises):
         raise ValueError(f"conditions='held-out': {run.spec.task['name']} keeps no conditions for testing.")
-    if found.algorithm.exploit(loop.of_seed(found.states, 0)).per_condition:
-        raise ValueError(
-            f"conditions='held-out': {run.spec.algorithm['name']} learns a controller for each condition it is trained "
-            "on, and has none for others. An algorithm that trains one policy for all is needed."
+    return task.held_out().world()
+
+
+def _of_nothing(world: World) -> float:
+    """Mean cost of an episode from each condition without any action."""
+    nothing = jax.tree.map(np.zeros_like, world.problem.first_controller)
+    rollouts = world.rollout(LinearGaussianPolicy(nothing), 1, jax.random.key(KEY))
+    return float(np.nanmean(np.asarray(rollouts.cost).sum(-1)))
+
+
+def _from(world: World, run: Run, found: Trained, episodes: int) -> Evaluation:
+    """What each seed would deploy, from other conditions than those of training."""
+    starts = (np.asarray(one.problem.conditions.mean) for one in (found.world, world))
+    chosen, key = nearest(*starts), jax.random.key(KEY)
+    make = eqx.filter_jit(world.rollout) if world.traceable else world.rollout
+
+    def of_seed(state: Any, episodes: int) -> Rollouts:
+        policy = found.algorithm.exploit(state)
+        if policy.per_condition:
+            policy = jax.tree.map(lambda leaf: leaf[chosen] if eqx.is_array(leaf) else leaf, policy)
+        return jax.device_get(make(policy, episodes, key))
+
+    def roll(episodes: int) -> Rollouts:
+        every = [of_seed(loop.of_seed(found.states, s), episodes) for s in range(len(run.spec.seeds))]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *every)
+
+    return _judged(run.spec.seeds, world, roll, episodes)
+
+
+def nearest(known: Float[np.ndarray, "N dx"], starts: Float[np.ndarray, "K dx"]) -> Int[np.ndarray, "K"]:
+    """Which of the known starts is nearest to each start, where every entry is measured by its standard deviation."""
+    std = np.concatenate([known, starts]).std(0)
+    return (((starts[:, None] - known) / np.where(std > 0, std, np.inf)) ** 2).sum(-1).argmin(1)
+
+
+def _setback(run: Run, found: Evaluation) -> dict[str, str]:
+    """Where what was learned is worse than what learning began with, by more than the standard error of that: how much
+    worse, and the likely cause.
+    """
+    metrics, now = run.metrics(), float(np.nanmean(found.cost)) if np.isfinite(found.cost).any() else np.inf
+    cost, std = metrics["cost"].mean(0), metrics["cost_std"][:, 0].mean()
+    error = std / np.sqrt(run.spec.rollouts * found.rollouts.x.shape[1] * len(run.spec.seeds))
+    if not now > cost[0] + error:
+        return {}
+    said = f"the first iteration's rollouts cost {cost[0]:.5g}, the last one's {cost[-1]:.5g}. "
+    if cost[-1] > cost[0] + error:
+        said += (
+            "Likely a fall, or another jump of the cost, which no quadratic fits. Try a shorter horizon, more "
+            "rollouts, a smaller kl_step."
         )
-    return found.task.held_out().world()
+    else:
+        said += (
+            "The controller without its exploration noise is another one, and here a worse one: try more iterations."
+        )
+    return {"WORSE than at the beginning": said}
 
 
 def _of_success(success: np.ndarray, episodes: int) -> dict[str, str]:

@@ -4,15 +4,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pilotfish.algorithms import Algorithm
+from pilotfish.models.cost import without_derivative
 from pilotfish.policies import Policy
 from pilotfish.runs import loop, store
 from pilotfish.runs.columns import columns
 from pilotfish.runs.loop import Turn
 from pilotfish.runs.spec import described
 from pilotfish.runs.store import Run, RunError
+from pilotfish.types import Problem
 from pilotfish.worlds import RolloutsFailed, World
 
 PATIENCE = 3
@@ -89,7 +92,9 @@ def _turns(algorithm: Algorithm, world: World, sizes: Any, begun: tuple[int, Any
             yield turn
             at, refused = turn.i + 1, 0 if np.any(turn.report.info.ok) else refused + 1
             if refused == PATIENCE:
-                raise TrainingFailed(f"stopped after {PATIENCE} refused updates in a row: {explain(turn, 0)}")
+                raise TrainingFailed(
+                    f"stopped after {PATIENCE} refused updates in a row: {explain(turn, 0, algorithm, world.problem)}"
+                )
     except RolloutsFailed as error:
         raise TrainingFailed(f"stopped in iteration {at}: {error}.") from error
 
@@ -109,7 +114,7 @@ def _check_same(run: Run, algorithm: Algorithm, rollouts: int, seeds: Sequence[i
             )
 
 
-def explain(turn: Turn, seed: int) -> str:
+def explain(turn: Turn, seed: int, algorithm: Algorithm, problem: Problem) -> str:
     """Why seed number `seed` refused the update of this turn."""
     outcome = jax.tree.map(lambda leaf: np.asarray(leaf)[seed], turn.report.outcome)
     where = f"iteration {turn.i}"
@@ -118,6 +123,12 @@ def explain(turn: Turn, seed: int) -> str:
             f"{where}: {100 * (1 - outcome.valid):.0f}% of the rollouts are not finite, first at step "
             f"{outcome.broken_at}. Check the task's cost and dynamics there."
         )
+    state, rollouts = loop.of_seed((turn.states, turn.rollouts), seed)
+    if (points := algorithm.expands(state, rollouts)) is not None:
+        refused = np.flatnonzero(~np.asarray(turn.report.info.ok)[seed])
+        x, u = (jnp.concatenate(a[refused]) for a in points)
+        if lacking := without_derivative(problem, x, u):
+            return f"{where}: {lacking}"
     return f"{where}: what was fitted to the rollouts gives no finite update. Raise the rollouts of an iteration."
 
 

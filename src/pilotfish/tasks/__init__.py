@@ -5,7 +5,7 @@ A task's fields are its constants; a registered name is a task with these consta
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -32,6 +32,10 @@ class Stroke(NamedTuple):
 
 class Task(eqx.Module):
     """What is to be done."""
+
+    samples_starts: ClassVar[bool] = False
+    """Whether its conditions are but some of its starts: what is learned is then judged from others as well, those of
+    its method `held_out`."""
 
     @property
     def files(self) -> Sequence[str]:

@@ -5,12 +5,13 @@ becomes of others is said in worlds/environment.py. No formula of the reward is 
 a quadratic function to the rewards of its rollouts.
 """
 
+import dataclasses
 import importlib
 import inspect
 import json
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import equinox as eqx
 import gymnasium
@@ -26,6 +27,8 @@ from pilotfish.worlds.mujoco import quiet
 
 LONGEST = 200
 """Steps of an episode where nothing else is said; the environment's own limit where that is lower."""
+FRESH, FRESH_FROM = 20, 1_000_000
+"""Number of resets from which what was learned is judged, and how far their seeds are from those of training."""
 EXAMPLE = '{"frame_skip": 2}'
 UNENDING = "terminate_when_unhealthy"
 UNBOUNDED = float(np.finfo(np.float32).max)
@@ -39,12 +42,15 @@ def _json(kwargs: str | Mapping[str, Any]) -> str:
 class GymnasiumTask(Task):
     """Gain what an environment of Gymnasium rewards."""
 
+    samples_starts: ClassVar[bool] = True
     env: str = eqx.field(static=True, default="Reacher-v5")
     """The environment's name; MODULE:NAME imports the module that registers it."""
     horizon: int = eqx.field(static=True, default=0)
     """Steps of an episode; 0 for the environment's own limit, or 200 where that is longer."""
     conditions: int = eqx.field(static=True, default=1)
-    """Number of initial states: those after resets by the seeds 0, 1, ..."""
+    """Number of initial states: those after resets by the seeds `first_seed` and following."""
+    first_seed: int = eqx.field(static=True, default=0)
+    """Seed of the first reset."""
     start_std: float = 0.0
     """Standard deviation of every entry of the initial state about them; of a MuJoCo environment of all positions (rad,
     m) and velocities, within the joints' ranges and the equality constraints."""
@@ -57,7 +63,7 @@ class GymnasiumTask(Task):
     """Functions that wrap the environment, the innermost first, as MODULE:FUNCTION."""
 
     def __check_init__(self):
-        for name, least in (("horizon", 0), ("conditions", 1), ("start_std", 0)):
+        for name, least in (("horizon", 0), ("conditions", 1), ("first_seed", 0), ("start_std", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}: must be {least} or more.")
         self.arguments  # noqa: B018  raises what is wrong with them
@@ -105,7 +111,16 @@ class GymnasiumTask(Task):
 
     def world(self) -> GymnasiumWorld:
         problem, reads = self._probed()
-        return GymnasiumWorld(problem, self.make, tuple(range(self.conditions)), reads)
+        return GymnasiumWorld(problem, self.make, self.seeds, reads)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """With which each condition's episodes are reset."""
+        return tuple(range(self.first_seed, self.first_seed + self.conditions))
+
+    def held_out(self) -> "GymnasiumTask":
+        """The same from fresh resets."""
+        return dataclasses.replace(self, first_seed=self.first_seed + FRESH_FROM, conditions=FRESH)
 
     def _probed(self) -> tuple[Problem, Access]:
         """The problem, and how the environment's state is read."""
@@ -113,7 +128,7 @@ class GymnasiumTask(Task):
         reads = access(env, 0)
         if self.start_std and isinstance(reads, Observed):
             raise ValueError(f"start_std={self.start_std}: {self.env} has no state that can be set. Leave it at 0.")
-        starting = [begin(env, reads, seed) for seed in range(self.conditions)]
+        starting = [begin(env, reads, seed) for seed in self.seeds]
         if len(sizes := {len(x) for x in starting}) > 1 or 0 in sizes:
             raise ValueError(f"{self.env}: its states have {sizes} entries; all must have as many, and one or more.")
         states, space = np.array(starting), cast(gymnasium.spaces.Box, env.action_space)
