@@ -56,7 +56,7 @@ def test_a_lock_of_another_machine_is_not_broken(run):
 
 def test_what_broken_off_writing_left_goes_only_under_the_lock(run):
     (run.path / "episodes").mkdir()
-    left = [run.path / ".metrics.csv.17.part", run.path / "episodes" / ".a.safetensors.17.part"]
+    left = [run.path / ".part-17-metrics.csv", run.path / "episodes" / ".part-17-a.safetensors"]
     for path in left:
         path.write_text("half")
     Run(run.path, run.spec).metrics()

@@ -1,5 +1,8 @@
 """Films and pictures: what they show, how long they last, and what is said where nothing can be rendered."""
 
+import errno
+import os
+
 import imageio.v3 as iio
 import mujoco
 import numpy as np
@@ -61,6 +64,28 @@ def test_a_filmstrip_has_a_row_for_some_of_the_conditions(tmp_path):
         iio.imread(film.filmstrip(tmp_path / f"{n}.png", swing(n, 0.04), 0.04, look, "x")).shape[0] for n in (1, 2, 9)
     ]
     assert heights[0] < heights[1] < heights[2] < 4 * heights[0]
+
+
+@pytest.mark.parametrize("name", ["film.gif", "film.mp4", "strip.png"])
+def test_what_breaks_off_leaves_the_picture_before(tmp_path, monkeypatch, name):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / name
+    path.write_bytes(b"before")
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match=rf"{name} cannot be written: No space left on device"):
+            draw(path)
+    assert (path.read_bytes(), list(tmp_path.iterdir())) == (b"before", [path])
+    draw(path)
+    assert iio.imread(path, plugin="FFMPEG" if name.endswith("mp4") else None).std() > 5
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def draw(path):
+    make = film.filmstrip if path.suffix == ".png" else film.film
+    make(path, swing(1, 0.04)[:, :9], 0.04, scene(CartPole()), "x")
 
 
 def test_a_simulation_is_rendered_where_it_is(tmp_path, renderer):

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 CHECKPOINTS_KEPT = 2
 CHECKSUM = "sha256"
+PART = ".part-"
+"""What the name of a file begins with that is being written."""
 METRICS, COLUMNS = "metrics.csv", "columns.json"
 """Files that a checkpoint holds as well."""
 
@@ -135,7 +137,7 @@ class Run:
         with contextlib.ExitStack() as stack:
             with _written(self.path / lock.NAME):
                 stack.enter_context(lock.held(self.path))
-            for left in (*self.path.glob(".*.part"), *self.path.glob("episodes/.*.part")):
+            for left in (*self.path.glob(f"{PART}*"), *self.path.glob(f"episodes/{PART}*")):
                 left.unlink(missing_ok=True)
             self._writes = True
             try:
@@ -384,12 +386,18 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[s
 
 
 def _write(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with replacing(path) as beside:
+        beside.write_bytes(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, of the same suffix, which takes its place if all goes well, and goes if not."""
+    beside = path.with_name(f"{PART}{os.getpid()}-{path.name}")
     with _written(path):
         try:
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
+            yield beside
+            with beside.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(beside, path)
         except BaseException:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from pilotfish.runs.statistics import cost_interval, mean_interval
-from pilotfish.runs.store import Run
+from pilotfish.runs.store import Run, replacing
 from pilotfish.types import DECREASE
 
 mpl.use("agg")
@@ -42,7 +42,8 @@ def learning(runs: Sequence[Run], path: Path) -> Path:
         success.text(0.5, 0.5, "this task defines no success", ha="center", transform=success.transAxes, color=GREY)
     if len(runs) > 1:
         cost.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=130)
     return path
 
 
@@ -65,7 +66,8 @@ def diagnostics(run: Run, path: Path) -> Path:
         _panel(figure.add_subplot(grid[i // 3, i % 3]), metrics, title, shown)
     if wide:
         _changes(figure.add_subplot(grid[-1, :]), metrics, decreases)
-    figure.savefig(path, dpi=130)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=130)
     return path
 
 
@@ -143,7 +145,8 @@ def comparison(
     figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(arms), 4), frameon=False, fontsize=9)
-    figure.savefig(path, dpi=130)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=130)
     return path
 
 

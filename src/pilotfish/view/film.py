@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pilotfish.runs.store import RunError
+from pilotfish.runs.store import RunError, replacing
 from pilotfish.tasks import Entry
 from pilotfish.view.scene import Scene, scene
 
@@ -42,10 +42,11 @@ def film(path: Path, x: np.ndarray, dt: float, look: Scene, caption: str) -> Pat
     hurry = f", {speed:.0f} times faster" if speed >= 1.5 else ""
     frames = [_frame(x[:, t], t * dt, look, caption + hurry) for t in range(0, x.shape[1], step)]
     frames += [frames[-1]] * round(HOLD_SECONDS / seconds)
-    if path.suffix == ".gif":
-        iio.imwrite(path, np.stack(frames), extension=".gif", duration=1000 * seconds, loop=0)
-    else:
-        iio.imwrite(path, np.stack(frames), plugin="FFMPEG", fps=1 / seconds, macro_block_size=2)
+    with replacing(path) as beside:
+        if path.suffix == ".gif":
+            iio.imwrite(beside, np.stack(frames), extension=".gif", duration=1000 * seconds, loop=0)
+        else:
+            iio.imwrite(beside, np.stack(frames), plugin="FFMPEG", fps=1 / seconds, macro_block_size=2)
     return path
 
 
@@ -61,7 +62,8 @@ def filmstrip(path: Path, x: np.ndarray, dt: float, look: Scene, caption: str, c
             _show(axis, x[condition, t], condition, look, scale=0.45)
             if condition == conditions[0]:
                 axis.set_title(f"{t * dt:.1f} s", fontsize=8)
-    figure.savefig(path, dpi=130)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=130)
     return path
 
 
@@ -79,7 +81,8 @@ def sheet(path: Path, entries: Sequence[Entry]) -> Path:
         axis.set_title(entry.name, fontsize=10, color=INK)
     for axis in axes[len(entries) :]:
         axis.set_axis_off()
-    figure.savefig(path, dpi=110)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=110)
     return path
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pilotfish.runs.store import Run
+from pilotfish.runs.store import Run, replacing
 from pilotfish.view import curves
 
 STYLE = """
@@ -41,7 +41,8 @@ def report(runs: Sequence[Run], path: Path) -> Path:
         + "\n".join(body)
         + "</body></html>\n"
     )
-    path.write_text(page, encoding="utf-8")
+    with replacing(path) as beside:
+        beside.write_text(page, encoding="utf-8")
     return path
 
 
