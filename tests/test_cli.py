@@ -202,7 +202,7 @@ def test_export_acts_as_the_policy(capsys, folder, tmp_path):
     policy = load_file(tmp_path / "policy.safetensors")
     assert policy["K"].shape == (1, 60, 1, 4)
     states = Run.open(folder).load_tensors("checkpoint-000003")
-    np.testing.assert_array_equal(policy["k"], states[".controller.k"][1])
+    np.testing.assert_array_equal(policy["k"], states[".best.controller.k"][1])
     np.testing.assert_array_equal(policy["action_high"], [20.0])
     saved = Run.open(folder).load_tensors("evaluation")
     x, u = saved["x"][1, 0, 0], saved["u"][1, 0, 0]

@@ -51,11 +51,9 @@ class Algorithm(eqx.Module):
     def update(self, problem: Problem, state: Any, rollouts: Rollouts, key: Key) -> tuple[Any, Any]:
         """The next state, and what this iteration reports."""
 
-    def expands(self, state: Any, rollouts: Rollouts) -> tuple[Array, Array] | None:
-        """States and actions, with leading axes (N, n), at which `update` takes the derivatives of a known cost; None
-        if it takes none.
-        """
-        return None
+    def refusal(self, problem: Problem, state: Any, rollouts: Rollouts, ok: Bool[Array, "N"]) -> str:
+        """Why these rollouts improved no condition that is not `ok`, in words for the user; "" if that is not known."""
+        return ""
 
 
 def accepted(ok: Bool[Array, "N"], new: Any, old: Any) -> Any:

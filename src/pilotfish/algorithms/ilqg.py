@@ -49,6 +49,7 @@ from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import quadratic
 from pilotfish.algorithms import Algorithm, accepted, check_number
+from pilotfish.models.cost import without_derivative
 from pilotfish.models.known import Expansion, expand, known
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Quadratic, Rollouts, Shown
@@ -176,8 +177,8 @@ class ILQG(Algorithm):
     def exploit(self, state: State) -> LinearGaussianPolicy:
         return LinearGaussianPolicy(state.controller)
 
-    def expands(self, state: State, rollouts: Rollouts) -> tuple[Array, Array]:
-        return state.x[:, None], state.u[:, None]
+    def refusal(self, problem: Problem, state: State, rollouts: Rollouts, ok: Bool[Array, "N"]) -> str:
+        return without_derivative(problem, state.x[~ok], state.u[~ok])
 
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
         f = known(problem, "ilqg").linearised(problem, state.x[:, :-1], state.u)

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float
 from pilotfish.algebra import chain, gaussian, quadratic, regression
 from pilotfish.algebra.batch import each
 from pilotfish.algorithms import Algorithm, check_number
-from pilotfish.models.cost import CostExpansion
+from pilotfish.models.cost import CostExpansion, without_derivative
 from pilotfish.models.dynamics import FittedDynamics, Memory
 from pilotfish.models.nominal import Nominal
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
@@ -159,11 +159,11 @@ class LQRGPS(Algorithm):
         )
         return new, self._info(state, new, step)
 
-    def expands(self, state: State, rollouts: Rollouts) -> tuple[Array, Array]:
-        if self.cost.at == "samples":
-            return rollouts.x, rollouts.u
-        nominal = jax.vmap(Nominal.of)(rollouts.cleaned())
-        return nominal.x[:, None], nominal.u[:, None]
+    def refusal(self, problem: Problem, state: State, rollouts: Rollouts, ok: Bool[Array, "N"]) -> str:
+        refused = jax.tree.map(lambda leaf: leaf[~ok], rollouts)
+        points = refused if self.cost.at == "samples" else jax.vmap(Nominal.of)(refused.cleaned())
+        dx, du, T = problem.dx, problem.du, problem.horizon
+        return without_derivative(problem, points.x.reshape(-1, T + 1, dx), points.u.reshape(-1, T, du))
 
     def _model(self, problem: Problem, memory: Memory | None, rollouts: Rollouts, key: Key):
         """What one condition remembers, what is believed of it, and whether its transitions were enough for that."""

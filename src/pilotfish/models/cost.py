@@ -19,7 +19,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import quadratic, regression
 from pilotfish.algebra.batch import each
@@ -97,19 +97,15 @@ def without_derivative(problem: Problem, x: Float[Array, "n T1 dx"], u: Float[Ar
     if step_cost is None:
         return ""
 
-    def lacks(f: Callable[[Array], Array], z: Float[Array, "d"]) -> Array:
-        # row by row: 0 times nan spreads over the columns
-        derivatives = jnp.column_stack([jax.grad(f)(z), jax.hessian(f)(z)])
-        return jnp.isfinite(f(z)) & ~jnp.isfinite(derivatives).all(1)
+    def step(t: Array, z: Float[Array, "dz"]) -> Array:
+        return _lacks(lambda z: step_cost(z[:dx], z[dx:], t), z)
 
-    def of_one(x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Array:
-        def at(t: Array, z: Float[Array, "dz"]) -> Array:
-            return lacks(lambda z: step_cost(z[:dx], z[dx:], t), z)
+    def trajectory(points: tuple[Float[Array, "T1 dx"], Float[Array, "T du"]]) -> Array:
+        x, u = points
+        last = jnp.pad(_lacks(problem.final_cost, x[-1]), (0, u.shape[-1]))
+        return jnp.concatenate([jax.vmap(step)(jnp.arange(T), jnp.concatenate([x[:-1], u], -1)), last[None]])
 
-        last = jnp.pad(lacks(problem.final_cost, x[-1]), (0, u.shape[-1]))
-        return jnp.concatenate([jax.vmap(at)(jnp.arange(T), jnp.concatenate([x[:-1], u], -1)), last[None]])
-
-    lacking = np.asarray(eqx.filter_jit(jax.lax.map)(lambda one: of_one(*one), (x, u)))
+    lacking = np.asarray(eqx.filter_jit(jax.lax.map)(trajectory, (x, u)))
     if not lacking.any():
         return ""
     t, entry, n = (int(index[0]) for index in np.nonzero(lacking.transpose(1, 2, 0)))
@@ -119,6 +115,12 @@ def without_derivative(problem: Problem, x: Float[Array, "n T1 dx"], u: Float[Ar
         f"the {which} has no finite derivative by entry {i} of the {where}, which is {value:.6g} there. A norm, a "
         "square root or an arccos has none at its target: smooth it, as in sqrt(d'd + 1e-6) - 1e-3."
     )
+
+
+def _lacks(f: Callable[[Array], Array], z: Float[Array, "d"]) -> Bool[Array, "d"]:
+    """By which entries a function that is finite has no finite first or second derivative."""
+    derivatives = jnp.column_stack([jax.grad(f)(z), jax.hessian(f)(z)])  # row by row: 0 times nan spreads over columns
+    return jnp.isfinite(f(z)) & ~jnp.isfinite(derivatives).all(1)
 
 
 def fit(

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pilotfish.types import Key, Step
+from pilotfish.types import Key, Problem, Step
 
 
 class Policy(eqx.Module):
@@ -77,6 +78,13 @@ def of_condition(policy: Policy, n: int) -> Policy:
     return (
         jax.tree.map(lambda leaf: leaf[n] if eqx.is_array(leaf) else leaf, policy) if policy.per_condition else policy
     )
+
+
+def idle(problem: Problem) -> Policy:
+    """What does nothing: the measure of what acting is worth."""
+    from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
+
+    return LinearGaussianPolicy(jax.tree.map(jnp.zeros_like, problem.first_controller))
 
 
 def kinds() -> dict[str, type[Policy]]:

@@ -15,9 +15,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pilotfish.algorithms import Algorithm
-from pilotfish.policies import Policy
+from pilotfish.policies import Policy, idle
 from pilotfish.policies.files import packed
-from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs import RunError, loop
 from pilotfish.runs.statistics import cost_interval, mean_interval, rate_interval
 from pilotfish.runs.store import Run
@@ -197,8 +196,7 @@ def _others(run: Run, task: Task) -> World:
 
 def _of_nothing(world: World) -> float:
     """Mean cost of an episode from each condition without any action."""
-    nothing = jax.tree.map(np.zeros_like, world.problem.first_controller)
-    rollouts = world.rollout(LinearGaussianPolicy(nothing), 1, jax.random.key(KEY))
+    rollouts = world.rollout(idle(world.problem), 1, jax.random.key(KEY))
     return float(np.nanmean(np.asarray(rollouts.cost).sum(-1)))
 
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from pilotfish.algorithms import Algorithm
-from pilotfish.models.cost import without_derivative
 from pilotfish.policies import Policy
 from pilotfish.runs import loop, store
 from pilotfish.runs.columns import columns
@@ -124,12 +123,9 @@ def explain(turn: Turn, seed: int, algorithm: Algorithm, problem: Problem) -> st
             f"{outcome.broken_at}. Check the task's cost and dynamics there."
         )
     state, rollouts = loop.of_seed((turn.states, turn.rollouts), seed)
-    if (points := algorithm.expands(state, rollouts)) is not None:
-        refused = np.flatnonzero(~np.asarray(turn.report.info.ok)[seed])
-        x, u = (jnp.concatenate(a[refused]) for a in points)
-        if lacking := without_derivative(problem, x, u):
-            return f"{where}: {lacking}"
-    return f"{where}: what was fitted to the rollouts gives no finite update. Raise the rollouts of an iteration."
+    known = algorithm.refusal(problem, state, rollouts, jnp.asarray(turn.report.info.ok[seed]))
+    unknown = "what was fitted to the rollouts gives no finite update. Raise the rollouts of an iteration."
+    return f"{where}: {known or unknown}"
 
 
 def _write(run: Run, turn: Turn, iterations: int) -> None:
