@@ -47,6 +47,10 @@ class Algorithm(eqx.Module):
     def exploit(self, state: Any) -> Policy:
         """What we would deploy now."""
 
+    def latest(self, state: Any) -> Policy:
+        """What the last update made of it, noise-free, whether or not we would deploy that."""
+        return self.exploit(state)
+
     @abstractmethod
     def update(self, problem: Problem, state: Any, rollouts: Rollouts, key: Key) -> tuple[Any, Any]:
         """The next state, and what this iteration reports."""

@@ -144,6 +144,9 @@ class LQRGPS(Algorithm):
         """The best controller that was tried."""
         return LinearGaussianPolicy(state.best.controller).noise_free()
 
+    def latest(self, state: State) -> LinearGaussianPolicy:
+        return LinearGaussianPolicy(state.controller).noise_free()
+
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
         keys, data = jax.random.split(key, len(state.eta)), rollouts.cleaned()
         memory, model, enough = each(lambda *one: self._model(problem, *one), state.memory, data, keys)

@@ -210,6 +210,9 @@ class MOTO(Algorithm):
         """The best controller that was tried."""
         return LinearGaussianPolicy(state.best.controller).noise_free()
 
+    def latest(self, state: State) -> LinearGaussianPolicy:
+        return LinearGaussianPolicy(state.controller).noise_free()
+
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
         one, data = jax.vmap(lambda *condition: self._update(problem, *condition)), rollouts.cleaned()
         controller, history, (ok, multipliers, entropy, ess, change) = one(state.controller, state.history, data)

@@ -18,6 +18,7 @@ from pilotfish.cli.results import draw
 from pilotfish.cli.watch import Listener, Watch
 from pilotfish.registry import named
 from pilotfish.runs import RunError, evaluation, loop
+from pilotfish.runs.measured import measuring
 from pilotfish.runs.spec import SEEDS, Spec, assemble
 from pilotfish.runs.store import Run
 from pilotfish.runs.train import train as turn_the_crank
@@ -26,6 +27,8 @@ from pilotfish.worlds import World
 
 COST = re.compile(r"^--cost(?=$|=)")
 """What is short for --task.cost."""
+MANY = 10
+"""Rollouts of an iteration, beside which one noise-free episode hardly counts."""
 
 
 @dataclasses.dataclass
@@ -42,6 +45,9 @@ class _Train:
     """Number of seeds to run: curves then show their mean and 95% interval."""
     out: Path | None = None
     """The run's folder; by default runs/TASK-ALGORITHM-NUMBER."""
+    measured: int | None = None
+    """Noise-free episodes from each condition in every iteration, by which the best policy is deployed; 0 leaves the
+    choice to the algorithm. By default 1 where an iteration has 10 rollouts or more."""
     checkpoint_every: int = 10
     """Iterations between checkpoints."""
     film: bool = True
@@ -63,9 +69,9 @@ def train(argv: list[str]) -> int:
         default=_Train(default.algorithm, task, default.rollouts, default.iterations),
         description=f"Learn {task_name} with {algorithm_name}. --algorithm NAME chooses another algorithm.",
     )
-    for name, least in (("iterations", 1), ("seeds", 1), ("checkpoint_every", 1), ("seed", 0)):
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be {least} or more.")
+    for name, least in (("measured", 0), ("iterations", 1), ("seeds", 1), ("checkpoint_every", 1), ("seed", 0)):
+        if (value := getattr(args, name)) is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: must be {least} or more.")
     if args.seed + args.seeds > SEEDS:
         raise ValueError(f"--seed {args.seed} --seeds {args.seeds}: seeds must be below {SEEDS}.")
     spec = Spec.of(
@@ -75,6 +81,7 @@ def train(argv: list[str]) -> int:
         iterations=args.iterations,
         seeds=range(args.seed, args.seed + args.seeds),
         checkpoint_every=args.checkpoint_every,
+        measured=int(args.rollouts >= MANY) if args.measured is None else args.measured,
     )
     assembled = _, algorithm, world = assemble(spec)
     loop.check(algorithm, world, args.rollouts)  # before the folder exists
@@ -114,6 +121,7 @@ def resume(argv: list[str]) -> int:
 def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json: bool) -> int:
     """Train, evaluate, draw, and say what came of it."""
     task, algorithm, world = assembled
+    learner = measuring(algorithm, world, run.spec.measured)
     listener = Listener(sys.stderr if as_json else sys.stdout, f"learning goes on, and all is kept in {run.path}.")
     console = Console(file=cast(IO[str], listener), highlight=False)
     console.print(
@@ -123,13 +131,14 @@ def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json
     if caution := algorithm.caution(world.problem, run.spec.rollouts):
         console.print(caution, style="yellow", soft_wrap=True)
     try:
-        with Watch(console, run.spec, algorithm, world.problem) as watch:
+        with Watch(console, run.spec, learner, world.problem) as watch:
             result = turn_the_crank(
                 algorithm,
                 world,
                 rollouts=run.spec.rollouts,
                 iterations=run.spec.iterations,
                 seeds=run.spec.seeds,
+                measured=run.spec.measured,
                 run=run,
                 observe=watch,
             )
@@ -139,7 +148,7 @@ def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json
     except (RunError, OSError) as error:
         kept = f"What was learned before is in {run.path}. Go on with: pilotfish resume {run.path}"
         raise RunError(f"{error} {kept if run.done() else 'Nothing is kept: train anew.'}") from error
-    learned = evaluation.Trained(task, algorithm, world, result.states)
+    learned = evaluation.Trained(task, learner, world, result.states)
     found = evaluation.judge(run, learned, evaluation.ROLLOUTS)
     evaluation.keep(run, found)
     run.save_tensors("policy", *evaluation.pack(run, learned, found.best_seed))

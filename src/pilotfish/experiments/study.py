@@ -184,6 +184,7 @@ def _run(job: Job, observe: Observer) -> Metrics:
                 rollouts=spec.rollouts,
                 iterations=spec.iterations,
                 seeds=spec.seeds,
+                measured=spec.measured,
                 run=run,
                 observe=lambda turn: observe(job, turn.i + 1),
             )

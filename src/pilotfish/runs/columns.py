@@ -7,6 +7,7 @@ import math
 from typing import Any, get_type_hints
 
 from pilotfish.algorithms import Algorithm
+from pilotfish.runs.measured import bare
 from pilotfish.types import Shown
 
 Columns = dict[str, dict[str, Any]]
@@ -15,13 +16,24 @@ Columns = dict[str, dict[str, Any]]
 
 def columns(algorithm: Algorithm, *reports: Any) -> Columns:
     """How the fields of an algorithm's reports are shown; those without an annotation are not."""
-    found: Columns = {}
+    found, algorithm = {}, bare(algorithm)
     for report in reports:
         for name, hint in get_type_hints(type(report), include_extras=True).items():
             for note in getattr(hint, "__metadata__", ()):
                 if isinstance(note, Shown):
                     found[name] = note._asdict() | {"bound": _bound(algorithm, note.bound)}
+        found = columns(algorithm, *filter(_is_report, report)) | found
     return found
+
+
+def flat(report: Any) -> dict[str, Any]:
+    """A report's numbers by name, those of reports within it first."""
+    inner = {name: value for part in filter(_is_report, report) for name, value in flat(part).items()}
+    return inner | {name: value for name, value in report._asdict().items() if not _is_report(value)}
+
+
+def _is_report(value: Any) -> bool:
+    return hasattr(value, "_asdict")
 
 
 def _bound(algorithm: Algorithm, setting: str) -> float | None:

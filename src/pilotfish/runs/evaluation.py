@@ -18,6 +18,7 @@ from pilotfish.algorithms import Algorithm
 from pilotfish.policies import Policy, idle
 from pilotfish.policies.files import packed
 from pilotfish.runs import RunError, loop
+from pilotfish.runs.measured import measuring
 from pilotfish.runs.statistics import cost_interval, mean_interval, rate_interval
 from pilotfish.runs.store import Run
 from pilotfish.tasks import Task
@@ -88,6 +89,7 @@ class Generalises(Protocol):
 def trained(run: Run) -> Trained:
     """A run as objects again, and its newest states. RunError if it has none."""
     task, algorithm, world = run.assemble()
+    algorithm = measuring(algorithm, world, run.spec.measured)
     like = loop.initial(algorithm, world, run.spec.rollouts, loop.root_keys(run.spec.seeds))
     return Trained(task, algorithm, world, run.load_checkpoint(like)[1])
 

@@ -59,6 +59,8 @@ class Spec:
     iterations: int
     seeds: list[int]
     checkpoint_every: int
+    measured: int = 0
+    """noise-free episodes from each condition after every iteration, by which what is deployed is chosen"""
     version: str = pilotfish.__version__
     x64: bool = dataclasses.field(default_factory=computes_in_float64)
     format: int = FORMAT
@@ -73,12 +75,13 @@ class Spec:
         iterations: int,
         seeds: Iterable[int],
         checkpoint_every: int,
+        measured: int = 0,
     ) -> "Spec":
         """Of a task and an algorithm, each with its name in the registry."""
         stored = [{"name": name, "options": described(module)} for name, module in (task, algorithm)]
         if files := task[1].files:
             stored[0]["files"] = {path: _digest(path) for path in files}
-        return cls(stored[0], stored[1], rollouts, iterations, list(seeds), checkpoint_every)
+        return cls(stored[0], stored[1], rollouts, iterations, list(seeds), checkpoint_every, measured)
 
     @classmethod
     def read(cls, fields: dict[str, Any]) -> "Spec":
@@ -90,6 +93,7 @@ class Spec:
             _check_named(name, fields[name])
         for name in ("rollouts", "iterations", "checkpoint_every"):
             _check_whole(name, fields[name], 1, COUNTS)
+        _check_whole("measured", fields["measured"], 0, COUNTS)
         if type(fields["seeds"]) is not list or not fields["seeds"]:
             raise ValueError(f"seeds is {fields['seeds']!r}, and must be a list of whole numbers")
         for seed in fields["seeds"]:

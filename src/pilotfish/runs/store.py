@@ -38,7 +38,7 @@ import pilotfish
 from pilotfish.algorithms import Algorithm
 from pilotfish.policies import files
 from pilotfish.runs import RunError, RunWarning, lock, trust
-from pilotfish.runs.columns import Columns
+from pilotfish.runs.columns import Columns, flat
 from pilotfish.runs.loop import Report
 from pilotfish.runs.spec import FORMAT, Spec, assemble, computes_in_float64
 from pilotfish.tasks import Task
@@ -371,7 +371,7 @@ class Run:
 
 def flatten(report: Report) -> dict[str, Any]:
     """A report's fields by name, the columns of `metrics.csv`: arrays (seed,). `ok` is the part of the conditions."""
-    fields = {**report.outcome._asdict(), **report.info._asdict()}
+    fields = flat(report)
     return fields | {"ok": np.asarray(fields["ok"], float).mean(-1)}
 
 

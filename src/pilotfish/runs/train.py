@@ -12,6 +12,7 @@ from pilotfish.policies import Policy
 from pilotfish.runs import loop, store
 from pilotfish.runs.columns import columns
 from pilotfish.runs.loop import Turn
+from pilotfish.runs.measured import measuring
 from pilotfish.runs.spec import described
 from pilotfish.runs.store import Run, RunError
 from pilotfish.types import Problem
@@ -43,10 +44,14 @@ def train(
     rollouts: int,
     iterations: int,
     seeds: Sequence[int] = (0,),
+    measured: int = 0,
     run: Run | None = None,
     observe: Callable[[Turn], None] = lambda turn: None,
 ) -> Result:
     """Learn from `rollouts` episodes from each condition in each of `iterations` iterations, for each seed.
+
+    What would be deployed is then measured by as many noise-free episodes from each condition as `measured` says, and
+    the best measured is deployed; with 0 the algorithm's own choice is.
 
     With a `run`, metrics and checkpoints go to its folder, and a run that has some goes on where it stopped; ValueError
     if this is not what the run is made of. Whatever ends the training (an error, Ctrl-C), the last whole iteration is
@@ -54,6 +59,9 @@ def train(
     off.
     """
     loop.check(algorithm, world, rollouts)
+    if run is not None:
+        _check_same(run, algorithm, {"rollouts": rollouts, "seeds": list(seeds), "measured": measured})
+    algorithm = measuring(algorithm, world, measured)
     states, sizes = loop.initial(algorithm, world, rollouts, loop.root_keys(seeds)), (rollouts, iterations, seeds)
     if run is None:
         reports = []
@@ -62,7 +70,6 @@ def train(
             states = turn.states
             observe(turn)
         return Result(states, _stack(reports), algorithm.exploit(loop.of_seed(states, 0)))
-    _check_same(run, algorithm, rollouts, seeds)
     with run.writing():
         if iterations > run.spec.iterations or iterations < run.done():
             run.extend(iterations)
@@ -98,12 +105,9 @@ def _turns(algorithm: Algorithm, world: World, sizes: Any, begun: tuple[int, Any
         raise TrainingFailed(f"stopped in iteration {at}: {error}.") from error
 
 
-def _check_same(run: Run, algorithm: Algorithm, rollouts: int, seeds: Sequence[int]) -> None:
+def _check_same(run: Run, algorithm: Algorithm, asked: dict[str, Any]) -> None:
     """Refuse to go on with a run by other means than it was begun with: its metrics would be of neither."""
-    asked, found = (
-        {"rollouts": rollouts, "seeds": list(seeds)},
-        {"rollouts": run.spec.rollouts, "seeds": run.spec.seeds},
-    )
+    found = {name: getattr(run.spec, name) for name in asked}
     if stored := run.spec.algorithm.get("options"):
         asked, found = asked | described(algorithm), found | stored
     for name in asked.keys() | found.keys():

@@ -21,7 +21,7 @@ INK, BLUE, RED, GREY = "#1b2a38", "#1f6fb2", "#c8452f", "#8a97a3"
 ROLLOUTS = "rollouts from each condition"
 STYLES = ("-", "--", ":")
 COLOURS_OF_A_PANEL = (BLUE, GREY, INK)
-LEARNING = ("cost", "success")
+LEARNING = ("cost", "success", "noise_free_cost", "noise_free_success")
 """What learning curves show."""
 COLOURS = (BLUE, RED, "#2f8f5b", "#8b5fb0", "#c98a1b", "#3aa6a6")
 
@@ -32,15 +32,21 @@ def learning(runs: Sequence[Run], path: Path) -> Path:
     cost, success = figure.subplots(1, 2)
     for run, colour in zip(runs, COLOURS * len(runs), strict=False):
         metrics = run.metrics()
-        _band(cost, metrics["rollouts"], metrics["cost"], colour, _label(run, runs))
-        _band(success, metrics["rollouts"], 100 * metrics["success"], colour, _label(run, runs))
+        label = _label(run, runs) if len(runs) > 1 else "rollouts"
+        _band(cost, metrics["rollouts"], metrics["cost"], colour, label)
+        _band(success, metrics["rollouts"], 100 * metrics["success"], colour, label)
+        if "noise_free_cost" in metrics:
+            label = f"{label}, without noise" if len(runs) > 1 else "without noise"
+            whole = np.where(np.isfinite(metrics["noise_free_cost"]), metrics["noise_free_cost"], np.nan)
+            _band(cost, metrics["rollouts"], whole, colour, label, "--")
+            _band(success, metrics["rollouts"], 100 * metrics["noise_free_success"], colour, label, "--")
     positive = all((run.metrics()["cost"] > 0).all() for run in runs)
     _axis(cost, "cost of an episode", "log" if positive else "linear")
     _axis(success, "rollouts that succeed, %", "linear")
     success.set_ylim(-3, 103)
     if all(np.isnan(run.metrics()["success"]).all() for run in runs):
         success.text(0.5, 0.5, "this task defines no success", ha="center", transform=success.transAxes, color=GREY)
-    if len(runs) > 1:
+    if len(cost.lines) > 1:
         cost.legend(frameon=False, fontsize=8)
     with replacing(path) as beside:
         figure.savefig(beside, dpi=130)
