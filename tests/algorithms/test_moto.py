@@ -45,7 +45,13 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+COVERED = {"reuse over time", "reuse over iterations", "propagated marginals"}
+"""Variants that are parts of others."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in COVERED else name for name in VARIANTS]
+)
 def test_every_variant_approaches_the_known_optimum(name):
     algorithm, samples, iterations, factor = VARIANTS[name]
     states, report = learn(algorithm, samples, iterations)

@@ -1,4 +1,4 @@
-"""The C-step against a generic constrained optimiser, plain LQR, dense joint Gaussians, and 800 random systems."""
+"""The C-step against a generic constrained optimiser, plain LQR, dense joint Gaussians, and hundreds of random systems."""
 
 import equinox as eqx
 import jax
@@ -46,10 +46,14 @@ def ours(problem):
     )
 
 
-@eqx.filter_jit
 def solve(problem, kl_step, trust, guess=jnp.nan):
     """One kl_step for all problems, or one each."""
-    guess, kl_step = (jnp.broadcast_to(a, problem[1].A.shape[0]) for a in (guess, kl_step))
+    each = (jnp.broadcast_to(jnp.asarray(a, float), problem[1].A.shape[0]) for a in (kl_step, guess))
+    return _solve(problem, *each, trust)
+
+
+@eqx.filter_jit
+def _solve(problem, kl_step, guess, trust):
     start, dynamics, cost, final, q = problem
     of_one = jax.vmap(lambda start, f, cost, final, q, e, g: c_step(start, f, Objective(cost, final), q, e, trust, g))
     return of_one(start, dynamics, cost, final, q, kl_step, guess)
@@ -139,13 +143,13 @@ def test_guess_saves_passes_and_changes_nothing_else():
 
 @pytest.mark.parametrize("trust", TRUSTS)
 def test_random_systems_keep_every_promise(trust):
-    """800 systems: stable and not, convex and not, regular and nearly singular, bounds from 1e-3 to 10 nats."""
-    passes = []
+    """Systems stable and not, convex and not, regular and nearly singular, bounds from 1e-3 to 10 nats."""
+    n, passes = 100 if trust == "trajectory" else 40, []
     for number, (growth, convex, spread) in enumerate(
         (growth, convex, spread) for growth in (0.9, 1.0, 1.1, 1.6) for convex, spread in ((True, 3.0), (False, 0.5))
     ):
-        problem = ours(systems(100 + number, 100, 20, 4, 2, growth, convex, spread))
-        bound = 10 ** np.random.default_rng(number).uniform(-3, 1 if convex else 0, 100)
+        problem = ours(systems(100 + number, n, 20, 4, 2, growth, convex, spread))
+        bound = 10 ** np.random.default_rng(number).uniform(-3, 1 if convex else 0, n)
         step = solve(problem, jnp.asarray(bound), trust)
         assert step.found.all()
         for leaf in jax.tree.leaves(step):
@@ -225,12 +229,16 @@ def ties(seed, problems):
     return policy, rng.uniform(0.2, 2.0, (n, T)), rng.normal(size=(n, T, du))
 
 
-@eqx.filter_jit
 def solve_tied(problem, policy, nu, lam, kl_step, trust):
-    def one(start, dynamics, cost, final, q, policy, nu, lam):
+    return _solve_tied(problem, policy, nu, lam, jnp.full(len(nu), kl_step), trust)
+
+
+@eqx.filter_jit
+def _solve_tied(problem, policy, nu, lam, kl_step, trust):
+    def one(start, dynamics, cost, final, q, policy, nu, lam, kl_step):
         return c_step(start, dynamics, Objective(cost, final).tied(policy, nu, lam), q, kl_step, trust)
 
-    return jax.vmap(one)(*problem, policy, nu, lam)
+    return jax.vmap(one)(*problem, policy, nu, lam, kl_step)
 
 
 def as_policy(numbers_):
