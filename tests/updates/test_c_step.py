@@ -1,4 +1,4 @@
-"""The C-step against a generic constrained optimiser, plain LQR, dense joint Gaussians, and hundreds of random systems."""
+"""The C-step against a generic constrained optimiser, plain LQR, joint Gaussians, and hundreds of random systems."""
 
 import equinox as eqx
 import jax

@@ -15,14 +15,17 @@ Columns = dict[str, dict[str, Any]]
 
 
 def columns(algorithm: Algorithm, *reports: Any) -> Columns:
-    """How the fields of an algorithm's reports are shown; those without an annotation are not."""
+    """How the fields of an algorithm's reports are shown; those without an annotation are not.
+
+    They stand report after report, and a report's own fields before those of the reports within it.
+    """
     found, algorithm = {}, bare(algorithm)
     for report in reports:
         for name, hint in get_type_hints(type(report), include_extras=True).items():
             for note in getattr(hint, "__metadata__", ()):
                 if isinstance(note, Shown):
                     found[name] = note._asdict() | {"bound": _bound(algorithm, note.bound)}
-        found = columns(algorithm, *filter(_is_report, report)) | found
+        found |= columns(algorithm, *filter(_is_report, report))
     return found
 
 
