@@ -24,10 +24,9 @@ from pilotfish.algebra import gaussian
 from pilotfish.algebra.batch import each
 from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.models import local
-from pilotfish.models.cost import CostExpansion, without_derivative
+from pilotfish.models.cost import CostExpansion
 from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.models.local import LocalModel
-from pilotfish.models.nominal import Nominal
 from pilotfish.models.regressed import Memory
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.types import (
@@ -149,10 +148,7 @@ class LQRGPS(Algorithm):
         return new, self._info(state, new, step)
 
     def refusal(self, problem: Problem, state: State, rollouts: Rollouts, ok: Bool[Array, "N"]) -> str:
-        refused = jax.tree.map(lambda leaf: leaf[~ok], rollouts)
-        points = refused if self.cost.at == "samples" else jax.vmap(Nominal.of)(refused.cleaned())
-        dx, du, T = problem.dx, problem.du, problem.horizon
-        return without_derivative(problem, points.x.reshape(-1, T + 1, dx), points.u.reshape(-1, T, du))
+        return local.obstacle(self.cost, problem, rollouts, ok)
 
     def _step(self, model: LocalModel, controller: LinearGaussian, kl_step: Array, eta: Array, enough: Array) -> CStep:
         """One condition's new controller."""

@@ -5,10 +5,11 @@ All three are made in deviations from the mean trajectory of the condition's rol
 
 from typing import Any, NamedTuple
 
+import jax
 from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import chain, quadratic, regression
-from pilotfish.models.cost import CostExpansion
+from pilotfish.models.cost import CostExpansion, without_derivative
 from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.models.nominal import Nominal
 from pilotfish.types import Gaussian, Key, LinearDynamics, LinearGaussian, Problem, Quadratic, Rollouts
@@ -39,3 +40,11 @@ def fit(
     memory, fitted, enough = dynamics.fit(memory, rollouts, nominal, key)
     start = Gaussian(*regression.moments(rollouts.x[:, 0] - nominal.x[0], rollouts.weight[:, 0]))
     return memory, LocalModel(nominal, start, fitted, *cost(problem, rollouts, nominal)), enough
+
+
+def obstacle(cost: CostExpansion, problem: Problem, rollouts: Rollouts, ok: Bool[Array, "N"]) -> str:
+    """Why no model was made of the conditions that are not `ok`, in words for the user; "" if that is not known."""
+    refused = jax.tree.map(lambda leaf: leaf[~ok], rollouts)
+    points = refused if cost.at == "samples" else jax.vmap(Nominal.of)(refused.cleaned())
+    dx, du, T = problem.dx, problem.du, problem.horizon
+    return without_derivative(problem, points.x.reshape(-1, T + 1, dx), points.u.reshape(-1, T, du))
