@@ -1,0 +1,428 @@
+"""The S-step of guided policy search: a network learns to act as the local controllers do (MDGPS, section 3).
+
+With `N(pi(o), Sigma)` the network's action and `N(mu_it(x), C_it)` that of condition i's controller at step t, summed
+over the samples j of the newest iterations, the expected KL of the network to the controllers is, but for constants,
+
+    1/2 sum_itj w_it [ (pi(o) - mu_it(x))' C_it^-1 (pi(o) - mu_it(x)) + tr(C_it^-1 Sigma) - log |Sigma| ]
+
+so the mean is a weighted least-squares fit and the covariance has a closed form (GPS'14, section 4),
+
+    Sigma = [ sum w_it C_it^-1 / sum w_it ]^-1
+
+States of earlier iterations count too, with the actions that the *new* controllers take there. A term
+`sum lambda_it' pi(o)` (BADMM's dual) completes the square: the target becomes `mu_it(x) - C_it lambda_it / w_it`.
+
+All is done in coordinates without units. Inputs are centred and divided by their standard deviations; the network's
+function does not change by that, for the first layer is changed inversely. Actions are centred at the best constant
+action, and divided by the root of what the targets vary by and of what the network's noise is. Minibatches are drawn
+in proportion to weight and precision, one sample from each of `batch` equal parts of the memory, so that all
+conditions and times have their share in each and no sample weighs more than another in the gradient.
+
+| symbol    | paper             | code     |
+| w         | BADMM, nu         | weight   |
+| lambda    | BADMM, lambda     | linear   |
+| C_it^-1   | MDGPS, section 3  | half' half |
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.scipy.linalg as jsl
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Int
+
+from pilotfish.algebra import gaussian, regression
+from pilotfish.policies.network import ACTIVATIONS, Activation, NetworkPolicy
+from pilotfish.types import Key, LinearGaussian, Problem, Rollouts
+
+Optimiser = Literal["adam", "lbfgs"]
+Precision = Literal["float32", "float64"]
+
+FIRST_OUTPUT = 0.1
+"""Of the last layer's initial weights so much is left, so that an untaught network acts about as the best constant."""
+COLLAPSED = 0.01
+"""What varies by less than this part of what it should follow counts as constant."""
+
+
+class Memory(NamedTuple):
+    """What the S-step remembers: K iterations of rollouts, the newest first, and where its optimiser stopped."""
+
+    o: Float[Array, "K N M T do"]
+    x: Float[Array, "K N M T dx"]
+    happened: Bool[Array, "K N M T"]
+    taught: Bool[Array, ""]
+    """Whether the network learned anything yet."""
+    optimiser: Any
+    """Adam's moments of the flat vector of weights, in whitened coordinates; None with L-BFGS."""
+
+
+class Taught(NamedTuple):
+    """What an S-step reports. Losses are means over the memory, without units."""
+
+    loss_before: Float[Array, ""]
+    """Mean squared distance to the targets in standard deviations of the controllers, summed over actions."""
+    loss_after: Float[Array, ""]
+    """Likewise, of the network as it leaves."""
+    kl: Float[Array, "N"]
+    """Mean KL of the network to the new controllers in this iteration's states, nats a step; 0 where no step
+    happened."""
+    idle: Float[Array, ""]
+    """Fraction of hidden units that have one and the same value in all that is remembered: dead, or saturated."""
+    constant: Bool[Array, ""]
+    """Whether the network acts alike everywhere although its targets vary."""
+    finite: Bool[Array, ""]
+    """False where the training overflowed: policy and optimiser are as they were."""
+
+
+Layers = list[tuple[Float[Array, "..."], Float[Array, "..."]]]
+"""Weights (out, in) and bias (out,) of each layer."""
+
+
+class _Goal(NamedTuple):
+    """What is to be learned, in users' units."""
+
+    target: Float[Array, "K N M T du"]
+    share: Float[Array, "K N M T"]
+    """Normalised weights: they sum to 1, or to 0 if nothing happened."""
+    half: Float[Array, "N T du du"]
+    """`C^-1 = half' half`, of the controllers of steps that happened."""
+    factor: Float[Array, "du du"]
+    """Lower Cholesky factor of Sigma."""
+
+
+class _White(NamedTuple):
+    """Coordinates without units: `s = (o - shift) / scale`, `v = (u - centre) / spread`."""
+
+    shift: Float[Array, "do"]
+    scale: Float[Array, "do"]
+    varies: Bool[Array, "do"]
+    """Whether an entry varies in the memory."""
+    centre: Float[Array, "du"]
+    spread: Float[Array, "du"]
+
+
+class _Samples(NamedTuple):
+    """The memory in whitened coordinates. The loss is `sum share |root[row] (net(s) - v)|^2`."""
+
+    s: Float[Array, "n do"]
+    v: Float[Array, "n du"]
+    share: Float[Array, "n"]
+    root: Float[Array, "it du du"]
+    """Of mean square 1; one for each condition and time step."""
+    row: Int[Array, "n"]
+
+
+class SStep(eqx.Module):
+    """How the network is taught."""
+
+    optimiser: Optimiser = eqx.field(static=True, default="adam")
+    """Minibatches by Adam (MDGPS, BADMM), or the whole memory by L-BFGS (GPS'14)."""
+    steps: int = eqx.field(static=True, default=4000)
+    """Steps of Adam; with L-BFGS the most steps, where a few hundred do, for it ends when the loss falls no more."""
+    batch: int = eqx.field(static=True, default=25)
+    """Samples of one step of Adam."""
+    learning_rate: float = 1e-3
+    """Adam's step size, in whitened coordinates."""
+    memory: int = eqx.field(static=True, default=3)
+    """Iterations whose states are learned from, this one included."""
+    precision: Precision = eqx.field(static=True, default="float32")
+    """Of the training; what is folded into the network before and after has that of the problem."""
+
+    def __check_init__(self):
+        for name, choices in (("optimiser", Optimiser), ("precision", Precision)):
+            if (value := getattr(self, name)) not in get_args(choices):
+                raise ValueError(f"{name}={value!r}: choose one of {', '.join(get_args(choices))}.")
+        for name, what in (("steps", "step"), ("batch", "sample a step"), ("memory", "iteration, this one")):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: give at least 1 {what}.")
+        if isinstance(self.learning_rate, int | float) and not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate}: the step size must be positive.")
+
+    def begin(self, problem: Problem, policy: NetworkPolicy, episodes: int) -> Memory:
+        """What is remembered before the first of iterations with `episodes` rollouts from each condition: nothing."""
+        shape = (self.memory, len(problem.conditions.mean), episodes, problem.horizon)
+        weights = ravel_pytree(eqx.filter(policy.net, eqx.is_array))[0].astype(self.precision)
+        return Memory(
+            o=jnp.zeros((*shape, problem.do)),
+            x=jnp.zeros((*shape, problem.dx)),
+            happened=jnp.zeros(shape, bool),
+            taught=jnp.asarray(False),
+            optimiser=optax.scale_by_adam().init(weights) if self.optimiser == "adam" else None,
+        )
+
+    def __call__(
+        self,
+        memory: Memory,
+        policy: NetworkPolicy,
+        rollouts: Rollouts,
+        controllers: LinearGaussian,
+        key: Key,
+        weight: Float[Array, "N T"] | float = 1.0,
+        linear: Float[Array, "N T du"] | float = 0.0,
+    ) -> tuple[NetworkPolicy, Memory, Taught]:
+        """The network after it learned from these rollouts and from those remembered.
+
+        `controllers` have the leading axes (N, T). Weights need not be normalised, and `linear` belongs to them: both
+        may be multiplied by one number. Where a weight is 0 nothing is learned. Rollouts should be `cleaned`.
+        """
+        memory = _remembered(memory, rollouts)
+        goal = _goal(memory, controllers, weight, linear)
+        white = _white(memory, goal, policy)
+        samples = _samples(memory, goal, white)
+        start = _folded(policy, white, memory.taught)
+        trained, moments = self._trained(start, policy.activation, samples, memory.optimiser, key)
+        new = _unfolded(trained, policy, white, goal.factor)
+        anything, finite = (goal.share > 0).any(), _all_finite((new, moments))
+        ok = anything & finite
+        new, layers, moments = _chosen(ok, (new, trained, moments), (policy, start, memory.optimiser))
+        before, after = (_measured(layers, policy.activation, samples) for layers in (start, layers))
+        report = Taught(
+            loss_before=jnp.where(anything, before.loss, 0.0),
+            loss_after=jnp.where(anything, after.loss, 0.0),
+            kl=_kl(new, memory, goal, controllers),
+            idle=jnp.where(anything, after.idle, 0.0),
+            constant=anything & after.constant,
+            finite=finite | ~anything,
+        )
+        return new, memory._replace(taught=memory.taught | ok, optimiser=moments), report
+
+    def _trained(
+        self, layers: Layers, activation: Activation, samples: _Samples, moments: Any, key: Key
+    ) -> tuple[Layers, Any]:
+        """The layers after training, and Adam's moments."""
+        weights, unravel = ravel_pytree(_cast(layers, self.precision))
+        s, v, share, root, row = _cast(samples, self.precision)
+
+        def errors(weights: Float[Array, "p"], rows: Int[Array, "b"] | slice) -> Float[Array, "b"]:
+            out, _ = _forward(unravel(weights), activation, s[rows])
+            return (jnp.einsum("bij,bj->bi", root[row[rows]], out - v[rows]) ** 2).sum(-1)
+
+        if self.optimiser == "adam":
+            rows = _draws(samples.share, self.steps, self.batch, key)
+            weights, moments = adam(
+                lambda weights, rows: errors(weights, rows).mean(), weights, moments, rows, self.learning_rate
+            )
+        else:
+            part = share / share.sum()
+            weights = lbfgs(lambda weights: part @ errors(weights, slice(None)), weights, self.steps)
+        return _cast(unravel(weights), samples.s.dtype), moments
+
+
+def adam(
+    loss: Callable[[Array, Array], Array],
+    weights: Float[Array, "p"],
+    moments: Any,
+    batches: Any,
+    learning_rate: Float[Array, ""] | float,
+) -> tuple[Float[Array, "p"], Any]:
+    """Weights and moments after a step of Adam on `loss(weights, batches[i])` for each i."""
+    solver: Any = optax.scale_by_adam()
+
+    def step(carry: tuple[Array, Any], batch: Any):
+        weights, moments = carry
+        direction, moments = solver.update(jax.grad(loss)(weights, batch), moments)
+        return (weights - learning_rate * direction, moments), None
+
+    return jax.lax.scan(step, (weights, moments), batches)[0]
+
+
+def lbfgs(loss: Callable[[Array], Array], weights: Float[Array, "p"], steps: int) -> Float[Array, "p"]:
+    """Weights after at most so many steps of L-BFGS; it ends where the loss falls no more, but for rounding."""
+    solver: Any = optax.lbfgs()
+    value_and_grad: Any = optax.value_and_grad_from_state(loss)
+
+    def step(carry: tuple[Array, Any, Array, Array]):
+        weights, state, _, i = carry
+        value, grad = value_and_grad(weights, state=state)
+        change, state = solver.update(grad, state, weights, value=value, grad=grad, value_fn=loss)
+        after: Any = optax.tree_utils.tree_get(state, "value")
+        fell = value - after > jnp.finfo(value.dtype).eps * value
+        return weights + change, state, fell, i + 1
+
+    start = weights, solver.init(weights), jnp.asarray(True), jnp.asarray(0)
+    return jax.lax.while_loop(lambda carry: carry[2] & (carry[3] < steps), step, start)[0]
+
+
+def _remembered(old: Memory, rollouts: Rollouts) -> Memory:
+    """The memory with this iteration in front; the oldest is forgotten. What did not happen is 0."""
+
+    def front(new: Array, old: Array) -> Array:
+        return jnp.concatenate([new[None], old[:-1]])
+
+    happened = rollouts.happened
+    o, x = (jnp.where(happened[..., None], leaf[..., :-1, :], 0.0) for leaf in (rollouts.o, rollouts.x))
+    return old._replace(o=front(o, old.o), x=front(x, old.x), happened=front(happened, old.happened))
+
+
+def _goal(
+    memory: Memory, p: LinearGaussian, weight: Float[Array, "N T"] | float, linear: Float[Array, "N T du"] | float
+) -> _Goal:
+    N, T, du = p.k.shape
+    weight = jnp.broadcast_to(weight, (N, T))
+    share = jnp.where(memory.happened, weight[:, None], 0.0)
+    total = share.sum()
+    share = share / jnp.where(total > 0, total, 1.0)
+    used = memory.happened.any((0, 2))
+    eye = jnp.broadcast_to(jnp.eye(du), (N, T, du, du))
+    K, k, chol, linear, weight = (
+        jnp.where(used.reshape(N, T, *(1,) * (leaf.ndim - 2)), leaf, other)
+        for leaf, other in (
+            (p.K, 0.0),
+            (p.k, 0.0),
+            (p.chol, eye),
+            (jnp.broadcast_to(linear, (N, T, du)), 0.0),
+            (weight, 1.0),
+        )
+    )
+    half = gaussian.solve_chol(chol, eye)
+    linear = linear / jnp.where(weight > 0, weight, jnp.inf)[..., None]
+    k = k - jnp.einsum("ntij,ntkj,ntk->nti", chol, chol, linear)
+    target = jnp.einsum("ntij,knmtj->knmti", K, memory.x) + k[:, None]
+    inverse = jnp.einsum("nt,ntij,ntik->jk", share.sum((0, 2)), half, half)
+    upper = jnp.flip(gaussian.robust_cholesky(jnp.flip(inverse, (0, 1))), (0, 1))
+    factor = jsl.solve_triangular(upper, jnp.eye(du)).T  # upper upper' is the inverse of factor factor'
+    return _Goal(target, share, half, factor)
+
+
+def _white(memory: Memory, goal: _Goal, policy: NetworkPolicy) -> _White:
+    """Whitening of the inputs by what is remembered, and of the actions by the targets."""
+    share = goal.share.ravel()
+    newest = jnp.argmax(share)
+    o = memory.o.reshape(len(share), -1)
+    shift = o[newest] + share @ (o - o[newest])
+    std = jnp.sqrt(share @ (o - shift) ** 2)
+    size = jnp.where(share[:, None] > 0, jnp.abs(o), 0.0).max(0)
+    varies = std > regression.ROUNDING * jnp.finfo(o.dtype).eps * size
+    constant = jnp.where(memory.taught, policy.scale, jnp.where(size > 0, size, 1.0))
+    target = goal.target.reshape(len(share), -1)
+    pull = jnp.einsum("knmt,ntij,ntil,knmtl->j", goal.share, goal.half, goal.half, goal.target - target[newest])
+    centre = target[newest] + goal.factor @ (goal.factor.T @ pull)
+    spread = jnp.sqrt(share @ (target - centre) ** 2 + (goal.factor**2).sum(-1))
+    return _White(shift, jnp.where(varies, std, constant), varies, centre, spread)
+
+
+def _samples(memory: Memory, goal: _Goal, white: _White) -> _Samples:
+    N, T, du = goal.half.shape[:3]
+    known = goal.share[..., None] > 0
+    s = jnp.where(known & white.varies, (memory.o - white.shift) / white.scale, 0.0)
+    v = jnp.where(known, (goal.target - white.centre) / white.spread, 0.0)
+    root = goal.half * white.spread
+    square = (root**2).mean((-2, -1)) * du
+    row = jnp.broadcast_to(jnp.arange(N * T).reshape(N, 1, T), goal.share.shape)
+    return _Samples(
+        s=s.reshape(-1, s.shape[-1]),
+        v=v.reshape(-1, du),
+        share=(goal.share * square[:, None]).ravel(),
+        root=(root / jnp.sqrt(square)[..., None, None]).reshape(-1, du, du),
+        row=row.ravel(),
+    )
+
+
+def _folded(policy: NetworkPolicy, white: _White, taught: Bool[Array, ""]) -> Layers:
+    """The layers of the same function in whitened coordinates; of small output if nothing was taught yet."""
+    layers = _layers(policy)
+    weight, bias = layers[0]
+    again = weight * (white.scale / policy.scale), bias + weight @ ((white.shift - policy.shift) / policy.scale)
+    layers[0] = _chosen(taught, again, (jnp.where(white.varies, weight, 0.0), bias))
+    weight, bias = layers[-1]
+    again = weight / white.spread[:, None], (bias - white.centre) / white.spread
+    layers[-1] = _chosen(taught, again, (FIRST_OUTPUT * weight, jnp.zeros_like(bias)))
+    return layers
+
+
+def _unfolded(layers: Layers, policy: NetworkPolicy, white: _White, factor: Float[Array, "du du"]) -> NetworkPolicy:
+    """The policy in users' units of layers in whitened coordinates."""
+    weight, bias = layers[-1]
+    layers = [*layers[:-1], (white.spread[:, None] * weight, white.spread * bias + white.centre)]
+    return eqx.tree_at(
+        lambda p: (
+            *(layer.weight for layer in p.net.layers),
+            *(layer.bias for layer in p.net.layers),
+            p.shift,
+            p.scale,
+            p.factor,
+        ),
+        policy,
+        (*(weight for weight, _ in layers), *(bias for _, bias in layers), white.shift, white.scale, factor),
+    )
+
+
+def _layers(policy: NetworkPolicy) -> Layers:
+    return [(layer.weight, cast(Array, layer.bias)) for layer in policy.net.layers]
+
+
+def _forward(layers: Layers, activation: Activation, s: Float[Array, "b do"]) -> tuple[Float[Array, "b du"], list]:
+    """Output and hidden units of a batch of inputs."""
+    hidden = []
+    for weight, bias in layers[:-1]:
+        s = ACTIVATIONS[activation](s @ weight.T + bias)
+        hidden.append(s)
+    weight, bias = layers[-1]
+    return s @ weight.T + bias, hidden
+
+
+def _draws(share: Float[Array, "n"], steps: int, batch: int, key: Key) -> Int[Array, "steps batch"]:
+    """Samples drawn in proportion to `share`: in every step one from each of `batch` parts of equal share."""
+    upto = jnp.cumsum(share)
+    part = (jnp.arange(batch) + jax.random.uniform(key, (steps, batch))) / batch
+    return jnp.searchsorted(upto, jnp.minimum(part * upto[-1], jnp.nextafter(upto[-1], 0.0)), side="right")
+
+
+class _Measured(NamedTuple):
+    loss: Float[Array, ""]
+    idle: Float[Array, ""]
+    constant: Bool[Array, ""]
+
+
+def _measured(layers: Layers, activation: Activation, samples: _Samples) -> _Measured:
+    """What the whole memory says of a network."""
+    out, hidden = _forward(layers, activation, samples.s)
+    error = (jnp.einsum("nij,nj->ni", samples.root[samples.row], out - samples.v) ** 2).sum(-1)
+    known = samples.share > 0
+
+    def extent(z: Float[Array, "n d"]) -> tuple[Float[Array, "d"], Float[Array, "d"]]:
+        """How far each column varies, and its magnitude."""
+        some = z[jnp.argmax(samples.share)]
+        z = jnp.where(known[:, None], z, some)
+        return z.max(0) - z.min(0), jnp.abs(z).max(0)
+
+    rounding = regression.ROUNDING * jnp.finfo(out.dtype).eps
+    idle = [varies <= rounding * size for varies, size in map(extent, hidden)]
+    acts, wanted = extent(out)[0].max(), extent(samples.v)[0].max()
+    return _Measured(
+        loss=samples.share @ error,
+        idle=jnp.concatenate(idle).mean(dtype=float) if idle else jnp.zeros(()),
+        constant=(wanted > COLLAPSED) & (acts < COLLAPSED * wanted),
+    )
+
+
+def _kl(policy: NetworkPolicy, memory: Memory, goal: _Goal, p: LinearGaussian) -> Float[Array, "N"]:
+    """KL of the network to the controllers, mean over the newest iteration's steps, in nats."""
+    happened, x, o = memory.happened[0], memory.x[0], memory.o[0]
+    layers = _layers(policy)
+    action, _ = _forward(layers, policy.activation, ((o - policy.shift) / policy.scale).reshape(-1, o.shape[-1]))
+    mean = jnp.einsum("ntij,nmtj->nmti", p.K, x) + p.k[:, None]
+    off = jnp.einsum("ntij,nmtj->nmti", goal.half, action.reshape(mean.shape) - mean)
+    wide = goal.half @ policy.factor
+    noise = 0.5 * ((wide**2).sum((-2, -1)) - mean.shape[-1] - gaussian.log_det(wide))
+    kl = jnp.where(happened, 0.5 * (off**2).sum(-1) + noise[:, None], 0.0)
+    return kl.sum((1, 2)) / jnp.maximum(happened.sum((1, 2)), 1)
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    """The same tree with floats of another precision."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree)
+
+
+def _all_finite(tree: Any) -> Bool[Array, ""]:
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+
+
+def _chosen(condition: Bool[Array, ""], this: Any, other: Any) -> Any:
+    """One of two trees alike."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b) if eqx.is_array(a) else a, this, other)
