@@ -214,6 +214,11 @@ ALGORITHMS = _table(
         "pilotfish.algorithms.mdgps:MDGPS",
     ),
     Entry(
+        "mdgps-linear",
+        "its exact case, mirror descent: one linear-Gaussian controller for all conditions",
+        "pilotfish.algorithms.mdgps_linear:MDGPSLinear",
+    ),
+    Entry(
         "ilqg",
         "iterative LQG on known dynamics, within action limits (Tassa et al., 2012, 2014)",
         "pilotfish.algorithms.ilqg:ILQG",

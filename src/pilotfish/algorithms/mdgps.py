@@ -127,6 +127,9 @@ class MDGPS(Algorithm):
     """The network."""
     teach: SStep = SStep()
     """How it learns."""
+    imagined: int = eqx.field(static=True, default=5)
+    """Episodes of each new controller in its condition's model, from whose states the network learns beside those of
+    the rollouts: it sees where it is sent before it is there. 0: from the rollouts alone (the paper)."""
     noise_smoothing: float = eqx.field(static=True, default=0.0)
     """Standard deviation, in time steps, of the Gaussian filter that smooths exploration noise over time; 0: white."""
 
@@ -135,6 +138,7 @@ class MDGPS(Algorithm):
             if (value := getattr(self, name)) not in get_args(choices):
                 raise ValueError(f"{name}={value!r}: choose one of {', '.join(get_args(choices))}.")
         check_number(self, "kl_step", lambda v: v > 0, "the bound on the KL must be positive")
+        check_number(self, "imagined", lambda v: v >= 0, "a number of episodes; 0 imagines none")
         check_number(self, "noise_smoothing", lambda v: v >= 0, "a standard deviation; 0 leaves the noise white")
 
     def init(self, problem: Problem, episodes: int, key: Key) -> State:
@@ -151,7 +155,7 @@ class MDGPS(Algorithm):
             taught=jnp.asarray(False),
             transitions=transitions,
             visited=visited,
-            lessons=self.teach.begin(problem, policy, episodes),
+            lessons=self.teach.begin(problem, policy, episodes + self.imagined),
         )
 
     def explore(self, state: State) -> Policy:
@@ -167,7 +171,7 @@ class MDGPS(Algorithm):
 
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
         N, data = len(state.eta), rollouts.cleaned()
-        fit_key, linear_key, teach_key = jax.random.split(key, 3)
+        fit_key, linear_key, imagine_key, teach_key = jax.random.split(key, 4)
         fit = functools.partial(local.fit, self.dynamics, self.cost, problem)
         transitions, model, enough = each(fit, state.transitions, data, jax.random.split(fit_key, N))
         linearised = functools.partial(self._reference, problem, state.policy, state.taught)
@@ -178,7 +182,8 @@ class MDGPS(Algorithm):
         tried = reference if self.step_rule == "global" else jax.vmap(_inwards)(model, state.controller)
         factor = self.step.factor(state.steps, jax.vmap(LocalModel.expected_cost)(model, tried))
         step = each(self._step, model, reference, state.controller, self.kl_step * factor, state.eta, enough)
-        policy, lessons, taught = self.teach(state.lessons, state.policy, data, step.controller, teach_key)
+        seen = self._with_imagined(problem, model, step.controller, data, imagine_key)
+        policy, lessons, taught = self.teach(state.lessons, state.policy, seen, step.controller, teach_key)
         promised = jax.vmap(LocalModel.expected_cost)(model, jax.vmap(_inwards)(model, step.controller))
         new = State(
             controller=step.controller,
@@ -225,6 +230,16 @@ class MDGPS(Algorithm):
         step = c_step(model.start, model.dynamics, objective, reference, kl_step, self.trust, eta)
         step = step._replace(controller=model.nominal.outwards(step.controller))
         return kept_unless(step.found & enough, step, controller)
+
+    def _with_imagined(
+        self, problem: Problem, model: LocalModel, controllers: LinearGaussian, data: Rollouts, key: Key
+    ) -> Rollouts:
+        """The rollouts, and episodes of the new controllers that never happened."""
+        if self.imagined == 0:
+            return data
+        more = local.imagined(problem, model, controllers, data, self.imagined, key)
+        data = eqx.tree_at(lambda r: r.episode, data, None, is_leaf=lambda leaf: leaf is None)
+        return jax.tree.map(lambda *both: jnp.concatenate(both, 1), data, more)
 
     def _info(self, new: State, step: CStep, taught: s_step.Taught) -> Info:
         bounded = step.kl.mean(-1) if self.trust == "trajectory" else step.kl

@@ -6,9 +6,10 @@ All three are made in deviations from the mean trajectory of the condition's rol
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pilotfish.algebra import chain, quadratic, regression
+from pilotfish.algebra import chain, gaussian, quadratic, regression
 from pilotfish.models.cost import CostExpansion, without_derivative
 from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.models.nominal import Nominal
@@ -28,6 +29,52 @@ class LocalModel(NamedTuple):
         """Expected cost of an episode of a controller, which is a function of the deviations."""
         z, last = chain.forward(self.start, self.dynamics, controller)
         return quadratic.expectation(self.cost, z).sum() + quadratic.expectation(self.final, last)
+
+
+def imagined(
+    problem: Problem, model: LocalModel, controllers: LinearGaussian, visited: Rollouts, episodes: int, key: Key
+) -> Rollouts:
+    """Episodes of new controllers in the models of N conditions, as rollouts without a cost.
+
+    The new controllers will go where those that were rolled out have not been: whoever learns from them should see
+    those states too. A model is believed near its data only. So an episode breaks off where it leaves the box of all
+    states that were `visited` from any condition, doubled about its middle.
+    """
+    low, high = _box(visited)
+    low, high = low - (high - low) / 2, high + (high - low) / 2
+
+    def episode(model: LocalModel, controller: LinearGaussian, key: Key) -> Rollouts:
+        x, u = _simulated(model, model.nominal.inwards(controller), key)
+        x, u = x + model.nominal.x, u + model.nominal.u
+        inside = ((x >= low) & (x <= high)).all(-1)
+        steps = jnp.cumprod(inside[:-1] & inside[1:]).sum()
+        return Rollouts(x, jax.vmap(problem.observe)(x), u, jnp.zeros(len(x)), steps, None)
+
+    keys = jax.random.split(key, (len(controllers.k), episodes))
+    return jax.vmap(jax.vmap(episode, (None, None, 0)))(model, controllers, keys).cleaned()
+
+
+def _box(rollouts: Rollouts) -> tuple[Float[Array, "dx"], Float[Array, "dx"]]:
+    """The smallest and largest value of each entry of the state."""
+    reached = jnp.concatenate([rollouts.happened[..., :1], rollouts.happened], -1)[..., None]
+    return (
+        jnp.where(reached, rollouts.x, jnp.inf).min((0, 1, 2)),
+        jnp.where(reached, rollouts.x, -jnp.inf).max((0, 1, 2)),
+    )
+
+
+def _simulated(model: LocalModel, p: LinearGaussian, key: Key) -> tuple[Float[Array, "T1 dx"], Float[Array, "T du"]]:
+    """States and actions of an episode, in deviations."""
+    first, *keys = jax.random.split(key, 1 + len(p.k))
+
+    def step(x: Float[Array, "dx"], now: tuple[LinearDynamics, LinearGaussian, Key]):
+        f, p, key = now
+        act, move = jax.random.split(key)
+        u = p.mean(x) + p.chol @ jax.random.normal(act, p.k.shape)
+        return gaussian.draw(Gaussian(f.A @ x + f.B @ u + f.c, f.cov), move), (x, u)
+
+    last, (x, u) = jax.lax.scan(step, gaussian.draw(model.start, first), (model.dynamics, p, jnp.stack(keys)))
+    return jnp.concatenate([x, last[None]]), u
 
 
 def fit(
