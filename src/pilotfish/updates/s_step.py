@@ -186,13 +186,14 @@ class SStep(eqx.Module):
         anything, finite = (goal.share > 0).any(), _all_finite((new, moments))
         ok = anything & finite
         new, layers, moments = _chosen(ok, (new, trained, moments), (policy, start, memory.optimiser))
-        before, after = (_measured(layers, policy.activation, samples) for layers in (start, layers))
+        both = jax.tree.map(lambda *leaves: jnp.stack(leaves), start, layers)
+        said: _Measured = jax.lax.map(lambda layers: _measured(layers, policy.activation, samples), both)
         report = Taught(
-            loss_before=jnp.where(anything, before.loss, 0.0),
-            loss_after=jnp.where(anything, after.loss, 0.0),
+            loss_before=jnp.where(anything, said.loss[0], 0.0),
+            loss_after=jnp.where(anything, said.loss[1], 0.0),
             kl=_kl(new, memory, goal, controllers),
-            idle=jnp.where(anything, after.idle, 0.0),
-            constant=anything & after.constant,
+            idle=jnp.where(anything, said.idle[1], 0.0),
+            constant=anything & said.constant[1],
             finite=finite | ~anything,
         )
         return new, memory._replace(taught=memory.taught | ok, optimiser=moments), report
@@ -309,7 +310,8 @@ def _white(memory: Memory, goal: _Goal, policy: NetworkPolicy) -> _White:
     varies = std > regression.ROUNDING * jnp.finfo(o.dtype).eps * size
     constant = jnp.where(memory.taught, policy.scale, jnp.where(size > 0, size, 1.0))
     target = goal.target.reshape(len(share), -1)
-    pull = jnp.einsum("knmt,ntij,ntil,knmtl->j", goal.share, goal.half, goal.half, goal.target - target[newest])
+    off = jnp.einsum("ntij,knmtj->knmti", goal.half, goal.target - target[newest])
+    pull = jnp.einsum("ntij,knmti->j", goal.half, goal.share[..., None] * off)
     centre = target[newest] + goal.factor @ (goal.factor.T @ pull)
     spread = jnp.sqrt(share @ (target - centre) ** 2 + (goal.factor**2).sum(-1))
     return _White(shift, jnp.where(varies, std, constant), varies, centre, spread)
