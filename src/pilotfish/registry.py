@@ -209,6 +209,11 @@ ALGORITHMS = _table(
         {"dynamics.prior": "gmm", "kl_step": 0.3},
     ),
     Entry(
+        "mdgps",
+        "mirror descent guided policy search: local controllers teach a network (Montgomery & Levine, 2016)",
+        "pilotfish.algorithms.mdgps:MDGPS",
+    ),
+    Entry(
         "ilqg",
         "iterative LQG on known dynamics, within action limits (Tassa et al., 2012, 2014)",
         "pilotfish.algorithms.ilqg:ILQG",

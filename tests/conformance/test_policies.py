@@ -10,6 +10,7 @@ from oracles import point_mass
 
 from pilotfish import acting
 from pilotfish.policies import files, kinds, of_condition, over_conditions
+from pilotfish.policies.either import Either
 from pilotfish.policies.gaussian import GaussianPolicy
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.policies.network import Network
@@ -63,6 +64,7 @@ POLICIES = {
         lambda p: p.factor, network(activation="softplus"), jnp.array([[0.7]])
     ),
     "linear network": lambda: network(depth=0),
+    "either": lambda: Either.of(LinearGaussianPolicy(controllers()), network(), jnp.array([0.3, 0.7]), T),
 }
 
 
@@ -83,6 +85,12 @@ WORLDS = {
 
 @pytest.fixture(params=POLICIES)
 def policy(request):
+    return POLICIES[request.param]()
+
+
+@pytest.fixture(params=[name for name in POLICIES if name != "either"])
+def gaussian_policy(request):
+    """A policy that without noise is a function of what it sees."""
     return POLICIES[request.param]()
 
 
@@ -130,6 +138,23 @@ def test_begins_where_the_rollout_begins(world):
     np.testing.assert_array_equal(rollouts.episode[..., 2:], rollouts.o[:, :, 0])
 
 
+def test_chance_alone_decides_which_of_two_acts():
+    """Who acts in a step is drawn for it, as often as `chance` says."""
+    first, second = LinearGaussianPolicy(controllers()).noise_free(), network().noise_free()
+    policy = Either.of(first, second, jnp.array([0.3, 0.7]), T)
+    rollouts = JaxWorld(problem()).rollout(policy, 500, KEY)
+
+    def both(own, x, o):
+        return jax.vmap(jax.vmap(own.mean), (None, 0, 0))(jnp.arange(T), x, o)
+
+    at = rollouts.x[:, :, :-1], rollouts.o[:, :, :-1]
+    by_first, by_second = (np.isclose(over_conditions(both, own, *at), rollouts.u)[..., 0] for own in (first, second))
+    assert (by_first ^ by_second).all()
+    np.testing.assert_allclose(by_second.mean(1), np.broadcast_to([[0.3], [0.7]], (N, T)), atol=0.08)
+    never = JaxWorld(problem()).rollout(Either.of(first, second, jnp.zeros(N), T), M, KEY)
+    assert np.isclose(over_conditions(both, first, never.x[:, :, :-1], never.o[:, :, :-1]), never.u).all()
+
+
 def test_compiled_is_as_on_the_host(policy):
     world = JaxWorld(problem())
     compiled = eqx.filter_jit(lambda policy, key: world.rollout(policy, M, key))(policy, KEY)
@@ -153,8 +178,8 @@ def world_start(n):
     return jax.tree.map(lambda leaf: leaf[n], problem().conditions)
 
 
-def test_noise_free_has_the_mean_and_no_noise(policy):
-    silent = policy.noise_free()
+def test_noise_free_has_the_mean_and_no_noise(gaussian_policy):
+    silent = gaussian_policy.noise_free()
     world = JaxWorld(problem())
     one, two = (world.rollout(silent, 1, key) for key in jax.random.split(KEY))
     x0 = one.x[:, 0, 0]
@@ -162,7 +187,7 @@ def test_noise_free_has_the_mean_and_no_noise(policy):
     def first(own, x):
         return own.mean(0, x, see_the_place(x))
 
-    np.testing.assert_allclose(one.u[:, 0, 0], over_conditions(first, policy, x0), rtol=1e-12)
+    np.testing.assert_allclose(one.u[:, 0, 0], over_conditions(first, gaussian_policy, x0), rtol=1e-12)
     assert not equal(one.x, two.x)  # the starts differ
 
 
@@ -175,22 +200,22 @@ def test_stored_and_loaded_acts_to_the_bit(policy, tmp_path):
         assert equal(world.rollout(loaded, M, KEY), world.rollout(policy, M, KEY))
 
 
-def test_acts_in_numpy_as_on_the_host(policy, tmp_path):
-    write_tensors(tmp_path / "policy.safetensors", *files.packed(policy, problem()))
+def test_acts_in_numpy_as_on_the_host(gaussian_policy, tmp_path):
+    write_tensors(tmp_path / "policy.safetensors", *files.packed(gaussian_policy, problem()))
     act = acting.load(tmp_path / "policy.safetensors")
-    rollouts = WORLDS["mujoco"]().rollout(policy.noise_free(), M, KEY)
-    seen = rollouts.x if policy.per_condition else rollouts.o
+    rollouts = WORLDS["mujoco"]().rollout(gaussian_policy.noise_free(), M, KEY)
+    seen = rollouts.x if gaussian_policy.per_condition else rollouts.o
     for n, m, t in np.ndindex(N, M, T):
         u = act(t, np.asarray(seen[n, m, t]), condition=n)
         np.testing.assert_allclose(u, np.clip(rollouts.u[n, m, t], -2, 2), rtol=1e-12, atol=1e-14)
 
 
-def test_density_entropy_and_divergence(policy):
+def test_density_entropy_and_divergence(gaussian_policy):
     """By Monte Carlo over the policy's own actions, and SciPy's density."""
     from scipy.stats import multivariate_normal
 
-    assert isinstance(policy, GaussianPolicy)
-    own, x = of_condition(policy, 1), jnp.array([0.4, -0.1])
+    assert isinstance(gaussian_policy, GaussianPolicy)
+    own, x = of_condition(gaussian_policy, 1), jnp.array([0.4, -0.1])
     at = (2, x, see_the_place(x))
     mean, chol = np.asarray(own.mean(*at)), np.asarray(own.chol(*at))
     law = multivariate_normal(mean, chol @ chol.T)

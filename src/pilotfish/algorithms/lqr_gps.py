@@ -2,8 +2,7 @@
 
 What the MOTO paper calls "GPS". Each iteration, from rollouts of the current time-varying linear-Gaussian controllers:
 
-    dynamics of each step, with a prior        models/dynamics.py
-    second-order expansion of the cost         models/cost.py
+    dynamics and cost about the trajectory     models/local.py
     size of this step, from the last one       updates/step_size.py
     best controller within the trust region    updates/c_step
     what is deployed: the best one tried       updates/best_so_far.py
@@ -13,6 +12,7 @@ What the MOTO paper calls "GPS". Each iteration, from rollouts of the current ti
 | eta    | GPS'14, section 3 | eta       |
 """
 
+import functools
 from typing import Annotated, ClassVar, NamedTuple, get_args
 
 import equinox as eqx
@@ -20,21 +20,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pilotfish.algebra import chain, gaussian, quadratic, regression
+from pilotfish.algebra import gaussian
 from pilotfish.algebra.batch import each
 from pilotfish.algorithms import Algorithm, check_number
-from pilotfish.models.cost import CostExpansion, without_derivative
-from pilotfish.models.dynamics import FittedDynamics, Memory
-from pilotfish.models.nominal import Nominal
+from pilotfish.models import local
+from pilotfish.models.cost import CostExpansion
+from pilotfish.models.dynamics import FittedDynamics
+from pilotfish.models.local import LocalModel
+from pilotfish.models.regressed import Memory
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.types import (
     DECREASE,
-    Gaussian,
     Key,
-    LinearDynamics,
     LinearGaussian,
     Problem,
-    Quadratic,
     Rollouts,
     Shown,
 )
@@ -83,21 +82,6 @@ class Info(NamedTuple):
     """Mean factor of `kl_step` by the adaptation of the step size."""
     predicted: Annotated[Float[Array, ""], Shown(DECREASE)]
     """Mean decrease of the expected cost of an episode that the model promises."""
-
-
-class Model(NamedTuple):
-    """What is believed of a condition: `x_0`, and dynamics and cost of all steps, in deviations from `nominal`."""
-
-    nominal: Nominal
-    start: Gaussian
-    dynamics: LinearDynamics
-    cost: Quadratic
-    final: Quadratic
-
-    def expected_cost(self, controller: LinearGaussian) -> Float[Array, ""]:
-        """Expected cost of an episode of a controller."""
-        z, last = chain.forward(self.start, self.dynamics, self.nominal.inwards(controller))
-        return quadratic.expectation(self.cost, z).sum() + quadratic.expectation(self.final, last)
 
 
 class LQRGPS(Algorithm):
@@ -149,33 +133,24 @@ class LQRGPS(Algorithm):
 
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
         keys, data = jax.random.split(key, len(state.eta)), rollouts.cleaned()
-        memory, model, enough = each(lambda *one: self._model(problem, *one), state.memory, data, keys)
-        now = jax.vmap(Model.expected_cost)(model, state.controller)
+        fit = functools.partial(local.fit, self.dynamics, self.cost, problem)
+        memory, model, enough = each(fit, state.memory, data, keys)
+        now = jax.vmap(_expected_cost)(model, state.controller)
         factor = self.step.factor(state.steps, now)
         step = each(self._step, model, state.controller, self.kl_step * factor, state.eta, enough)
         new = State(
             controller=step.controller,
             eta=step.eta.mean(-1),
-            steps=Steps(factor, now, jax.vmap(Model.expected_cost)(model, step.controller)),
+            steps=Steps(factor, now, jax.vmap(_expected_cost)(model, step.controller)),
             best=state.best.after(state.controller, data),
             memory=memory,
         )
         return new, self._info(state, new, step)
 
     def refusal(self, problem: Problem, state: State, rollouts: Rollouts, ok: Bool[Array, "N"]) -> str:
-        refused = jax.tree.map(lambda leaf: leaf[~ok], rollouts)
-        points = refused if self.cost.at == "samples" else jax.vmap(Nominal.of)(refused.cleaned())
-        dx, du, T = problem.dx, problem.du, problem.horizon
-        return without_derivative(problem, points.x.reshape(-1, T + 1, dx), points.u.reshape(-1, T, du))
+        return local.obstacle(self.cost, problem, rollouts, ok)
 
-    def _model(self, problem: Problem, memory: Memory | None, rollouts: Rollouts, key: Key):
-        """What one condition remembers, what is believed of it, and whether its transitions were enough for that."""
-        nominal = Nominal.of(rollouts)
-        memory, dynamics, enough = self.dynamics.fit(memory, rollouts, nominal, key)
-        start = Gaussian(*regression.moments(rollouts.x[:, 0] - nominal.x[0], rollouts.weight[:, 0]))
-        return memory, Model(nominal, start, dynamics, *self.cost(problem, rollouts, nominal)), enough
-
-    def _step(self, model: Model, controller: LinearGaussian, kl_step: Array, eta: Array, enough: Array) -> CStep:
+    def _step(self, model: LocalModel, controller: LinearGaussian, kl_step: Array, eta: Array, enough: Array) -> CStep:
         """One condition's new controller."""
         objective, reference = Objective(model.cost, model.final), model.nominal.inwards(controller)
         step = c_step(model.start, model.dynamics, objective, reference, kl_step, self.trust, eta)
@@ -197,3 +172,7 @@ class LQRGPS(Algorithm):
             step_factor=new.steps.factor.mean(),
             predicted=(new.steps.before - new.steps.promised).mean(),
         )
+
+
+def _expected_cost(model: LocalModel, controller: LinearGaussian) -> Float[Array, ""]:
+    return model.expected_cost(model.nominal.inwards(controller))

@@ -75,9 +75,14 @@ def over_conditions(f: Callable[..., Any], policy: Policy, *args: Any) -> Any:
 
 def of_condition(policy: Policy, n: int) -> Policy:
     """The policy that acts in condition n."""
-    return (
-        jax.tree.map(lambda leaf: leaf[n] if eqx.is_array(leaf) else leaf, policy) if policy.per_condition else policy
-    )
+    return of_conditions(policy, n)
+
+
+def of_conditions(policy: Policy, which: int | slice) -> Policy:
+    """The policy that acts in some conditions; for a slice the condition stays the leading axis."""
+    if not policy.per_condition:
+        return policy
+    return jax.tree.map(lambda leaf: leaf[which] if eqx.is_array(leaf) else leaf, policy)
 
 
 def idle(problem: Problem) -> Policy:
@@ -89,7 +94,7 @@ def idle(problem: Problem) -> Policy:
 
 def kinds() -> dict[str, type[Policy]]:
     """All kinds of policies by their name in files; also those that others have defined."""
-    from pilotfish.policies import linear_gaussian, network  # noqa: F401  so that they are among the subclasses
+    from pilotfish.policies import either, linear_gaussian, network  # noqa: F401  so that they are among the subclasses
 
     found: dict[str, type[Policy]] = {}
     classes: list[type] = [Policy]

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import gaussian
-from pilotfish.policies import Policy, over_conditions
+from pilotfish.policies import Policy, of_conditions, over_conditions
 from pilotfish.types import Key, Problem, Rollouts
 from pilotfish.worlds import Finished, RolloutsFailed, World, quoted
 from pilotfish.worlds.plant import Moved, Plant
@@ -51,7 +51,7 @@ class HostWorld(World):
             return _told(self._together(policy, np.asarray(start), keys, randoms), finished)
         rows = []
         for n in range(N):
-            alone = jax.tree.map(lambda leaf, n=n: leaf[n : n + 1], policy) if policy.per_condition else policy
+            alone = of_conditions(policy, slice(n, n + 1))
             for m in range(M):
                 at = (slice(n, n + 1), slice(m, m + 1))
                 one = self._together(alone, np.asarray(start[at]), keys[at], randoms[n * M + m :][:1], [n])

@@ -1,0 +1,248 @@
+"""MDGPS: mirror descent guided policy search (Montgomery & Levine, NIPS 2016).
+
+Local controllers, one for each condition, teach one network, which acts from everywhere. Each iteration, from rollouts
+of the local controllers (off policy) or of the network (on policy):
+
+    dynamics and cost about the trajectories   models/local.py
+    the network as local controllers           models/linearised.py
+    size of this step, from the last one       updates/step_size.py
+    best controllers within a trust region
+    about the linearised network: C-step       updates/c_step
+    the network learns these:     S-step       updates/s_step.py
+
+That is mirror descent: a gradient step in the space of local controllers, and a projection onto those that a network
+can be. Before its first lesson the network is whatever the first controllers are.
+
+| symbol  | paper             | code       |
+| eps     | (2)               | T kl_step  |
+| p_i     | Algorithm 2       | controller |
+| pi      | section 4.1       | reference  |
+| l^k_k, l^{k-1}_k | section 4.2 | Steps    |
+"""
+
+import functools
+from typing import Annotated, ClassVar, Literal, NamedTuple, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from pilotfish.algebra import gaussian
+from pilotfish.algebra.batch import each
+from pilotfish.algorithms import Algorithm, check_number
+from pilotfish.models import local, regressed
+from pilotfish.models.cost import CostExpansion
+from pilotfish.models.dynamics import FittedDynamics
+from pilotfish.models.linearised import Linearisation
+from pilotfish.models.local import LocalModel
+from pilotfish.policies import Policy
+from pilotfish.policies.either import Either
+from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
+from pilotfish.policies.network import Network, NetworkPolicy
+from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Rollouts, Shown
+from pilotfish.updates import s_step
+from pilotfish.updates.c_step import CStep, Objective, TrustRegion, c_step, kept_unless
+from pilotfish.updates.s_step import SStep
+from pilotfish.updates.step_size import Steps, StepSize
+
+Sampling = Literal["off", "on"]
+StepRule = Literal["classic", "global"]
+
+
+class State(NamedTuple):
+    """What the next iteration needs; leading axis, but of what concerns the one network: the condition."""
+
+    controller: LinearGaussian
+    eta: Float[Array, "N"]
+    """Multiplier of the last trust region, nan before the first."""
+    steps: Steps
+    policy: NetworkPolicy
+    taught: Bool[Array, ""]
+    """Whether the network had its first lesson."""
+    transitions: regressed.Memory | None
+    """What the dynamics' prior remembers; None without one."""
+    visited: regressed.Memory | None
+    """What the linearisation's prior remembers; None without one."""
+    lessons: s_step.Memory
+
+
+class Info(NamedTuple):
+    """What an iteration reports. Means are over time steps and conditions."""
+
+    ok: Bool[Array, "N"]
+    """False where a condition keeps its controller: the fitted dynamics in closed loop with the network overflow, or
+    too few transitions were there to fit any."""
+    kl: Annotated[
+        Float[Array, ""],
+        Shown("KL of a step", "nats", bound="kl_step", times="step_factor", column="KL", form="{:.3f}"),
+    ]
+    """Mean expected KL of the new controllers to the linearised network, in the model, nats a step."""
+    kl_max: Annotated[Float[Array, ""], Shown("KL of a step", "nats")]
+    """The largest of what the trust region bounds: a condition's mean over its steps, or a step's KL."""
+    entropy: Annotated[Float[Array, ""], Shown("entropy of a step's actions", "nats")]
+    """Mean entropy of the new controllers' actions, nats a step."""
+    entropy_network: Annotated[Float[Array, ""], Shown("entropy of a step's actions", "nats")]
+    """Entropy of the network's actions, nats a step."""
+    eta: Annotated[Float[Array, ""], Shown("multiplier of the trust region", scale="log")]
+    """Median multiplier of the trust region, in units of the cost."""
+    step_factor: Annotated[Float[Array, ""], Shown("step size, factor", scale="log", column="step", form="{:.2g}")]
+    """Mean factor of `kl_step` by the adaptation of the step size."""
+    predicted: Annotated[Float[Array, ""], Shown(DECREASE)]
+    """Mean decrease of the expected cost of an episode that the models promise, from network to new controllers."""
+    loss_before: Annotated[Float[Array, ""], Shown("loss of the network", scale="log")]
+    """Mean squared distance of the network's actions to the controllers', in their standard deviations."""
+    loss: Annotated[Float[Array, ""], Shown("loss of the network", scale="log", column="loss", form="{:.3g}")]
+    """Likewise, after its lesson."""
+    kl_network: Annotated[Float[Array, ""], Shown("KL of the network to the controllers", "nats", scale="log")]
+    """Mean expected KL of the network's actions to the new controllers', nats a step."""
+    kl_network_max: Annotated[Float[Array, ""], Shown("KL of the network to the controllers", "nats", scale="log")]
+    """The largest of a condition."""
+
+
+class MDGPS(Algorithm):
+    """Mirror descent guided policy search: local controllers teach a network, about which they are improved."""
+
+    default_rollouts: ClassVar[int] = 5
+    default_iterations: ClassVar[int] = 20
+
+    kl_step: float = 1.0
+    """Bound on the expected KL of a controller to the linearised network, nats a step (paper: eps / T)."""
+    trust: TrustRegion = eqx.field(static=True, default="trajectory")
+    """What the bound holds for: the trajectory's mean over its steps (the paper), or every single step."""
+    sampling: Sampling = eqx.field(static=True, default="off")
+    """Who is rolled out: the local controllers (off policy), or the network (on policy)."""
+    step_rule: StepRule = eqx.field(static=True, default="classic")
+    """Whose cost tells whether the last step was too long: the local controllers' (classic), or the network's
+    (global)."""
+    dynamics: FittedDynamics = FittedDynamics(prior="gmm")
+    """How the dynamics are fitted."""
+    cost: CostExpansion = CostExpansion()
+    """How the cost becomes quadratic."""
+    linearise: Linearisation = Linearisation()
+    """How the network becomes a controller of each condition."""
+    step: StepSize = StepSize(smallest=0.1, largest=10.0)
+    """How `kl_step` is adapted."""
+    policy: Network = Network()
+    """The network."""
+    teach: SStep = SStep()
+    """How it learns."""
+    noise_smoothing: float = eqx.field(static=True, default=0.0)
+    """Standard deviation, in time steps, of the Gaussian filter that smooths exploration noise over time; 0: white."""
+
+    def __check_init__(self):
+        for name, choices in (("trust", TrustRegion), ("sampling", Sampling), ("step_rule", StepRule)):
+            if (value := getattr(self, name)) not in get_args(choices):
+                raise ValueError(f"{name}={value!r}: choose one of {', '.join(get_args(choices))}.")
+        check_number(self, "kl_step", lambda v: v > 0, "the bound on the KL must be positive")
+        check_number(self, "noise_smoothing", lambda v: v >= 0, "a standard deviation; 0 leaves the noise white")
+
+    def init(self, problem: Problem, episodes: int, key: Key) -> State:
+        """The problem's first controllers, and a network that knows nothing."""
+        first, N = problem.first_controller, len(problem.conditions.mean)
+        policy = self.policy.policy(problem, key, self.noise_smoothing)
+        memories = self.dynamics.begin(problem, episodes), self.linearise.begin(problem, episodes)
+        transitions, visited = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (N, *leaf.shape)), memories)
+        return State(
+            controller=first,
+            eta=jnp.full(N, jnp.nan, float),
+            steps=self.step.begin(N),
+            policy=policy,
+            taught=jnp.asarray(False),
+            transitions=transitions,
+            visited=visited,
+            lessons=self.teach.begin(problem, policy, episodes),
+        )
+
+    def explore(self, state: State) -> Policy:
+        controllers = LinearGaussianPolicy(state.controller, self.noise_smoothing)
+        if self.sampling == "off":
+            return controllers
+        N, T = state.controller.k.shape[:2]
+        return Either.of(controllers, state.policy, jnp.full(N, state.taught, float), T)
+
+    def exploit(self, state: State) -> NetworkPolicy:
+        """The network."""
+        return state.policy.noise_free()
+
+    def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
+        N, data = len(state.eta), rollouts.cleaned()
+        fit_key, linear_key, teach_key = jax.random.split(key, 3)
+        fit = functools.partial(local.fit, self.dynamics, self.cost, problem)
+        transitions, model, enough = each(fit, state.transitions, data, jax.random.split(fit_key, N))
+        linearised = functools.partial(self._reference, problem, state.policy, state.taught)
+        visited, reference = each(
+            linearised, state.visited, data, model.nominal, state.controller, jax.random.split(linear_key, N)
+        )
+        network = jax.vmap(LocalModel.expected_cost)(model, reference)
+        tried = reference if self.step_rule == "global" else jax.vmap(_inwards)(model, state.controller)
+        factor = self.step.factor(state.steps, jax.vmap(LocalModel.expected_cost)(model, tried))
+        step = each(self._step, model, reference, state.controller, self.kl_step * factor, state.eta, enough)
+        policy, lessons, taught = self.teach(state.lessons, state.policy, data, step.controller, teach_key)
+        promised = jax.vmap(LocalModel.expected_cost)(model, jax.vmap(_inwards)(model, step.controller))
+        new = State(
+            controller=step.controller,
+            eta=step.eta.mean(-1),
+            steps=Steps(factor, network, promised),
+            policy=policy,
+            taught=lessons.taught,
+            transitions=transitions,
+            visited=visited,
+            lessons=lessons,
+        )
+        return new, self._info(new, step, taught)
+
+    def refusal(self, problem: Problem, state: State, rollouts: Rollouts, ok: Bool[Array, "N"]) -> str:
+        return local.obstacle(self.cost, problem, rollouts, ok)
+
+    def _reference(
+        self,
+        problem: Problem,
+        policy: NetworkPolicy,
+        taught: Bool[Array, ""],
+        visited,
+        rollouts,
+        nominal,
+        controller,
+        key,
+    ):
+        """What one condition remembers, and the network as its controller of deviations."""
+        visited, network = self.linearise(problem, policy, visited, rollouts, nominal, key)
+        first = nominal.inwards(controller)
+        return visited, jax.tree.map(lambda network, first: jnp.where(taught, network, first), network, first)
+
+    def _step(
+        self,
+        model: LocalModel,
+        reference: LinearGaussian,
+        controller: LinearGaussian,
+        kl_step: Array,
+        eta: Array,
+        enough: Array,
+    ) -> CStep:
+        """One condition's new controller."""
+        objective = Objective(model.cost, model.final)
+        step = c_step(model.start, model.dynamics, objective, reference, kl_step, self.trust, eta)
+        step = step._replace(controller=model.nominal.outwards(step.controller))
+        return kept_unless(step.found & enough, step, controller)
+
+    def _info(self, new: State, step: CStep, taught: s_step.Taught) -> Info:
+        bounded = step.kl.mean(-1) if self.trust == "trajectory" else step.kl
+        return Info(
+            ok=step.found,
+            kl=step.kl.mean(),
+            kl_max=bounded.max(),
+            entropy=gaussian.entropy(new.controller.chol).mean(),
+            entropy_network=gaussian.entropy(new.policy.factor),
+            eta=jnp.nan_to_num(jnp.nanmedian(step.eta)),
+            step_factor=new.steps.factor.mean(),
+            predicted=(new.steps.before - new.steps.promised).mean(),
+            loss_before=taught.loss_before,
+            loss=taught.loss_after,
+            kl_network=taught.kl.mean(),
+            kl_network_max=taught.kl.max(),
+        )
+
+
+def _inwards(model: LocalModel, controller: LinearGaussian) -> LinearGaussian:
+    return model.nominal.inwards(controller)
