@@ -16,6 +16,7 @@ from pilotfish.updates.s_step import SStep
 
 N, M, T, DX, DU = 2, 4, 5, 3, 2
 LINEAR, SMALL = Network(depth=0), Network(width=8, depth=2)
+LINEAR_NOISE, SMALL_NOISE = Network(depth=0, covariance="state"), Network(width=8, depth=2, covariance="state")
 EXACT = SStep(optimiser="lbfgs", steps=300, precision="float64")
 ADAM = SStep(steps=400, batch=16, learning_rate=1e-2)
 ADAM_64 = SStep(steps=400, batch=16, learning_rate=1e-2, precision="float64")
@@ -134,14 +135,16 @@ def test_states_are_remembered_and_actions_are_new():
     np.testing.assert_array_equal(memory.x, [d.x[:, :, :-1] for d in seen[:0:-1]])
 
 
-def test_loss_and_kl_are_what_a_loop_finds():
+@pytest.mark.parametrize("network", [SMALL, SMALL_NOISE], ids=["shared", "state"])
+def test_loss_and_kl_are_what_a_loop_finds(network):
     data, p = rollouts(5), controllers(6)
-    memory, policy = begun(ADAM, SMALL)
+    memory, policy = begun(ADAM, network)
     policy, _, report = taught(ADAM, memory, policy, data, p)
     losses, kl, draws = [], np.zeros(N), np.random.default_rng(7).normal(size=(20_000, DU))
-    factor = np.asarray(policy.factor)
     for n, o, mean, P, _, _ in samples(data, p, np.ones((N, T)), np.zeros((N, T, DU))):
-        action = act(policy.tensors(), o)
+        action, factor = act(policy.tensors(), o), np.asarray(policy.factor)
+        action, h = action[:DU], action[DU:]
+        factor = factor * np.exp(5.0 * np.tanh(h / 5.0)) if len(h) else factor
         losses.append((action - mean) @ P @ (action - mean))
         u = action + draws @ factor.T
         log_ratio = 0.5 * np.einsum("si,ij,sj->s", u - mean, P, u - mean) - 0.5 * (draws**2).sum(-1)
@@ -151,6 +154,23 @@ def test_loss_and_kl_are_what_a_loop_finds():
     np.testing.assert_allclose(report.kl, kl, rtol=0.02)
     assert report.loss_after < 0.5 * report.loss_before
     assert not report.constant
+
+
+def test_noise_that_depends_on_the_state_is_the_controllers():
+    """Of two conditions that the observation tells apart, whose controllers act differently, one in much more noise."""
+    memory, policy = begun(EXACT, LINEAR_NOISE)
+    told = jnp.broadcast_to(jnp.arange(2.0)[:, None, None, None], rollouts(5).o.shape)
+    data = eqx.tree_at(lambda d: d.o, rollouts(5), told)
+    rng = np.random.default_rng(3)
+    k = jnp.broadcast_to(jnp.asarray(rng.normal(size=(N, 1, DU))), (N, T, DU))
+    std = np.array([[1e-3, 2.0], [5e-3, 0.3]])
+    chol = jnp.broadcast_to(jnp.asarray(std[:, None, :, None] * np.eye(DU)), (N, T, DU, DU))
+    policy, _, report = taught(EXACT, memory, policy, data, LinearGaussian(jnp.zeros((N, T, DU, DX)), k, chol))
+    assert np.all(np.abs(report.kl) < 1e-6)
+    for n in range(N):
+        there = 0, data.x[n, 0, 0], told[n, 0, 0]
+        np.testing.assert_allclose(policy.mean(*there), k[n, 0], rtol=1e-4)
+        np.testing.assert_allclose(policy.chol(*there), chol[n, 0], rtol=1e-3)
 
 
 def test_the_same_key_gives_the_same_bits_and_another_one_other_minibatches():
@@ -194,7 +214,7 @@ def rescaled(data, p, linear, rng):
     return eqx.tree_at(lambda d: (d.x, d.o), data, (jnp.asarray(x),) * 2), p, linear / su, lambda u: (u - bu) / su
 
 
-@pytest.mark.parametrize(("step", "network"), [(EXACT, LINEAR), (ADAM_64, SMALL)], ids=["lbfgs", "adam"])
+@pytest.mark.parametrize(("step", "network"), [(EXACT, LINEAR), (ADAM_64, SMALL_NOISE)], ids=["lbfgs", "adam"])
 def test_nothing_depends_on_units_and_zeros(step, network):
     """Two calls, so that what is warm-started and folded anew is seen too."""
     rng = np.random.default_rng(8)
@@ -206,7 +226,8 @@ def test_nothing_depends_on_units_and_zeros(step, network):
         other, other_memory, other_report = taught(step, *theirs, other_data, other_p, linear=other_linear)
         ours, theirs = (memory, policy), (other_memory, other)
         action, expected = act(other.tensors(), np.asarray(other_data.o)), act(policy.tensors(), np.asarray(data.o))
-        np.testing.assert_allclose(back(action), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(back(action[..., :DU]), expected[..., :DU], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(action[..., DU:], expected[..., DU:], rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(other_report.kl, report.kl, rtol=1e-5)
         np.testing.assert_allclose(other_report.loss_after, report.loss_after, rtol=1e-5)
         unit = np.sqrt((np.asarray(other.factor) ** 2).sum(-1) / (np.asarray(policy.factor) ** 2).sum(-1))

@@ -9,8 +9,10 @@ so the mean is a weighted least-squares fit and the covariance has a closed form
 
     Sigma = [ sum w_it C_it^-1 / sum w_it ]^-1
 
-States of earlier iterations count too, with the actions that the *new* controllers take there. A term
-`sum lambda_it' pi(o)` (BADMM's dual) completes the square: the target becomes `mu_it(x) - C_it lambda_it / w_it`.
+Where the network's noise depends on what it observes (`Network.covariance`) it is `F exp(2 h(o)) F'`, F being the
+factor of this Sigma, and h is trained by the sum above as the mean is. States of earlier iterations count too, with the
+actions that the *new* controllers take there. A term `sum lambda_it' pi(o)` (BADMM's dual) completes the square: the
+target becomes `mu_it(x) - C_it lambda_it / w_it`.
 
 All is done in coordinates without units. Inputs are centred and divided by their standard deviations; the network's
 function does not change by that, for the first layer is changed inversely. Actions are centred at the best constant
@@ -18,10 +20,10 @@ action, and divided by the root of their targets' variance plus the network's. M
 the weight and to the root of the precision, one sample from each of `batch` equal parts of the memory, so that all
 conditions and times have their share in each.
 
-| symbol    | paper             | code     |
-| w         | BADMM, nu         | weight   |
-| lambda    | BADMM, lambda     | linear   |
-| C_it^-1   | MDGPS, section 3  | half' half |
+| symbol  | paper            | code       |
+| w       | BADMM, nu        | weight     |
+| lambda  | BADMM, lambda    | linear     |
+| C_it^-1 | MDGPS, section 3 | half' half |
 """
 
 from collections.abc import Callable
@@ -36,7 +38,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from pilotfish.algebra import gaussian, regression
-from pilotfish.policies.network import ACTIVATIONS, Activation, NetworkPolicy
+from pilotfish.policies.network import ACTIVATIONS, Activation, NetworkPolicy, log_factors
 from pilotfish.types import Key, LinearGaussian, Problem, Rollouts
 
 Optimiser = Literal["adam", "lbfgs"]
@@ -120,7 +122,15 @@ class _Samples(NamedTuple):
     share: Float[Array, "n"]
     root: Float[Array, "it du du"]
     """One for each condition and time step."""
+    noise: Float[Array, "it du"]
+    """Diagonal of `F'C^-1 F`, F being Sigma's factor: what the network's noise costs is `noise exp(2h) - 2h`."""
+    size: Float[Array, "it"]
+    """How much of a sample's share is for the step's precision."""
     row: Int[Array, "n"]
+
+    def at(self, rows: Int[Array, "b"]) -> "_Samples":
+        """Some of the samples."""
+        return self._replace(s=self.s[rows], v=self.v[rows], share=self.share[rows], row=self.row[rows])
 
 
 class SStep(eqx.Module):
@@ -203,20 +213,22 @@ class SStep(eqx.Module):
     ) -> tuple[Layers, Any]:
         """The layers after training, and Adam's moments."""
         weights, unravel = ravel_pytree(_cast(layers, self.precision))
-        s, v, share, root, row = _cast(samples, self.precision)
+        low: _Samples = _cast(samples, self.precision)
 
-        def errors(weights: Float[Array, "p"], rows: Int[Array, "b"] | slice) -> Float[Array, "b"]:
-            out, _ = _forward(unravel(weights), activation, s[rows])
-            return (jnp.einsum("bij,bj->bi", root[row[rows]], out - v[rows]) ** 2).sum(-1)
+        def loss(weights: Float[Array, "p"], rows: Int[Array, "b"]) -> Float[Array, ""]:
+            some = low.at(rows)
+            out, _ = _forward(unravel(weights), activation, some.s)
+            return _losses(out, some).mean()
+
+        def whole(weights: Float[Array, "p"]) -> Float[Array, ""]:
+            out, _ = _forward(unravel(weights), activation, low.s)
+            return low.share @ _losses(out, low) / low.share.sum()
 
         if self.optimiser == "adam":
             rows = _draws(samples.share, self.steps, self.batch, key)
-            weights, moments = adam(
-                lambda weights, rows: errors(weights, rows).mean(), weights, moments, rows, self.learning_rate
-            )
+            weights, moments = adam(loss, weights, moments, rows, self.learning_rate)
         else:
-            part = share / share.sum()
-            weights = lbfgs(lambda weights: part @ errors(weights, slice(None)), weights, self.steps)
+            weights = lbfgs(whole, weights, self.steps)
         return _cast(unravel(weights), samples.s.dtype), moments
 
 
@@ -324,14 +336,32 @@ def _samples(memory: Memory, goal: _Goal, white: _White) -> _Samples:
     v = jnp.where(known, (goal.target - white.centre) / white.spread, 0.0)
     root = goal.half * white.spread
     size = jnp.sqrt((root**2).sum((-2, -1)))
+    noise = ((goal.half @ goal.factor) ** 2).sum(-2)
     row = jnp.broadcast_to(jnp.arange(N * T).reshape(N, 1, T), goal.share.shape)
     return _Samples(
         s=s.reshape(-1, s.shape[-1]),
         v=v.reshape(-1, du),
         share=(goal.share * size[:, None]).ravel(),
         root=(root / jnp.sqrt(size)[..., None, None]).reshape(-1, du, du),
+        noise=noise.reshape(-1, du),
+        size=size.ravel(),
         row=row.ravel(),
     )
+
+
+def _distances(out: Float[Array, "n outputs"], samples: _Samples) -> Float[Array, "n"]:
+    """Squared distances to the targets, `|root (pi - v)|^2`."""
+    off = out[:, : samples.v.shape[-1]] - samples.v
+    return (jnp.einsum("nij,nj->ni", samples.root[samples.row], off) ** 2).sum(-1)
+
+
+def _losses(out: Float[Array, "n outputs"], samples: _Samples) -> Float[Array, "n"]:
+    """What the network is trained by: the distances, and what its noise costs where that depends on the state."""
+    distances, h = _distances(out, samples), log_factors(out[:, samples.v.shape[-1] :])
+    if not h.shape[-1]:
+        return distances
+    noise = (samples.noise[samples.row] * jnp.exp(2.0 * h) - 2.0 * h).sum(-1)
+    return distances + noise / samples.size[samples.row]
 
 
 def _folded(policy: NetworkPolicy, white: _White, taught: Bool[Array, ""]) -> Layers:
@@ -341,7 +371,8 @@ def _folded(policy: NetworkPolicy, white: _White, taught: Bool[Array, ""]) -> La
     again = weight * (white.scale / policy.scale), bias + weight @ ((white.shift - policy.shift) / policy.scale)
     layers[0] = _chosen(taught, again, (jnp.where(white.varies, weight, 0.0), bias))
     weight, bias = layers[-1]
-    again = weight / white.spread[:, None], (bias - white.centre) / white.spread
+    centre, spread = _of_outputs(white, len(bias))
+    again = weight / spread[:, None], (bias - centre) / spread
     layers[-1] = _chosen(taught, again, (FIRST_OUTPUT * weight, jnp.zeros_like(bias)))
     return layers
 
@@ -349,7 +380,8 @@ def _folded(policy: NetworkPolicy, white: _White, taught: Bool[Array, ""]) -> La
 def _unfolded(layers: Layers, policy: NetworkPolicy, white: _White, factor: Float[Array, "du du"]) -> NetworkPolicy:
     """The policy in users' units of layers in whitened coordinates."""
     weight, bias = layers[-1]
-    layers = [*layers[:-1], (white.spread[:, None] * weight, white.spread * bias + white.centre)]
+    centre, spread = _of_outputs(white, len(bias))
+    layers = [*layers[:-1], (spread[:, None] * weight, spread * bias + centre)]
     return eqx.tree_at(
         lambda p: (
             *(layer.weight for layer in p.net.layers),
@@ -361,6 +393,12 @@ def _unfolded(layers: Layers, policy: NetworkPolicy, white: _White, factor: Floa
         policy,
         (*(weight for weight, _ in layers), *(bias for _, bias in layers), white.shift, white.scale, factor),
     )
+
+
+def _of_outputs(white: _White, outputs: int) -> tuple[Float[Array, "outputs"], Float[Array, "outputs"]]:
+    """Centre and spread of the network's outputs; those beyond the mean action have no units."""
+    more = 0, outputs - len(white.centre)
+    return jnp.pad(white.centre, more), jnp.pad(white.spread, more, constant_values=1.0)
 
 
 def _layers(policy: NetworkPolicy) -> Layers:
@@ -393,7 +431,6 @@ class _Measured(NamedTuple):
 def _measured(layers: Layers, activation: Activation, samples: _Samples) -> _Measured:
     """What the whole memory says of a network."""
     out, hidden = _forward(layers, activation, samples.s)
-    error = (jnp.einsum("nij,nj->ni", samples.root[samples.row], out - samples.v) ** 2).sum(-1)
     known = samples.share > 0
 
     def extent(z: Float[Array, "n d"]) -> tuple[Float[Array, "d"], Float[Array, "d"]]:
@@ -404,9 +441,9 @@ def _measured(layers: Layers, activation: Activation, samples: _Samples) -> _Mea
 
     rounding = regression.ROUNDING * jnp.finfo(out.dtype).eps
     idle = [varies <= rounding * size for varies, size in map(extent, hidden)]
-    acts, wanted = extent(out)[0].max(), extent(samples.v)[0].max()
+    acts, wanted = extent(out[:, : samples.v.shape[-1]])[0].max(), extent(samples.v)[0].max()
     return _Measured(
-        loss=samples.share @ error,
+        loss=samples.share @ _distances(out, samples),
         idle=jnp.concatenate(idle).mean(dtype=float) if idle else jnp.zeros(()),
         constant=(wanted > COLLAPSED) & (acts < COLLAPSED * wanted),
     )
@@ -416,12 +453,16 @@ def _kl(policy: NetworkPolicy, memory: Memory, goal: _Goal, p: LinearGaussian) -
     """KL of the network to the controllers, mean over the newest iteration's steps, in nats."""
     happened, x, o = memory.happened[0], memory.x[0], memory.o[0]
     layers = _layers(policy)
-    action, _ = _forward(layers, policy.activation, ((o - policy.shift) / policy.scale).reshape(-1, o.shape[-1]))
+    out, _ = _forward(layers, policy.activation, ((o - policy.shift) / policy.scale).reshape(-1, o.shape[-1]))
+    out = out.reshape(*o.shape[:-1], -1)
     mean = jnp.einsum("ntij,nmtj->nmti", p.K, x) + p.k[:, None]
-    off = jnp.einsum("ntij,nmtj->nmti", goal.half, action.reshape(mean.shape) - mean)
+    du = mean.shape[-1]
+    action, h = out[..., :du], log_factors(out[..., du:])
+    off = jnp.einsum("ntij,nmtj->nmti", goal.half, action - mean)
     wide = goal.half @ policy.factor
-    noise = 0.5 * ((wide**2).sum((-2, -1)) - mean.shape[-1] - gaussian.log_det(wide))
-    kl = jnp.where(happened, 0.5 * (off**2).sum(-1) + noise[:, None], 0.0)
+    noise = (wide**2).sum(-2)[:, None] * (jnp.exp(2.0 * h) if h.shape[-1] else 1.0)
+    log_det = gaussian.log_det(wide)[:, None] + 2.0 * h.sum(-1)
+    kl = jnp.where(happened, 0.5 * ((off**2).sum(-1) + noise.sum(-1) - du - log_det), 0.0)
     return kl.sum((1, 2)) / jnp.maximum(happened.sum((1, 2)), 1)
 
 
