@@ -120,6 +120,17 @@ def test_a_linear_policy_is_weighted_least_squares(do):
     assert report.loss_after < report.loss_before
 
 
+def test_minibatches_find_the_same_least_squares():
+    """However samples are drawn, weights and precisions count as they should; these range over a factor of 1000."""
+    step, rng = SStep(steps=8000, batch=32, learning_rate=2e-3, precision="float64"), np.random.default_rng(1)
+    weight, p, data = 10 ** rng.uniform(-1, 1, (N, T)), controllers(2), rollouts(3)
+    p = eqx.tree_at(lambda p: p.chol, p, p.chol * 10 ** rng.uniform(-1, 0, (N, T, 1, 1)))
+    policy, *_ = taught(step, *begun(step), data, p, weight=weight)
+    gain, offset, _ = least_squares([data], p, weight, np.zeros((N, T, DU)))
+    np.testing.assert_allclose(as_linear(policy)[0], gain, atol=0.04)
+    np.testing.assert_allclose(as_linear(policy)[1], offset, atol=0.04)
+
+
 def test_states_are_remembered_and_actions_are_new():
     step = SStep(optimiser="lbfgs", steps=300, memory=2, precision="float64")
     memory, policy = begun(step)
@@ -319,3 +330,15 @@ def test_any_weights_and_any_broken_rollouts_leave_numbers(seed, idle, decades):
     if total > 0:
         cov = np.asarray(policy.factor) @ np.asarray(policy.factor).T
         np.testing.assert_allclose(cov, np.linalg.inv(precision / total), rtol=1e-5, atol=1e-9 * np.abs(cov).max())
+
+
+def test_left_out_weights_are_even_and_there_is_no_dual():
+    first, data, p = begun(ADAM, SMALL), rollouts(5), controllers(6)
+    found = eqx.filter_jit(ADAM)(*first, data, p, jax.random.key(0))
+    assert_same(*(eqx.filter(result, eqx.is_array) for result in (found, taught(ADAM, *first, data, p))))
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"memory": 0}, {"learning_rate": 0.0}])
+def test_nonsense_is_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SStep(**wrong)
