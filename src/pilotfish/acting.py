@@ -76,7 +76,7 @@ def _network(tensors: Tensors, settings: dict[str, Any], t: int, o: np.ndarray, 
     for i in range(depth):
         s = tensors[f"weight_{i}"] @ s + tensors[f"bias_{i}"]
         s = ACTIVATIONS[settings["activation"]](s) if i < depth - 1 else s
-    return s
+    return s[: len(tensors["chol"])]
 
 
 MEANS = {"linear-gaussian": _linear_gaussian, "network": _network}

@@ -64,6 +64,7 @@ POLICIES = {
         lambda p: p.factor, network(activation="softplus"), jnp.array([[0.7]])
     ),
     "linear network": lambda: network(depth=0),
+    "network, noise by state": lambda: network(covariance="state"),
     "either": lambda: Either.of(LinearGaussianPolicy(controllers()), network(), jnp.array([0.3, 0.7]), T),
 }
 

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from oracles import draw
 from oracles.same import assert_same
 
@@ -14,8 +16,10 @@ from pilotfish.updates.s_step import SStep
 
 N, M, T, DX, DU = 2, 4, 5, 3, 2
 LINEAR, SMALL = Network(depth=0), Network(width=8, depth=2)
+LINEAR_NOISE, SMALL_NOISE = Network(depth=0, covariance="state"), Network(width=8, depth=2, covariance="state")
 EXACT = SStep(optimiser="lbfgs", steps=300, precision="float64")
 ADAM = SStep(steps=400, batch=16, learning_rate=1e-2)
+ADAM_64 = SStep(steps=400, batch=16, learning_rate=1e-2, precision="float64")
 
 
 @eqx.filter_jit
@@ -116,6 +120,17 @@ def test_a_linear_policy_is_weighted_least_squares(do):
     assert report.loss_after < report.loss_before
 
 
+def test_minibatches_find_the_same_least_squares():
+    """However samples are drawn, weights and precisions count as they should; these range over a factor of 1000."""
+    step, rng = SStep(steps=8000, batch=32, learning_rate=2e-3, precision="float64"), np.random.default_rng(1)
+    weight, p, data = 10 ** rng.uniform(-1, 1, (N, T)), controllers(2), rollouts(3)
+    p = eqx.tree_at(lambda p: p.chol, p, p.chol * 10 ** rng.uniform(-1, 0, (N, T, 1, 1)))
+    policy, *_ = taught(step, *begun(step), data, p, weight=weight)
+    gain, offset, _ = least_squares([data], p, weight, np.zeros((N, T, DU)))
+    np.testing.assert_allclose(as_linear(policy)[0], gain, atol=0.04)
+    np.testing.assert_allclose(as_linear(policy)[1], offset, atol=0.04)
+
+
 def test_states_are_remembered_and_actions_are_new():
     step = SStep(optimiser="lbfgs", steps=300, memory=2, precision="float64")
     memory, policy = begun(step)
@@ -131,14 +146,16 @@ def test_states_are_remembered_and_actions_are_new():
     np.testing.assert_array_equal(memory.x, [d.x[:, :, :-1] for d in seen[:0:-1]])
 
 
-def test_loss_and_kl_are_what_a_loop_finds():
+@pytest.mark.parametrize("network", [SMALL, SMALL_NOISE], ids=["shared", "state"])
+def test_loss_and_kl_are_what_a_loop_finds(network):
     data, p = rollouts(5), controllers(6)
-    memory, policy = begun(ADAM, SMALL)
+    memory, policy = begun(ADAM, network)
     policy, _, report = taught(ADAM, memory, policy, data, p)
     losses, kl, draws = [], np.zeros(N), np.random.default_rng(7).normal(size=(20_000, DU))
-    factor = np.asarray(policy.factor)
     for n, o, mean, P, _, _ in samples(data, p, np.ones((N, T)), np.zeros((N, T, DU))):
-        action = act(policy.tensors(), o)
+        action, factor = act(policy.tensors(), o), np.asarray(policy.factor)
+        action, h = action[:DU], action[DU:]
+        factor = factor * np.exp(5.0 * np.tanh(h / 5.0)) if len(h) else factor
         losses.append((action - mean) @ P @ (action - mean))
         u = action + draws @ factor.T
         log_ratio = 0.5 * np.einsum("si,ij,sj->s", u - mean, P, u - mean) - 0.5 * (draws**2).sum(-1)
@@ -148,6 +165,23 @@ def test_loss_and_kl_are_what_a_loop_finds():
     np.testing.assert_allclose(report.kl, kl, rtol=0.02)
     assert report.loss_after < 0.5 * report.loss_before
     assert not report.constant
+
+
+def test_noise_that_depends_on_the_state_is_the_controllers():
+    """Of two conditions that the observation tells apart, whose controllers act differently, one in much more noise."""
+    memory, policy = begun(EXACT, LINEAR_NOISE)
+    told = jnp.broadcast_to(jnp.arange(2.0)[:, None, None, None], rollouts(5).o.shape)
+    data = eqx.tree_at(lambda d: d.o, rollouts(5), told)
+    rng = np.random.default_rng(3)
+    k = jnp.broadcast_to(jnp.asarray(rng.normal(size=(N, 1, DU))), (N, T, DU))
+    std = np.array([[1e-3, 2.0], [5e-3, 0.3]])
+    chol = jnp.broadcast_to(jnp.asarray(std[:, None, :, None] * np.eye(DU)), (N, T, DU, DU))
+    policy, _, report = taught(EXACT, memory, policy, data, LinearGaussian(jnp.zeros((N, T, DU, DX)), k, chol))
+    assert np.all(np.abs(report.kl) < 1e-6)
+    for n in range(N):
+        there = 0, data.x[n, 0, 0], told[n, 0, 0]
+        np.testing.assert_allclose(policy.mean(*there), k[n, 0], rtol=1e-4)
+        np.testing.assert_allclose(policy.chol(*there), chol[n, 0], rtol=1e-3)
 
 
 def test_the_same_key_gives_the_same_bits_and_another_one_other_minibatches():
@@ -178,3 +212,133 @@ def test_what_is_not_finite_is_refused_and_the_old_network_kept():
     assert_same(later.optimiser, memory.optimiser)
     *_, report = taught(ADAM, later, new, rollouts(7), controllers(6))
     assert report.finite
+
+
+def rescaled(data, p, linear, rng):
+    """The same in other units and with other zeros, and how actions are changed back."""
+    sx, su = 10 ** rng.uniform(-9, 9, DX), 10 ** rng.uniform(-9, 9, DU)
+    bx, bu = 1e6 * sx * rng.normal(size=DX), 1e6 * su * rng.normal(size=DU)
+    K = su[:, None] * np.asarray(p.K) / sx
+    k = su * np.asarray(p.k) + bu - K @ bx
+    x = np.asarray(data.x) * sx + bx
+    p = LinearGaussian(*map(jnp.asarray, (K, k, su[:, None] * np.asarray(p.chol))))
+    return eqx.tree_at(lambda d: (d.x, d.o), data, (jnp.asarray(x),) * 2), p, linear / su, lambda u: (u - bu) / su
+
+
+@pytest.mark.parametrize(("step", "network"), [(EXACT, LINEAR), (ADAM_64, SMALL_NOISE)], ids=["lbfgs", "adam"])
+def test_nothing_depends_on_units_and_zeros(step, network):
+    """Two calls, so that what is warm-started and folded anew is seen too."""
+    rng = np.random.default_rng(8)
+    ours, theirs = begun(step, network), begun(step, network)
+    for i in range(2):
+        data, p, linear = rollouts(30 + i), controllers(40 + i), 0.1 * rng.normal(size=(N, T, DU))
+        other_data, other_p, other_linear, back = rescaled(data, p, linear, np.random.default_rng(9))
+        policy, memory, report = taught(step, *ours, data, p, linear=linear)
+        other, other_memory, other_report = taught(step, *theirs, other_data, other_p, linear=other_linear)
+        ours, theirs = (memory, policy), (other_memory, other)
+        action, expected = act(other.tensors(), np.asarray(other_data.o)), act(policy.tensors(), np.asarray(data.o))
+        np.testing.assert_allclose(back(action[..., :DU]), expected[..., :DU], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(action[..., DU:], expected[..., DU:], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(other_report.kl, report.kl, rtol=1e-5)
+        np.testing.assert_allclose(other_report.loss_after, report.loss_after, rtol=1e-5)
+        unit = np.sqrt((np.asarray(other.factor) ** 2).sum(-1) / (np.asarray(policy.factor) ** 2).sum(-1))
+        np.testing.assert_allclose(np.asarray(other.factor) / unit[:, None], policy.factor, rtol=1e-6, atol=1e-12)
+
+
+STILL = SStep(steps=1, learning_rate=1e-14, batch=4, precision="float64")
+"""What is taught so is changed by the folding alone."""
+
+
+def test_whitening_anew_leaves_the_function_as_it_was():
+    memory, policy = begun(ADAM, SMALL)
+    policy, memory, _ = taught(ADAM, memory, policy, rollouts(5), controllers(6))
+    memory = memory._replace(optimiser=STILL.begin(problem(), policy, M).optimiser)
+    far = eqx.tree_at(lambda d: (d.x, d.o), rollouts(7), (rollouts(7).x * 30.0 + 100.0,) * 2)
+    new, *_ = taught(STILL, memory, policy, far, controllers(60))
+    assert not np.allclose(new.shift, policy.shift)
+    o = 100.0 * np.random.default_rng(0).normal(size=(50, DX))
+    np.testing.assert_allclose(act(new.tensors(), o), act(policy.tensors(), o), rtol=1e-9, atol=1e-9)
+
+
+def test_dead_units_and_a_constant_output_are_noticed():
+    memory, policy = begun(ADAM, SMALL)
+    policy, memory, report = taught(ADAM, memory, policy, rollouts(5), controllers(6))
+    assert report.idle <= 1 / 16
+    memory = memory._replace(optimiser=STILL.begin(problem(), policy, M).optimiser)
+    half_dead = eqx.tree_at(lambda p: p.net.layers[1].bias, policy, policy.net.layers[1].bias.at[:6].set(-1e4))
+    *_, report = taught(STILL, memory, half_dead, rollouts(5), controllers(6))
+    assert 6 / 16 <= report.idle <= 7 / 16
+    assert not report.constant
+    dead = eqx.tree_at(lambda p: p.net.layers[1].bias, policy, policy.net.layers[1].bias - 1e4)
+    *_, report = taught(STILL, memory, dead, rollouts(5), controllers(6))
+    assert report.idle >= 0.5
+    assert report.constant
+
+
+def test_an_entry_that_never_varied_is_ignored_until_it_does():
+    """Be it in units in which it later varies by a thousand million."""
+    memory, policy = begun(ADAM, SMALL)
+    still = eqx.tree_at(lambda d: d.o, rollouts(5), rollouts(5).o.at[..., 1].set(3.0))
+    policy, memory, report = taught(ADAM, memory, policy, still, controllers(6))
+    np.testing.assert_array_equal(policy.net.layers[0].weight[:, 1], 0.0)
+    awake = eqx.tree_at(lambda d: d.o, rollouts(5), rollouts(5).o.at[..., 1].multiply(1e9))
+    o = np.array([[0.1, 3.0, 0.2], [0.1, 1e9, 0.2]])
+    np.testing.assert_array_equal(*act(policy.tensors(), o))
+    policy, memory, report = taught(ADAM, memory, policy, awake, controllers(6))
+    assert report.finite
+    assert np.all(np.abs(policy.net.layers[0].weight[:, 1]) > 0)
+    assert report.loss_after < report.loss_before
+
+
+def test_float32_trains_about_as_float64():
+    found = {}
+    for step in (ADAM, ADAM_64):
+        memory, policy = begun(step, SMALL)
+        policy, memory, report = taught(step, memory, policy, rollouts(5), controllers(6))
+        assert memory.optimiser.mu.dtype == step.precision
+        assert policy.shift.dtype == policy.net.layers[0].weight.dtype == jnp.float64
+        found[step.precision] = act(policy.tensors(), np.asarray(rollouts(5).o)), report.loss_after
+    np.testing.assert_allclose(*(u for u, _ in found.values()), atol=0.02)
+    np.testing.assert_allclose(*(loss for _, loss in found.values()), rtol=1e-2)
+
+
+def test_what_is_remembered_keeps_its_types():
+    """So an update compiles once."""
+    memory, policy = begun(ADAM, SMALL)
+    new, later, _ = taught(ADAM, memory, policy, rollouts(5), controllers(6))
+    for before, after in zip(jax.tree.leaves((memory, policy)), jax.tree.leaves((later, new)), strict=True):
+        if eqx.is_array(before):
+            assert (before.shape, before.dtype, before.weak_type) == (after.shape, after.dtype, after.weak_type)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.0, 0.9), st.floats(0.0, 6.0))
+def test_any_weights_and_any_broken_rollouts_leave_numbers(seed, idle, decades):
+    """The covariance is the closed form's, the KL is not negative, and the training does not make the loss worse."""
+    rng = np.random.default_rng(seed)
+    weight = np.where(rng.random((N, T)) < idle, 0.0, 10 ** rng.uniform(-decades, decades, (N, T)))
+    steps = np.where(rng.random((N, M)) < idle, rng.integers(0, T + 1, (N, M)), T)
+    data, p = rollouts(seed, steps=steps), controllers(seed)
+    policy, _, report = taught(ADAM, *begun(ADAM, SMALL), data, p, weight=weight)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((report, eqx.filter(policy, eqx.is_array))))
+    assert report.finite
+    assert np.all(report.kl >= -1e-9)
+    assert report.loss_after <= report.loss_before * (1 + 1e-6)
+    total, precision = 0.0, 0.0
+    for _, _, _, P, w, _ in samples(data, p, weight, np.zeros((N, T, DU))):
+        total, precision = total + w, precision + w * P
+    if total > 0:
+        cov = np.asarray(policy.factor) @ np.asarray(policy.factor).T
+        np.testing.assert_allclose(cov, np.linalg.inv(precision / total), rtol=1e-5, atol=1e-9 * np.abs(cov).max())
+
+
+def test_left_out_weights_are_even_and_there_is_no_dual():
+    first, data, p = begun(ADAM, SMALL), rollouts(5), controllers(6)
+    found = eqx.filter_jit(ADAM)(*first, data, p, jax.random.key(0))
+    assert_same(*(eqx.filter(result, eqx.is_array) for result in (found, taught(ADAM, *first, data, p))))
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"memory": 0}, {"learning_rate": 0.0}])
+def test_nonsense_is_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SStep(**wrong)
