@@ -83,7 +83,7 @@ class Info(NamedTuple):
     entropy: Annotated[Float[Array, ""], Shown("entropy of a step's actions", "nats")]
     """Mean entropy of the new controllers' actions, nats a step."""
     entropy_network: Annotated[Float[Array, ""], Shown("entropy of a step's actions", "nats")]
-    """Entropy of the network's actions, nats a step."""
+    """Entropy of the network's actions, nats a step, by its shared covariance."""
     eta: Annotated[Float[Array, ""], Shown("multiplier of the trust region", scale="log")]
     """Median multiplier of the trust region, in units of the cost."""
     step_factor: Annotated[Float[Array, ""], Shown("step size, factor", scale="log", column="step", form="{:.2g}")]
@@ -98,6 +98,8 @@ class Info(NamedTuple):
     """Mean expected KL of the network's actions to the new controllers', nats a step."""
     kl_network_max: Annotated[Float[Array, ""], Shown("KL of the network to the controllers", "nats", scale="log")]
     """The largest of a condition."""
+    idle: Annotated[Float[Array, ""], Shown("hidden units that are idle", "%")]
+    """Fraction of the network's hidden units that have one value everywhere: dead, or saturated."""
 
 
 class MDGPS(Algorithm):
@@ -125,7 +127,7 @@ class MDGPS(Algorithm):
     """How `kl_step` is adapted."""
     policy: Network = Network()
     """The network."""
-    teach: SStep = SStep()
+    teach: SStep = SStep(batch=128)
     """How it learns."""
     imagined: int = eqx.field(static=True, default=5)
     """Episodes of each new controller in its condition's model, from whose states the network learns beside those of
@@ -256,6 +258,7 @@ class MDGPS(Algorithm):
             loss=taught.loss_after,
             kl_network=taught.kl.mean(),
             kl_network_max=taught.kl.max(),
+            idle=taught.idle,
         )
 
 

@@ -70,8 +70,8 @@ class Linearisation(eqx.Module):
         the deviations from `nominal`, their mean.
         """
         if self.how == "mean":
-            there = jax.tree.map(lambda leaf: leaf[None], (nominal.x[:-1], jnp.ones_like(nominal.x[:-1, 0])))
-            return memory, derivative(problem, policy, *there, nominal)
+            x = nominal.x[None, :-1]
+            return memory, derivative(problem, policy, x, jnp.ones_like(x[..., 0]), nominal)
         x, weight = rollouts.x[:, :-1], rollouts.weight[:, :-1]
         if self.how == "autodiff":
             return memory, derivative(problem, policy, x, weight, nominal)

@@ -63,11 +63,11 @@ class Either(Policy):
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, np.ndarray], settings: dict[str, Any]) -> "Either":
-        policies = []
-        for name in ("first", "second"):
+        def made(name: str) -> Policy:
             own = {key.removeprefix(f"{name}_"): array for key, array in tensors.items() if key.startswith(f"{name}_")}
-            policies.append(kinds()[settings[name]["kind"]].from_tensors(own, settings[name]["settings"]))
-        return cls.of(*policies, jnp.asarray(tensors["chance"]), int(settings["steps"]))
+            return kinds()[settings[name]["kind"]].from_tensors(own, settings[name]["settings"])
+
+        return cls.of(made("first"), made("second"), jnp.asarray(tensors["chance"]), int(settings["steps"]))
 
     def _both(self) -> tuple[tuple[str, Policy], tuple[str, Policy]]:
         return ("first", self.first), ("second", self.second)
