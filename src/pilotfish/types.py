@@ -195,6 +195,8 @@ class Problem(eqx.Module):
     """`observe(x)`: what a policy may see."""
     success: Callable[[Array, Array], Array] | None
     """`success(x, u)`: True if one rollout, x (T+1, dx) and u (T, du), reached the goal; None if undefined."""
+    distance: Callable[[Array, Array], Array] | None
+    """`distance(x, u)`: how far from its goal one rollout ended, in the task's own unit; None if undefined."""
     first_controller: LinearGaussian
     """Controllers with which learning begins, leading axes (N, T): one that walks, say. Where none is given, zero gains
     and `initial_std`."""
@@ -213,6 +215,7 @@ class Problem(eqx.Module):
         action_high: Any = jnp.inf,
         observe: Callable[[Array], Array] = identity,
         success: Callable[[Array, Array], Array] | None = None,
+        distance: Callable[[Array, Array], Array] | None = None,
         first_controller: LinearGaussian | None = None,
     ):
         self.horizon, self.dt = horizon, dt
@@ -220,7 +223,8 @@ class Problem(eqx.Module):
         self.initial_std = _floats(initial_std)
         _check_shapes(self.conditions, self.initial_std)
         N, du, dx = len(self.conditions.mean), self.initial_std.shape[-1], self.conditions.mean.shape[-1]
-        self.cost, self.final_cost, self.observe, self.success = cost, final_cost, observe, success
+        self.cost, self.final_cost, self.observe = cost, final_cost, observe
+        self.success, self.distance = success, distance
         self.dynamics = dynamics if dynamics is None or isinstance(dynamics, Dynamics) else Equations(dynamics)
         self.noise_std = _of_size(noise_std, dx, "noise_std")
         self.action_low = _of_size(action_low, du, "action_low")
@@ -246,6 +250,7 @@ class Problem(eqx.Module):
             ("final_cost(x)", self.final_cost, (x,), ()),
             ("dynamics(x, u)", equations, (x, u), (self.dx,)),
             ("success(x, u)", self.success, (xs, us), ()),
+            ("distance(x, u)", self.distance, (xs, us), ()),
         ):
             if f is not None and (found := jnp.shape(jax.eval_shape(f, *args))) != shape:
                 raise ValueError(f"{name} returns an array of shape {found}; it must have the shape {shape}.")

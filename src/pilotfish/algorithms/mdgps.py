@@ -121,7 +121,7 @@ class MDGPS(Algorithm):
     """How the dynamics are fitted."""
     cost: CostExpansion = CostExpansion()
     """How the cost becomes quadratic."""
-    linearise: Linearisation = Linearisation()
+    linearise: Linearisation = Linearisation(how="regression")
     """How the network becomes a controller of each condition."""
     step: StepSize = StepSize(smallest=0.1, largest=10.0)
     """How `kl_step` is adapted."""
@@ -129,7 +129,7 @@ class MDGPS(Algorithm):
     """The network."""
     teach: SStep = SStep(batch=128)
     """How it learns."""
-    imagined: int = eqx.field(static=True, default=5)
+    imagined: int = eqx.field(static=True, default=10)
     """Episodes of each new controller in its condition's model, from whose states the network learns beside those of
     the rollouts: it sees where it is sent before it is there. 0: from the rollouts alone (the paper)."""
     noise_smoothing: float = eqx.field(static=True, default=0.0)

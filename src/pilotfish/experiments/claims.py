@@ -48,6 +48,8 @@ class Arm:
     setup: Setup
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Fields of the task that differ from those of its name."""
+    measured: int = 0
+    """Noise-free episodes from each condition that measure every iteration's policy."""
 
     def but(self, label: str | None = None, /, **settings: Any) -> "Arm":
         """The arm with other settings of its algorithm, "part.field" for a part's, under its label or another."""
@@ -72,6 +74,7 @@ class Arm:
             iterations=min(QUICK_ITERATIONS, iterations) if quick else iterations,
             seeds=seeds,
             checkpoint_every=CHECKPOINT_EVERY,
+            measured=self.measured,
         )
 
 

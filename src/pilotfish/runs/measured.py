@@ -48,6 +48,9 @@ class Info(NamedTuple):
         Float[Array, ""], Shown("noise-free episodes that succeed", "%", column="noise-free success", form="{:.0%}")
     ]
     """Fraction of these that reach the goal; nan where the task defines none."""
+    noise_free_distance: Annotated[Float[Array, ""], Shown("distance at the end of a noise-free episode")]
+    """Mean distance from the goal at their ends, in the task's unit; nan where it defines none, and infinite if one
+    broke off."""
 
     @property
     def ok(self) -> Any:
@@ -90,9 +93,13 @@ class Measured(Algorithm):
         success = jnp.asarray(jnp.nan)
         if problem.success is not None:
             success = (jax.vmap(jax.vmap(problem.success))(found.x, found.u) & found.valid).mean()
+        distance = jnp.asarray(jnp.nan)
+        if problem.distance is not None:
+            ended = jax.vmap(jax.vmap(problem.distance))(found.x, found.u)
+            distance = jnp.where(found.valid, ended, jnp.inf).mean()
         if not policy.per_condition:
             cost = jnp.full_like(cost, cost.mean())
-        return State(learner, *_better(policy, cost, state)), Info(info, cost.mean(), success)
+        return State(learner, *_better(policy, cost, state)), Info(info, cost.mean(), success, distance)
 
     def refusal(self, problem: Problem, state: State, rollouts: Rollouts, ok: Bool[Array, "N"]) -> str:
         return self.algorithm.refusal(problem, state.learner, rollouts, ok)

@@ -97,6 +97,7 @@ class Obstacles(MujocoTask):
             action_low=-limit,
             action_high=limit,
             success=self.arrives,
+            distance=self.remaining,
             first_controller=hold(start, HORIZON, DT, jnp.ones(2), stiffness=10.0, stiffness_vel=10.0),
         )
 
@@ -107,6 +108,10 @@ class Obstacles(MujocoTask):
             return 0.5 * square
         return jnp.where(t == HORIZON - 1, 10.0, 1.0) * (5.0 * square + 0.05 * jnp.log(1e-5 + square))
 
+    def remaining(self, x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Float[Array, ""]:
+        """How far the last place is from the target, m."""
+        return jnp.linalg.norm(x[-1, :2])
+
     def arrives(self, x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Bool[Array, ""]:
         """True if the last place is within .3 m of the target."""
-        return jnp.linalg.norm(x[-1, :2]) < REACHED
+        return self.remaining(x, u) < REACHED

@@ -189,6 +189,7 @@ class Peg(MujocoTask):
             action_high=limit,
             observe=joints if self.blind else identity,
             success=self.is_inserted,
+            distance=self.height,
             first_controller=hold(start, HORIZON, DT, gain, final_weight=50.0),
         )
 
@@ -199,9 +200,13 @@ class Peg(MujocoTask):
         last = 0.5 * jnp.log(ALPHA + ((10.0 * WEIGHTS * d) ** 2).sum())
         return 0.5 * (1e-3 / GAINS * u**2).sum() + far + jnp.where(t == HORIZON - 1, last, 0.0)
 
+    def height(self, x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Float[Array, ""]:
+        """How far above the hole's floor, or below it, the peg's bottom is at last, m."""
+        return jnp.abs(x[-1, BOTTOM][2] - HOLE[2])
+
     def is_inserted(self, x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Bool[Array, ""]:
         """True if the last height of the peg's bottom is that of the hole's floor, up to .06 m."""
-        return jnp.abs(x[-1, BOTTOM][2] - HOLE[2]) < INSERTED
+        return self.height(x, u) < INSERTED
 
 
 def blind() -> Peg:
