@@ -210,6 +210,9 @@ class GymnasiumWorld(HostWorld):
     def one_by_one(self) -> bool:
         return False
 
+    def beyond(self):
+        return {"seeds": np.array(self.seeds)}
+
     def plant(self, copies: int) -> "EnvironmentPlant":
         while len(self.copies) < copies:
             self.copies.append(self.make())

@@ -312,6 +312,11 @@ class MujocoWorld(HostWorld):
     def one_by_one(self) -> bool:
         return False
 
+    def beyond(self):
+        binary = np.empty(mujoco.mj_sizeModel(self.model), np.uint8)
+        mujoco.mj_saveModel(self.model, None, binary)
+        return {"model": binary, "forces": self.simulation.forces, **self.simulation.fields}
+
     def plant(self, copies: int) -> MujocoPlant:
         return MujocoPlant(self.simulation, self.problem)
 
