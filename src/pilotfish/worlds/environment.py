@@ -296,12 +296,19 @@ def begin(env: gymnasium.Env, access: Access, seed: int, x: np.ndarray | None = 
 
 
 def _step(env: gymnasium.Env, access: Access, u: np.ndarray) -> tuple[np.ndarray, float, bool]:
-    """The next state, the cost, and whether the environment terminates the episode."""
+    """The next state, the cost, and whether the environment terminates the episode.
+
+    ValueError, naming the environment, for whatever it raises.
+    """
     space: Any = env.action_space
-    found = env.step(u.reshape(space.shape).astype(space.dtype))
-    observation, reward, terminated, *_ = _returned(env, "step", found)
+    with quoting(_name(env), "step() raised "):
+        observation, reward, terminated, *_ = _returned(
+            env, "step", env.step(u.reshape(space.shape).astype(space.dtype))
+        )
+    with quoting(_name(env), "its state cannot be had: "):
+        x = access.read(env, observation)
     return (
-        access.read(env, observation),
+        x,
         -_number(env, "reward", reward),
         bool(_number(env, "value of terminated", terminated)),
     )
