@@ -124,6 +124,7 @@ class ModelTask(MujocoTask):
             model.body_quat[bodies] = model.key_mquat[i].reshape(-1, 4)[mocap]
         return Simulation(model)
 
+    @quiet()
     def problem(self) -> Problem:
         simulation = self.simulation()
         model = simulation.model

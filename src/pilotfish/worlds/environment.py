@@ -218,6 +218,7 @@ class GymnasiumWorld(HostWorld):
             self.copies.append(self.make())
         return EnvironmentPlant(self, copies)
 
+    @quiet()
     def show(self, env: gymnasium.Env, x: np.ndarray, condition: int) -> None:
         """Bring a copy of the environment into the state x (dx,) of a condition, to be rendered."""
         begin(env, self.access, self.seeds[condition], x)

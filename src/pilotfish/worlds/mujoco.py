@@ -113,6 +113,7 @@ class Simulation(Dynamics):
         """The state x of one simulation, or of each of a batch."""
         return np.concatenate([data.qpos, data.qvel, data.act, data.sensordata[..., self.read]], -1)
 
+    @quiet()
     def states(
         self, qpos: np.ndarray, qvel: np.ndarray, act: np.ndarray | None = None, time: float = 0.0
     ) -> np.ndarray:
