@@ -297,6 +297,19 @@ def test_what_a_cost_reads_beside_it_is_a_part_of_the_task(task, tmp_path):
     assert made.problem().cost(np.ones(DX), np.ones(2), 0) == 12.0
 
 
+def test_what_a_cost_reads_when_it_is_called_is_a_part_of_the_task(task, tmp_path):
+    np.save(tmp_path / "path.npy", np.ones(3))
+    (tmp_path / "gain.txt").write_text("2.0")
+    made = task(
+        python="from pathlib import Path\nimport numpy as np\nhere = Path(__file__).parent\n\n"
+        "def cost(x, u, t):\n    return x[:3] @ np.load(here / 'path.npy') + u @ u\n\n"
+        "def observe(x):\n    return float((here / 'gain.txt').read_text()) * x\n"
+    )
+    made.problem()
+    for _ in range(2):
+        assert set(made.files) == {str(tmp_path / name) for name in ("model.xml", "cost.py", "path.npy", "gain.txt")}
+
+
 def test_packages_installed_in_a_folder_beside_are_no_part_of_the_task(task, tmp_path, monkeypatch):
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "installed_beside.py").write_text("")
