@@ -178,6 +178,9 @@ def test_a_package_adds_an_algorithm_and_a_task_with_a_line_each(pilotfish, tmp_
     assert {"film.gif", "curves.png", "diagnostics.png", "policy.safetensors"} <= {path.name for path in run.iterdir()}
     resumed = pilotfish("resume", run, "--iterations", 8, "--no-film", "--json")
     assert resumed.returncode == 0, resumed.stderr
+    rows = np.genfromtxt(run / "metrics.csv", delimiter=",", names=True)
+    assert rows["cost"][-1] < 0.5 * rows["cost"][0]
+    assert len(rows) == 8
     evaluated = pilotfish("evaluate", run, "--json")
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads(evaluated.stdout)["success"][0] > 0.9
@@ -204,11 +207,3 @@ def test_a_setting_out_of_range_is_told_in_the_users_words(pilotfish):
     done = pilotfish("train", "lake", "--algorithm", "cem", "--algorithm.elite", 2)
     assert done.returncode == 2
     assert "a part of the episodes" in done.stderr + done.stdout
-
-
-def test_the_numbers_it_learned_by_are_kept(pilotfish, tmp_path):
-    run = tmp_path / "run"
-    assert pilotfish("train", "lake", "--algorithm", "cem", "--no-film", "--out", run).returncode == 0
-    rows = np.genfromtxt(run / "metrics.csv", delimiter=",", names=True)
-    assert rows["cost"][-1] < 0.5 * rows["cost"][0]
-    assert len(rows) == 8

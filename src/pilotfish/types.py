@@ -315,13 +315,8 @@ def _check_values(problem: Problem) -> None:
             n = int(np.argmin(np.isfinite(array).reshape(len(array), -1).all(1)))
             raise ValueError(f"{name}[{n}] = {array[n].tolist()}: all numbers must be finite.")
     for n, one in enumerate(cov):
-        # rounding of a sum of dx terms is no fault
-        slack = 1e3 * np.finfo(one.dtype).eps * len(one) * np.abs(one).max()
-        if np.abs(one - one.T).max() > slack or np.linalg.eigvalsh(one).min() < -slack:
-            raise ValueError(
-                f"conditions.cov[{n}] is no covariance: it must be symmetric, and its eigenvalues "
-                f"{np.linalg.eigvalsh((one + one.T) / 2).tolist()} 0 or more. Zeros stand for a start that is known."
-            )
+        if (why := _no_covariance(one)) is not None:
+            raise ValueError(f"conditions.cov[{n}] is no covariance: {why}. Zeros stand for a start that is known.")
     for name, std, inside, wanted in (
         ("initial_std", initial_std, initial_std > 0, "positive"),
         ("noise_std", noise_std, noise_std >= 0, "0 or more"),
@@ -333,6 +328,25 @@ def _check_values(problem: Problem) -> None:
         raise ValueError(
             f"action_low[{i}]={low[i]} and action_high[{i}]={high[i]}: the lower bound must not exceed the upper one."
         )
+
+
+def _no_covariance(cov: np.ndarray) -> str | None:
+    """Why a matrix (d, d) is no covariance, in whatever units each entry is; None if it is one, up to rounding."""
+    variances = np.diagonal(cov)
+    if (variances < 0).any():
+        return f"its diagonal {variances.tolist()} must be 0 or more"
+    size = np.outer(np.sqrt(variances), np.sqrt(variances))
+    if (one := np.argwhere((size == 0) & (cov != 0))).size:
+        i, j = one[0]
+        return f"entry {i}, {j} is {cov[i, j]}, where one of the two does not vary"
+    correlations = cov / np.where(size == 0, 1.0, size)
+    slack = 1e3 * np.finfo(cov.dtype).eps * len(cov)  # rounding of a sum of d terms is no fault
+    if (one := np.argwhere(np.abs(correlations - correlations.T) > slack)).size:
+        i, j = one[0]
+        return f"entry {i}, {j} is {cov[i, j]}, but entry {j}, {i} is {cov[j, i]}; it must be symmetric"
+    if (least := np.linalg.eigvalsh(correlations).min()) < -slack:
+        return f"its correlations {correlations.tolist()} have the eigenvalue {least:.3g}, which must be 0 or more"
+    return None
 
 
 class Rollouts(eqx.Module):

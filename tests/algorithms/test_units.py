@@ -141,7 +141,13 @@ WRITTEN = {
 }
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+COVERED = {"moto, propagated", "moto, monte carlo", "lqr-gps, step"}
+"""What they do otherwise shows in the first update, which all have in any units."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in COVERED else name for name in ALGORITHMS]
+)
 def test_units_and_origins_do_not_matter(name):
     """One update, and ten iterations."""
     for how, units in WRITTEN.items():

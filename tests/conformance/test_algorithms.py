@@ -157,8 +157,15 @@ def test_copies_of_a_condition_get_equal_answers(algorithm):
                 np.testing.assert_allclose(two[0], one[0], rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", sorted(algorithms.registry()))
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "lqr-gps" else pytest.param(name, marks=pytest.mark.slow)
+        for name in sorted(algorithms.registry())
+    ],
+)
 def test_hyperparameters_can_be_swept_side_by_side(name):
+    """One algorithm stands for all where nothing slow is asked for: a sweep is compiled anew for each."""
     algorithm = CASES[name]
     problem, state, rollouts, key = first_rollouts(algorithm)
     floats = [
@@ -222,7 +229,7 @@ def ruined(rollouts, n, m, step):
     )
 
 
-@pytest.mark.parametrize("step", [0, 7, LAST_STEP])
+@pytest.mark.parametrize("step", [pytest.param(0, marks=pytest.mark.slow), 7, LAST_STEP])
 def test_what_did_not_happen_is_not_used(algorithm, step):
     """What stands behind the step at which a rollout broke off changes nothing."""
     problem, state, rollouts, key = first_rollouts(algorithm)

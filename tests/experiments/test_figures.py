@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
-import math
 import shutil
+import sys
 
 import imageio.v3 as iio
 import numpy as np
@@ -20,7 +20,7 @@ from pilotfish.view import curves
 
 LARGE = Arm("large steps", "lq", "moto", Setup(MOTO(kl_step=0.2), rollouts=40, iterations=6))
 SMALL = LARGE.but("small steps", kl_step=0.01)
-BROKEN = LARGE.on(action_weight=math.inf)
+BROKEN = LARGE.on(action_weight=sys.float_info.max)  # finite where learning begins, and hardly anywhere else
 FASTER = Claim(
     "larger steps are faster",
     "log10 cost of the last 5 iterations: small minus large",
@@ -312,10 +312,15 @@ def test_every_figure_can_be_run_and_judged(id):
     assert figure.caption.endswith(".")
     assert figure.claims
     plan = study.plan(figure, figure.folder(), None, False, True)
+    made = set()
     for job in plan.jobs:
-        _, algorithm, world = assemble(job.spec)
+        parts = {json.dumps(part, sort_keys=True) for part in (job.spec.task, job.spec.algorithm)}
         if job in plan.reference:
+            _, algorithm, world = assemble(job.spec)
             loop.check(algorithm, world, job.spec.rollouts)
+        elif not parts <= made:
+            assemble(job.spec)
+        made |= parts
     rng = np.random.default_rng(0)
     measured = {}
     for arm in figure.arms:

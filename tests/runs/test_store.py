@@ -1,5 +1,6 @@
 """The store: whole files or none, and clear words about what cannot be used."""
 
+import copy
 import dataclasses
 import json
 
@@ -12,12 +13,15 @@ from pilotfish.algorithms.ilqg import ILQG
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.runs import RunError, RunWarning, loop
+from pilotfish.runs.same import difference
 from pilotfish.runs.spec import Spec, assemble, described
 from pilotfish.runs.store import Run
 from pilotfish.runs.train import TrainingFailed, train
 from pilotfish.tasks.cartpole import CartPole
+from pilotfish.tasks.peg import Peg
 from pilotfish.types import Gaussian, Problem
 from pilotfish.worlds.jax import JaxWorld
+from pilotfish.worlds.mujoco import MujocoWorld
 
 SAMPLES = 24
 
@@ -192,6 +196,33 @@ def test_a_run_goes_on_only_with_what_it_is_made_of(trained, world):
         with pytest.raises(ValueError, match=words):
             train(algorithm, world, **(settings | change))
     assert trained.metrics()["cost"].shape == (2, 4)
+
+
+def test_a_run_goes_on_only_in_its_own_world(trained):
+    problem, settings = CartPole().problem(), {"rollouts": SAMPLES, "iterations": 4, "seeds": [0, 1], "run": trained}
+    cost, dynamics = problem.cost, problem.dynamics
+    for change, name in (
+        ({"horizon": 59, "first_controller": None}, "horizon"),
+        ({"conditions": Gaussian(problem.conditions.mean + 0.1, problem.conditions.cov)}, "conditions"),
+        ({"cost": lambda x, u, t: cost(x, u, t) + x @ np.ones(4)}, "cost"),
+        ({"dynamics": lambda x, u: dynamics(x, 0.9 * u)}, "dynamics"),
+    ):
+        with pytest.raises(ValueError, match=f"world: its {name} is not that of the task cartpole as .* was begun"):
+            train(MOTO(), JaxWorld(dataclasses.replace(problem, **change)), **settings)
+    train(MOTO(), JaxWorld(CartPole().problem()), **settings)
+
+
+def test_a_run_goes_on_only_with_its_own_model(tmp_path):
+    settings = {"rollouts": 35, "iterations": 1, "seeds": [0]}
+    task = Peg()
+    run = Run.create(tmp_path / "peg", Spec.of(("peg", task), ("lqr-gps", LQRGPS()), **settings, checkpoint_every=1))
+    run.save_checkpoint(1, {})
+    world = task.world()
+    assert difference(run.assemble()[2], world) is None
+    model = copy.copy(world.simulation.model)
+    model.opt.gravity[2] = -1.62
+    with pytest.raises(ValueError, match="world: its model is not that of the task peg"):
+        train(LQRGPS(), MujocoWorld(world.problem, model, world.simulation.fields), **settings, run=run)
 
 
 def test_damaged_metrics_do_not_stop_a_run_and_come_back(run, trained, world):

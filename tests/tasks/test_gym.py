@@ -147,8 +147,28 @@ def test_an_environment_that_raises_ends_one_rollout(recwarn):
 
 def test_where_all_rollouts_break_off_the_environment_is_quoted():
     world = cart("raises").world()
-    with pytest.raises(RuntimeError, match=r"all 2 rollouts broke off, .* by OSError: lost the connection"):
+    told = r"all 2 rollouts broke off, .* pilotfish-test/raises-v0: step\(\) raised OSError: lost the connection"
+    with pytest.raises(RolloutsFailed, match=told):
         world.rollout(policy(world.problem, offset=2.0, std=0.0), 2, KEY)
+
+
+def test_a_state_that_is_gone_after_a_step_is_told_with_the_environment():
+    world = cart().world()
+    world.rollout(policy(world.problem), 1, KEY)
+    bare = world.copies[0].unwrapped
+    step = bare.step
+    bare.step = lambda u: (step(u), delattr(bare, "state"))[0]
+    with pytest.raises(RolloutsFailed, match=r"Cart-v0: its state cannot be had: AttributeError: .*'state'"):
+        world.rollout(policy(world.problem), 1, KEY)
+
+
+def test_an_action_that_the_environment_refuses_is_told_with_the_environment():
+    world = cart().world()
+    world.rollout(policy(world.problem), 2, KEY)
+    for copy in world.copies:
+        copy.unwrapped.step = lambda u: {}["valve"]
+    with pytest.raises(RolloutsFailed, match=r"all 2 .*Cart-v0: step\(\) raised KeyError: 'valve'"):
+        world.rollout(policy(world.problem), 2, KEY)
 
 
 @pytest.mark.parametrize(

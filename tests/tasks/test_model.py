@@ -1,7 +1,9 @@
 """A user's model and cost as a task: what is made of them, and what is said when something is wrong with them."""
 
+import contextlib
 import dataclasses
 import sys
+from pathlib import Path
 
 import imageio.v3 as iio
 import jax
@@ -13,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
+from pilotfish.runs import RunError
 from pilotfish.tasks import find
 from pilotfish.tasks.model import ModelTask, describe
 from pilotfish.types import LinearGaussian, identity, no_cost
@@ -294,6 +297,19 @@ def test_what_a_cost_reads_beside_it_is_a_part_of_the_task(task, tmp_path):
     assert made.problem().cost(np.ones(DX), np.ones(2), 0) == 12.0
 
 
+def test_what_a_cost_reads_when_it_is_called_is_a_part_of_the_task(task, tmp_path):
+    np.save(tmp_path / "path.npy", np.ones(3))
+    (tmp_path / "gain.txt").write_text("2.0")
+    made = task(
+        python="from pathlib import Path\nimport numpy as np\nhere = Path(__file__).parent\n\n"
+        "def cost(x, u, t):\n    return x[:3] @ np.load(here / 'path.npy') + u @ u\n\n"
+        "def observe(x):\n    return float((here / 'gain.txt').read_text()) * x\n"
+    )
+    made.problem()
+    for _ in range(2):
+        assert set(made.files) == {str(tmp_path / name) for name in ("model.xml", "cost.py", "path.npy", "gain.txt")}
+
+
 def test_packages_installed_in_a_folder_beside_are_no_part_of_the_task(task, tmp_path, monkeypatch):
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "installed_beside.py").write_text("")
@@ -553,3 +569,29 @@ def test_a_model_is_seen_with_a_camera_and_without_and_however_small_its_picture
     else:
         assert moved[0] > 0.1
         assert abs(moved[1]) < 0.01
+
+
+BALLS = "".join(f'<body pos="0 0 {i / 100}"><freejoint/><geom size=".2"/></body>' for i in range(12))
+CROWDED = f"""
+<mujoco><size memory="30K"/><worldbody><geom type="plane" size="1 1 1"/>{BALLS}
+<body pos="5 0 0"><joint name="slide" type="slide"/><geom size=".1"/></body></worldbody>
+<actuator><motor joint="slide" ctrlrange="-1 1"/></actuator></mujoco>
+"""
+"""More contacts than it has memory for: MuJoCo warns in every step."""
+
+
+def test_mujoco_leaves_no_log_in_the_users_folder(tmp_path, monkeypatch):
+    """From whatever thread it warns, and also where a picture of a state is made or cannot be."""
+    monkeypatch.chdir(tmp_path)
+    Path("crowded.xml").write_text(CROWDED)
+    Path("cost.py").write_text("def cost(x, u, t):\n    return x[0] ** 2 + u @ u\n")
+    task = ModelTask("crowded.xml", "cost.py", horizon=3)
+    world = task.world()
+    rollouts = world.rollout(LinearGaussianPolicy(world.problem.first_controller), 4, jax.random.key(0))
+    world.simulation.linearised(world.problem, rollouts.x[:, 0, :-1], rollouts.u[:, 0])
+    assert task.files
+    with contextlib.suppress(RunError):  # where there is no OpenGL
+        scene(task).paint(Figure().add_subplot(), np.asarray(rollouts.x)[0, 0, -1], 0, 1.0)
+    assert not Path("MUJOCO_LOG.TXT").exists()
+    mujoco.mj_step(world.model, mujoco.MjData(world.model))
+    assert Path("MUJOCO_LOG.TXT").exists(), "this model warns"

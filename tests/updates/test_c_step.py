@@ -174,7 +174,10 @@ def test_steps_that_can_be_meet_their_own_bound():
     assert np.median(step.passes) <= 8
 
 
-@pytest.mark.parametrize(("growth", "convex"), [(1.0, False), (1.3, True), (1.3, False)])
+@pytest.mark.parametrize(
+    ("growth", "convex"),
+    [pytest.param(1.0, False, marks=pytest.mark.slow), pytest.param(1.3, True, marks=pytest.mark.slow), (1.3, False)],
+)
 @pytest.mark.parametrize("bound", [1.0, 5.0])
 def test_large_steps_are_the_dual_s_too(growth, convex, bound):
     """By weak duality no controller within the bounds saves more, but for the gap `sum eta (bound - KL)`."""

@@ -125,6 +125,27 @@ def test_a_rollout_that_is_not_finite_is_invalid_and_the_others_are_not(what):
     np.testing.assert_array_equal(r.valid[0], ~broken)
 
 
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [
+        ({"dynamics": lambda x, u: jnp.sqrt(x - u)}, r"dynamics\(x, u\) is \[nan\].*x=\[0.5\].*u=\[0.75\]"),
+        ({"cost": lambda x, u, t: jnp.log(x[0] - 0.5) + t}, r"cost\(x, u, t\) is -inf"),
+        ({"final_cost": lambda x: jnp.sqrt(-x[0])}, r"final_cost\(x\) is nan"),
+        ({"observe": lambda x: jnp.append(x, 1 / (x[0] - 0.5))}, r"observe\(x\) is \[0.5, inf\]"),
+        ({"success": lambda x, u: jnp.sqrt(x[-1, 0] - u[0, 0])}, r"success\(x, u\) is nan"),
+    ],
+)
+def test_a_problem_that_is_not_finite_where_learning_begins_is_refused_by_name(what, named):
+    """Else all rollouts break off at their first step, and the first iteration says so after all was compiled."""
+    begin = {
+        "conditions": Gaussian(jnp.full((1, 1), 0.5), jnp.ones((1, 1, 1))),
+        "first_controller": LinearGaussian(jnp.ones((1, 4, 1, 1)), jnp.full((1, 4, 1), 0.25), jnp.ones((1, 4, 1, 1))),
+    }
+    with pytest.raises(ValueError, match=named):
+        JaxWorld(drift(**begin, **what))
+    JaxWorld(drift(**begin))
+
+
 def test_an_action_that_is_not_finite_is_invalid():
     problem = drift(dynamics=lambda x, u: x, cost=lambda x, u, t: 0 * x[0])
     assert not rollout(problem, 2, mean=jnp.nan).valid.any()

@@ -63,6 +63,7 @@ class Run:
     def __init__(self, path: Path, spec: Spec):
         self.path, self.spec = path, spec
         self._trusted = self._writes = False
+        self._assembled: tuple[Task, Algorithm, World] | None = None
         self._carried: dict[str, bytes] = {}
         """What this process wrote of the files that a checkpoint holds as well."""
 
@@ -123,10 +124,12 @@ class Run:
         trust.trust(self.spec)
 
     def assemble(self) -> tuple[Task, Algorithm, World]:
-        """The task, algorithm and world. RunError if that runs code of a run that nobody trusts."""
-        if not self._trusted:
-            trust.check(self.spec, self.path)
-        return assemble(self.spec, self.path)
+        """The task, algorithm and world, made once. RunError if that runs code of a run that nobody trusts."""
+        if self._assembled is None:
+            if not self._trusted:
+                trust.check(self.spec, self.path)
+            self._assembled = assemble(self.spec, self.path)
+        return self._assembled
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:

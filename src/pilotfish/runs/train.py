@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pilotfish import tasks
 from pilotfish.algorithms import Algorithm
 from pilotfish.policies import Policy
 from pilotfish.runs import loop, store
 from pilotfish.runs.columns import columns
 from pilotfish.runs.loop import Turn
 from pilotfish.runs.measured import measuring
+from pilotfish.runs.same import difference
 from pilotfish.runs.spec import described
 from pilotfish.runs.store import Run, RunError
 from pilotfish.types import Problem
@@ -60,7 +62,7 @@ def train(
     """
     loop.check(algorithm, world, rollouts)
     if run is not None:
-        _check_same(run, algorithm, {"rollouts": rollouts, "seeds": list(seeds), "measured": measured})
+        _check_same(run, algorithm, world, {"rollouts": rollouts, "seeds": list(seeds), "measured": measured})
     algorithm = measuring(algorithm, world, measured)
     states, sizes = loop.initial(algorithm, world, rollouts, loop.root_keys(seeds)), (rollouts, iterations, seeds)
     if run is None:
@@ -105,7 +107,7 @@ def _turns(algorithm: Algorithm, world: World, sizes: Any, begun: tuple[int, Any
         raise TrainingFailed(f"stopped in iteration {at}: {error}.") from error
 
 
-def _check_same(run: Run, algorithm: Algorithm, asked: dict[str, Any]) -> None:
+def _check_same(run: Run, algorithm: Algorithm, world: World, asked: dict[str, Any]) -> None:
     """Refuse to go on with a run by other means than it was begun with: its metrics would be of neither."""
     found = {name: getattr(run.spec, name) for name in asked}
     if stored := run.spec.algorithm.get("options"):
@@ -115,6 +117,19 @@ def _check_same(run: Run, algorithm: Algorithm, asked: dict[str, Any]) -> None:
             raise ValueError(
                 f"{name}={asked.get(name)}: {run.path} was begun with {found.get(name)}. Give the same, or another run."
             )
+    _check_world(run, world)
+
+
+def _check_world(run: Run, world: World) -> None:
+    """Refuse to go on with a run in another world. Of a task that is not registered here its author must know."""
+    if not run.done() or not run.spec.task.get("options") or not tasks.known(run.spec.task["name"]):
+        return
+    own = run.assemble()[2]
+    if own is not world and (name := difference(own, world)) is not None:
+        raise ValueError(
+            f"world: its {name} is not that of the task {run.spec.task['name']} as {run.path} was begun with it. Give "
+            "the same, that of run.assemble(), or another run."
+        )
 
 
 def explain(turn: Turn, seed: int, algorithm: Algorithm, problem: Problem) -> str:

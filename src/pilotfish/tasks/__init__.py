@@ -72,10 +72,15 @@ def registry() -> dict[str, Entry]:
     return tasks()
 
 
+def known(name: str) -> bool:
+    """Whether a name is a registered task's, an environment's or a model's."""
+    return name in registry() or name.startswith(GYMNASIUM) or name.lower().endswith(MODELS)
+
+
 def find(name: str) -> Entry:
     """The registered task of that name, an environment of Gymnasium as gym:NAME, or a MuJoCo model by its file."""
-    if name in (known := registry()):
-        return known[name]
+    if name in (entries := registry()):
+        return entries[name]
     if name.startswith(GYMNASIUM):
         from pilotfish.tasks import gym
 
@@ -84,4 +89,4 @@ def find(name: str) -> Entry:
         from pilotfish.tasks import model
 
         return model.entry(name)
-    return named(known, name, "task")
+    return named(entries, name, "task")

@@ -5,8 +5,9 @@ defines in jax.numpy, with the arguments that Problem gives them,
 
     cost(x, u, t)    and, where wanted,    final_cost(x)    success(x, u)    observe(x)
 
-It may import what is installed, and at its top also modules beside it, and read data beside it (`numpy.load`, `open`)
-by a path that begins with that of its `__file__`: `files` names all that a task is made of.
+It may import what is installed, and at its top also modules beside it, and read data beside it (`numpy.load`, `open`),
+at its top or in its functions, by a path that begins with that of its `__file__`: `files` names all that a task is made
+of.
 Learning begins with noise about the keyframe's ctrl, or about zero.
 
 A URDF has no actuators: each of its hinges and slides gets a motor, with the joint's effort as its limit.
@@ -23,6 +24,7 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,8 +114,11 @@ class ModelTask(MujocoTask):
         """The files that the task is made of: model and cost, what the model includes, and what the cost imports and
         reads beside it.
         """
-        self.problem()  # says what is wrong with them
-        return sorted({self.model, *_parts(self.model), *_executed(self.cost).sources})
+        problem = self.problem()  # says what is wrong with them
+        with _opened() as read:
+            _check(problem)
+        later = _data_beside(self.cost, read)
+        return sorted({self.model, *_parts(self.model), *_executed(self.cost).sources, *later})
 
     def simulation(self) -> Simulation:
         model = _model(self.model)
@@ -124,6 +129,7 @@ class ModelTask(MujocoTask):
             model.body_quat[bodies] = model.key_mquat[i].reshape(-1, 4)[mocap]
         return Simulation(model)
 
+    @quiet()
     def problem(self) -> Problem:
         simulation = self.simulation()
         model = simulation.model
@@ -340,8 +346,13 @@ def _run(path: str) -> _Executed:
             del sys.modules[name]
     if not callable(scope.get("cost")):
         raise ValueError(f"{path} defines no function cost(x, u, t).")
-    parts = {*beside.values(), *(place for place in read if _beside(folder, place) and os.path.isfile(place))}
+    parts = {*beside.values(), *_data_beside(path, read)}
     return _Executed(scope, {path: source} | {part: Path(part).read_bytes() for part in parts})
+
+
+def _data_beside(path: str, read: set[str]) -> set[str]:
+    """Those of the files that were read which lie beside a file."""
+    return {place for place in read if _beside(os.path.dirname(path), place) and os.path.isfile(place)}
 
 
 def _beside(folder: str, place: str) -> bool:
@@ -387,8 +398,10 @@ def _check(problem: Problem) -> None:
         ("cost(x, u, t)", problem.cost, (x[0], u[0], jnp.asarray(0)), number),
         ("final_cost(x)", problem.final_cost, (x[0],), number),
         ("success(x, u)", problem.success, (x, u), truth),
+        ("observe(x)", problem.observe, (x[0],), (jnp.generic, "a vector")),
     ):
-        if f is not None and not jnp.issubdtype(found := jax.eval_shape(f, *arguments).dtype, kind):
+        # a partial is another function every time: what f reads when it is called it reads again
+        if f is not None and not jnp.issubdtype(found := jax.eval_shape(partial(f), *arguments).dtype, kind):
             raise ValueError(f"{name} returns {found}; it must return {wanted}.")
 
 

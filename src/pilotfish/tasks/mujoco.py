@@ -7,7 +7,7 @@ where there is none MuJoCo's own.
 from abc import abstractmethod
 
 from pilotfish.tasks import Task
-from pilotfish.worlds.mujoco import MujocoWorld, Simulation
+from pilotfish.worlds.mujoco import MujocoWorld, Simulation, quiet
 
 CAMERA = "view"
 
@@ -21,6 +21,7 @@ GRID = (
 class MujocoTask(Task):
     """What is to be done in a MuJoCo simulation."""
 
+    @quiet()
     def world(self) -> MujocoWorld:
         simulation = self.simulation()
         return MujocoWorld(self.problem(), simulation.model, simulation.fields, simulation.forces)

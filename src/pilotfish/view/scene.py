@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from pilotfish.runs.store import RunError
 from pilotfish.tasks import DrawnTask, Task
 from pilotfish.tasks.gym import GymnasiumTask
-from pilotfish.tasks.mujoco import CAMERA, MujocoTask
+from pilotfish.tasks.mujoco import CAMERA, MujocoTask, quiet
 
 COLOUR = {"body": "#1f6fb2", "joint": "#1b2a38", "goal": "#9fc3a5", "ground": "#8a97a3"}
 HEIGHT, WIDTH = 360, 480  # pixels of a rendering
@@ -66,6 +66,7 @@ def _strokes(task: DrawnTask) -> Scene:
     return Scene(paint, (top - bottom) / (right - left), FRAME_SECONDS[0])
 
 
+@quiet()
 def _rendering(task: MujocoTask) -> Scene:
     simulation = task.simulation()
     model = copy.copy(simulation.model)
@@ -82,6 +83,7 @@ def _rendering(task: MujocoTask) -> Scene:
         own = simulation.of_condition(n)
         return own, mujoco.MjData(own)
 
+    @quiet()
     def paint(axis: Axes, x: np.ndarray, condition: int, scale: float) -> None:
         own, data = of_condition(condition)
         simulation.place(data, x)
@@ -92,6 +94,7 @@ def _rendering(task: MujocoTask) -> Scene:
     return Scene(paint, HEIGHT / WIDTH, FRAME_SECONDS[1])
 
 
+@quiet()
 def _camera(model: mujoco.MjModel) -> str | mujoco.MjvCamera:
     """The model's camera CAMERA or, where it has none, MuJoCo's own but near enough to what moves to see it."""
     if mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, CAMERA) >= 0:
@@ -108,6 +111,7 @@ def _camera(model: mujoco.MjModel) -> str | mujoco.MjvCamera:
     return camera
 
 
+@quiet()
 def _environment(task: GymnasiumTask) -> Scene:
     world = task.world()
     env = world.make()
@@ -118,6 +122,7 @@ def _environment(task: GymnasiumTask) -> Scene:
     except Exception as error:  # whatever an environment raises that cannot render or go to a state
         raise RunError(f"no film: {task.env} gives no picture of a state ({error}).") from error
 
+    @quiet()
     def paint(axis: Axes, x: np.ndarray, condition: int, scale: float) -> None:
         world.show(env, x, condition)
         axis.imshow(np.asarray(env.render()))

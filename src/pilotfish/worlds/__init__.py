@@ -1,7 +1,8 @@
 """WHERE a policy acts: a world turns a policy into rollouts."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import equinox as eqx
 
@@ -31,6 +32,10 @@ class World(eqx.Module):
     @abstractmethod
     def traceable(self) -> bool:
         """Whether rollouts are JAX computations, which can be compiled together with the algorithm."""
+
+    def beyond(self) -> Mapping[str, Any]:
+        """Arrays, by name, that tell this world from others of the same problem."""
+        return {}
 
     @abstractmethod
     def plant(self, copies: int) -> Plant:

@@ -210,11 +210,15 @@ class GymnasiumWorld(HostWorld):
     def one_by_one(self) -> bool:
         return False
 
+    def beyond(self):
+        return {"seeds": np.array(self.seeds)}
+
     def plant(self, copies: int) -> "EnvironmentPlant":
         while len(self.copies) < copies:
             self.copies.append(self.make())
         return EnvironmentPlant(self, copies)
 
+    @quiet()
     def show(self, env: gymnasium.Env, x: np.ndarray, condition: int) -> None:
         """Bring a copy of the environment into the state x (dx,) of a condition, to be rendered."""
         begin(env, self.access, self.seeds[condition], x)
@@ -293,12 +297,19 @@ def begin(env: gymnasium.Env, access: Access, seed: int, x: np.ndarray | None = 
 
 
 def _step(env: gymnasium.Env, access: Access, u: np.ndarray) -> tuple[np.ndarray, float, bool]:
-    """The next state, the cost, and whether the environment terminates the episode."""
+    """The next state, the cost, and whether the environment terminates the episode.
+
+    ValueError, naming the environment, for whatever it raises.
+    """
     space: Any = env.action_space
-    found = env.step(u.reshape(space.shape).astype(space.dtype))
-    observation, reward, terminated, *_ = _returned(env, "step", found)
+    with quoting(_name(env), "step() raised "):
+        observation, reward, terminated, *_ = _returned(
+            env, "step", env.step(u.reshape(space.shape).astype(space.dtype))
+        )
+    with quoting(_name(env), "its state cannot be had: "):
+        x = access.read(env, observation)
     return (
-        access.read(env, observation),
+        x,
         -_number(env, "reward", reward),
         bool(_number(env, "value of terminated", terminated)),
     )

@@ -113,6 +113,7 @@ class Simulation(Dynamics):
         """The state x of one simulation, or of each of a batch."""
         return np.concatenate([data.qpos, data.qvel, data.act, data.sensordata[..., self.read]], -1)
 
+    @quiet()
     def states(
         self, qpos: np.ndarray, qvel: np.ndarray, act: np.ndarray | None = None, time: float = 0.0
     ) -> np.ndarray:
@@ -311,6 +312,11 @@ class MujocoWorld(HostWorld):
     @property
     def one_by_one(self) -> bool:
         return False
+
+    def beyond(self):
+        binary = np.empty(mujoco.mj_sizeModel(self.model), np.uint8)
+        mujoco.mj_saveModel(self.model, None, binary)
+        return {"model": binary, "forces": self.simulation.forces, **self.simulation.fields}
 
     def plant(self, copies: int) -> MujocoPlant:
         return MujocoPlant(self.simulation, self.problem)
