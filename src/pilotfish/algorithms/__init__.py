@@ -51,6 +51,10 @@ class Algorithm(eqx.Module):
         """What the last update made of it, noise-free, whether or not we would deploy that."""
         return self.exploit(state)
 
+    def local(self, state: Any) -> Policy | None:
+        """The local controllers that teach what we would deploy, noise-free; None where nothing is taught."""
+        return None
+
     @abstractmethod
     def update(self, problem: Problem, state: Any, rollouts: Rollouts, key: Key) -> tuple[Any, Any]:
         """The next state, and what this iteration reports."""

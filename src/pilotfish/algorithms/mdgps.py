@@ -11,7 +11,11 @@ of the local controllers (off policy) or of the network (on policy):
     the network learns these:     S-step       updates/s_step.py
 
 That is mirror descent: a gradient step in the space of local controllers, and a projection onto those that a network
-can be. Before its first lesson the network is whatever the first controllers are.
+can be.
+
+Few samples sometimes make a model in which a good policy explodes, and a step about what explodes is a lesson that
+spoils the network for all conditions. So where the network, as the model of a condition has it, is worse than the first
+controllers were, the trust region is about that condition's last controller; so it is before the first lesson.
 
 | symbol  | paper             | code       |
 | eps     | (2)               | T kl_step  |
@@ -30,7 +34,7 @@ from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import gaussian
 from pilotfish.algebra.batch import each
-from pilotfish.algorithms import Algorithm, check_number
+from pilotfish.algorithms import Algorithm, accepted, check_number
 from pilotfish.models import local, regressed
 from pilotfish.models.cost import CostExpansion
 from pilotfish.models.dynamics import FittedDynamics
@@ -57,6 +61,8 @@ class State(NamedTuple):
     eta: Float[Array, "N"]
     """Multiplier of the last trust region, nan before the first."""
     steps: Steps
+    began: Float[Array, "N"]
+    """Expected cost of the first controllers in the models fitted to their rollouts; nan before there are any."""
     policy: NetworkPolicy
     taught: Bool[Array, ""]
     """Whether the network had its first lesson."""
@@ -98,6 +104,8 @@ class Info(NamedTuple):
     """Mean expected KL of the network's actions to the new controllers', nats a step."""
     kl_network_max: Annotated[Float[Array, ""], Shown("KL of the network to the controllers", "nats", scale="log")]
     """The largest of a condition."""
+    followed: Annotated[Float[Array, ""], Shown("conditions that step from the network", "%")]
+    """Fraction of the conditions whose trust region is about the network, not their last controller."""
     idle: Annotated[Float[Array, ""], Shown("hidden units that are idle", "%")]
     """Fraction of the network's hidden units that have one value everywhere: dead, or saturated."""
 
@@ -117,7 +125,7 @@ class MDGPS(Algorithm):
     step_rule: StepRule = eqx.field(static=True, default="classic")
     """Whose cost tells whether the last step was too long: the local controllers' (classic), or the network's
     (global)."""
-    dynamics: FittedDynamics = FittedDynamics(prior="gmm")
+    dynamics: FittedDynamics = FittedDynamics(prior="gmm", memory=60)
     """How the dynamics are fitted."""
     cost: CostExpansion = CostExpansion()
     """How the cost becomes quadratic."""
@@ -153,6 +161,7 @@ class MDGPS(Algorithm):
             controller=first,
             eta=jnp.full(N, jnp.nan, float),
             steps=self.step.begin(N),
+            began=jnp.full(N, jnp.nan, float),
             policy=policy,
             taught=jnp.asarray(False),
             transitions=transitions,
@@ -171,18 +180,23 @@ class MDGPS(Algorithm):
         """The network."""
         return state.policy.noise_free()
 
+    def local(self, state: State) -> LinearGaussianPolicy:
+        """What the network learned from last."""
+        return LinearGaussianPolicy(state.controller).noise_free()
+
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
         N, data = len(state.eta), rollouts.cleaned()
         fit_key, linear_key, imagine_key, teach_key = jax.random.split(key, 4)
         fit = functools.partial(local.fit, self.dynamics, self.cost, problem)
         transitions, model, enough = each(fit, state.transitions, data, jax.random.split(fit_key, N))
-        linearised = functools.partial(self._reference, problem, state.policy, state.taught)
-        visited, reference = each(
-            linearised, state.visited, data, model.nominal, state.controller, jax.random.split(linear_key, N)
-        )
-        network = jax.vmap(LocalModel.expected_cost)(model, reference)
-        tried = reference if self.step_rule == "global" else jax.vmap(_inwards)(model, state.controller)
-        factor = self.step.factor(state.steps, jax.vmap(LocalModel.expected_cost)(model, tried))
+        linearise = functools.partial(self.linearise, problem, state.policy)
+        visited, network = each(linearise, state.visited, data, model.nominal, jax.random.split(linear_key, N))
+        last = jax.vmap(_inwards)(model, state.controller)
+        spent, spent_last = (jax.vmap(LocalModel.expected_cost)(model, p) for p in (network, last))
+        began = jnp.where(enough & jnp.isnan(state.began), spent_last, state.began)
+        follows = state.taught & (spent <= began)
+        reference, before = accepted(follows, (network, spent), (last, spent_last))
+        factor = self.step.factor(state.steps, before if self.step_rule == "global" else spent_last)
         step = each(self._step, model, reference, state.controller, self.kl_step * factor, state.eta, enough)
         seen = self._with_imagined(problem, model, step.controller, data, imagine_key)
         policy, lessons, taught = self.teach(state.lessons, state.policy, seen, step.controller, teach_key)
@@ -190,33 +204,18 @@ class MDGPS(Algorithm):
         new = State(
             controller=step.controller,
             eta=step.eta.mean(-1),
-            steps=Steps(factor, network, promised),
+            steps=Steps(factor, before, promised),
+            began=began,
             policy=policy,
             taught=lessons.taught,
             transitions=transitions,
             visited=visited,
             lessons=lessons,
         )
-        return new, self._info(new, step, taught)
+        return new, self._info(new, step, follows, taught)
 
     def refusal(self, problem: Problem, state: State, rollouts: Rollouts, ok: Bool[Array, "N"]) -> str:
         return local.obstacle(self.cost, problem, rollouts, ok)
-
-    def _reference(
-        self,
-        problem: Problem,
-        policy: NetworkPolicy,
-        taught: Bool[Array, ""],
-        visited,
-        rollouts,
-        nominal,
-        controller,
-        key,
-    ):
-        """What one condition remembers, and the network as its controller of deviations."""
-        visited, network = self.linearise(problem, policy, visited, rollouts, nominal, key)
-        first = nominal.inwards(controller)
-        return visited, jax.tree.map(lambda network, first: jnp.where(taught, network, first), network, first)
 
     def _step(
         self,
@@ -243,7 +242,7 @@ class MDGPS(Algorithm):
         data = eqx.tree_at(lambda r: r.episode, data, None, is_leaf=lambda leaf: leaf is None)
         return jax.tree.map(lambda *both: jnp.concatenate(both, 1), data, more)
 
-    def _info(self, new: State, step: CStep, taught: s_step.Taught) -> Info:
+    def _info(self, new: State, step: CStep, follows: Bool[Array, "N"], taught: s_step.Taught) -> Info:
         bounded = step.kl.mean(-1) if self.trust == "trajectory" else step.kl
         return Info(
             ok=step.found,
@@ -258,6 +257,7 @@ class MDGPS(Algorithm):
             loss=taught.loss_after,
             kl_network=taught.kl.mean(),
             kl_network_max=taught.kl.max(),
+            followed=follows.mean(),
             idle=taught.idle,
         )
 

@@ -25,6 +25,8 @@ class _Evaluate:
     """Noise-free rollouts of each seed's policy, from each condition."""
     held_out: bool = False
     """From the conditions that the task keeps for testing, instead of those of training."""
+    local: bool = False
+    """The local controllers that teach a network, instead of the network."""
     trust: bool = False
     """Run the code that the run names, though it was made elsewhere: once said, it holds."""
     json: bool = False
@@ -37,13 +39,13 @@ def evaluate(argv: list[str]) -> None:
     if args.rollouts < 1:
         raise ValueError(f"--rollouts {args.rollouts}: must be 1 or more.")
     run = Run.open(args.run, trust=args.trust)
-    found = run.evaluate(args.rollouts, "held-out" if args.held_out else "trained")
+    found = run.evaluate(args.rollouts, "held-out" if args.held_out else "trained", args.local)
     if args.json:
         print(json.dumps(found.as_json()))
     else:
         for name, value in found.summary.items():
             print(f"{name}: {value}")
-    if not args.held_out:  # what films show
+    if not (args.held_out or args.local):  # what films show
         _keep(run, found)
 
 
@@ -105,9 +107,11 @@ class _Export:
     run: tyro.conf.Positional[Path]
     """The run's folder."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """The policy's file; by default policy.safetensors in the run's folder."""
+    """The policy's file; by default policy.safetensors in the run's folder, or local.safetensors."""
     seed: int | None = None
     """Which seed's policy; by default the one of lowest cost."""
+    local: bool = False
+    """The local controllers that teach a network, one for each condition, instead of the network."""
     trust: bool = False
     """Run the code that the run names, though it was made elsewhere: once said, it holds."""
 
@@ -116,12 +120,13 @@ def export(argv: list[str]) -> None:
     """Write a policy that acts without jax."""
     args = tyro.cli(_Export, args=argv, prog="pilotfish export", description=COMMANDS["export"])
     run = Run.open(args.run, trust=args.trust)
-    path = _output(args.output, run.path / "policy.safetensors", ".safetensors")
+    name = "local.safetensors" if args.local else "policy.safetensors"
+    path = _output(args.output, run.path / name, ".safetensors")
     own = path.parent.resolve() == run.path.resolve()
     if own and path.name.startswith(("checkpoint", "evaluation")):
         raise ValueError(f"-o {path}: this is the run's own {path.name}. Choose another name.")
     seed = _best_seed(run) if args.seed is None else args.seed
-    packed = evaluation.pack(run, evaluation.trained(run), seed)
+    packed = evaluation.pack(run, evaluation.trained(run, args.local), seed)
     with run.writing() if own else nullcontext():
         write_tensors(path, *packed)
     print(path)

@@ -22,7 +22,7 @@ from pilotfish.runs.measured import measuring
 from pilotfish.runs.statistics import cost_interval, mean_interval, rate_interval
 from pilotfish.runs.store import Run
 from pilotfish.tasks import Task
-from pilotfish.types import Rollouts
+from pilotfish.types import Key, Problem, Rollouts
 from pilotfish.worlds import World
 
 ROLLOUTS = 100
@@ -86,22 +86,49 @@ class Generalises(Protocol):
         ...
 
 
-def trained(run: Run) -> Trained:
-    """A run as objects again, and its newest states. RunError if it has none."""
+class Teachers(Algorithm):
+    """An algorithm of which the local controllers are deployed in place of the network that they teach."""
+
+    algorithm: Algorithm
+
+    def init(self, problem: Problem, episodes: int, key: Key) -> Any:
+        return self.algorithm.init(problem, episodes, key)
+
+    def explore(self, state: Any) -> Policy:
+        return self.algorithm.explore(state)
+
+    def exploit(self, state: Any) -> Policy:
+        """The local controllers. ValueError where nothing is taught."""
+        policy = self.algorithm.local(state)
+        if policy is None:
+            raise ValueError("local: this algorithm teaches no network; what it deploys is its local controllers.")
+        return policy
+
+    def update(self, problem: Problem, state: Any, rollouts: Rollouts, key: Key) -> tuple[Any, Any]:
+        return self.algorithm.update(problem, state, rollouts, key)
+
+
+def trained(run: Run, local: bool = False) -> Trained:
+    """A run as objects again, and its newest states. RunError if it has none. `local`: what is deployed is the local
+    controllers that teach a network.
+    """
     task, algorithm, world = run.assemble()
     algorithm = measuring(algorithm, world, run.spec.measured)
     like = loop.initial(algorithm, world, run.spec.rollouts, loop.root_keys(run.spec.seeds))
-    return Trained(task, algorithm, world, run.load_checkpoint(like)[1])
+    return Trained(task, Teachers(algorithm) if local else algorithm, world, run.load_checkpoint(like)[1])
 
 
-def evaluate(run: Run, rollouts: int = ROLLOUTS, conditions: Conditions = "trained") -> Evaluation:
+def evaluate(
+    run: Run, rollouts: int = ROLLOUTS, conditions: Conditions = "trained", local: bool = False
+) -> Evaluation:
     """Noise-free episodes of what each seed of a run would deploy, `rollouts` from each condition.
 
-    "held-out" takes the conditions that the task keeps for testing.
+    "held-out" takes the conditions that the task keeps for testing; `local` the local controllers that teach a network
+    in place of it.
     """
     if rollouts < 1:
         raise ValueError(f"rollouts={rollouts}: must be 1 or more.")
-    found = trained(run)
+    found = trained(run, local)
     return (
         judge(run, found, rollouts)
         if conditions == "trained"

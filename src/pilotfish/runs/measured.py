@@ -83,6 +83,10 @@ class Measured(Algorithm):
         """The best policy that was measured."""
         return state.best
 
+    def local(self, state: State) -> Policy | None:
+        """The algorithm's."""
+        return self.algorithm.local(state.learner)
+
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
         compiled = self.algorithm.traceable(problem) and not self.world.traceable
         update = eqx.filter_jit(_update) if compiled else _update

@@ -309,13 +309,15 @@ class Run:
 
         return evaluation.policy_of(self, evaluation.trained(self), self.best_seed() if seed is None else seed)
 
-    def evaluate(self, rollouts: int = 100, conditions: "Conditions" = "trained") -> "Evaluation":
+    def evaluate(
+        self, rollouts: int = 100, conditions: "Conditions" = "trained", local: bool = False
+    ) -> "Evaluation":
         """Noise-free episodes of what each seed would deploy, `rollouts` from each condition; "held-out" takes those
-        that the task keeps for testing.
+        that the task keeps for testing, `local` the local controllers that teach a network.
         """
         from pilotfish.runs import evaluation
 
-        return evaluation.evaluate(self, rollouts, conditions)
+        return evaluation.evaluate(self, rollouts, conditions, local)
 
     def best_seed(self) -> int:
         """The seed of lowest cost by the last evaluation that was kept; the first if there was none."""
