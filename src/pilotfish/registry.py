@@ -214,6 +214,11 @@ ALGORITHMS = _table(
         "pilotfish.algorithms.mdgps:MDGPS",
     ),
     Entry(
+        "badmm",
+        "guided policy search by multipliers: local controllers and network are drawn together (Levine et al., 2016)",
+        "pilotfish.algorithms.badmm:BADMM",
+    ),
+    Entry(
         "mdgps-linear",
         "its exact case, mirror descent: one linear-Gaussian controller for all conditions",
         "pilotfish.algorithms.mdgps_linear:MDGPSLinear",

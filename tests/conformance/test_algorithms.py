@@ -11,6 +11,7 @@ import pytest
 from oracles.same import assert_same
 
 from pilotfish import algorithms
+from pilotfish.algorithms.badmm import BADMM
 from pilotfish.algorithms.ilqg import ILQG
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.mdgps import MDGPS
@@ -51,9 +52,10 @@ CASES = {
         imagined=0,
     ),
     "mdgps-linear": MDGPSLinear(),
+    "badmm": BADMM(kl_step=0.5, inner=2, teach=QUICK, imagined=20),
 }
 """Algorithms with settings: at least one of every registered algorithm."""
-DRAWS = {"lqr-gps, mixture, adapted", "mdgps", "mdgps, on policy, global, by regression"}
+DRAWS = {"lqr-gps, mixture, adapted", "mdgps", "mdgps, on policy, global, by regression", "badmm"}
 """Whose updates are random: mixtures begin from points that are drawn, for every condition others, and networks learn
 from minibatches."""
 FEW = 3
@@ -71,7 +73,7 @@ def roll(algorithm, world, state, key):
     return world.rollout(algorithm.explore(state), SAMPLES, key)
 
 
-SLOW = {"mdgps, on policy, global, by regression"}
+SLOW = {"mdgps, on policy, global, by regression", "badmm"}
 
 
 @pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in CASES])
@@ -253,7 +255,7 @@ def test_a_condition_without_data_keeps_its_policy_and_the_others_go_on(algorith
         assert np.isfinite(value).all(), name
     if isinstance(algorithm, MDGPSLinear):  # one controller for all
         return
-    own = (lambda s: s.controller) if isinstance(algorithm, MDGPS) else algorithm.explore
+    own = (lambda s: s.controller) if isinstance(algorithm, MDGPS | BADMM) else algorithm.explore
     old, found, wanted = (jax.tree.leaves(own(s)) for s in (state, new, expected))
     for before, after, whole in zip(old, found, wanted, strict=True):
         if learns_from_rollouts:

@@ -13,14 +13,17 @@ from jaxtyping import Array
 import pilotfish as pf
 from pilotfish.algorithms import Algorithm
 from pilotfish.policies import files
+from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.policies.network import Network, NetworkPolicy
 from pilotfish.registry import ALGORITHMS, Entry
 from pilotfish.runs import evaluation
 from pilotfish.runs.spec import Spec
+from pilotfish.runs.store import write_tensors
 from pilotfish.tasks.lq import LinearQuadratic
 from pilotfish.tasks.obstacles import Obstacles
 from pilotfish.tasks.peg import Peg
 from pilotfish.tasks.peg_planar import TRAINING_SHIFTS, PegPlanar
+from pilotfish.types import LinearGaussian
 
 
 class Info(NamedTuple):
@@ -40,6 +43,12 @@ class Still(Algorithm):
 
     def exploit(self, state):
         return state.noise_free()
+
+    def local(self, state):
+        T, du = Obstacles().problem().first_controller.k.shape[1:]
+        k = jnp.arange(5.0)[:, None, None] + state.factor[0, 0] * jnp.ones((5, T, du))
+        zeros = jnp.zeros((5, T, du, 4)), jnp.zeros((5, T, du, du))
+        return LinearGaussianPolicy(LinearGaussian(zeros[0], k, zeros[1]))
 
     def update(self, problem, state, rollouts, key):
         return state, Info(jnp.ones(len(rollouts.steps), bool))
@@ -84,6 +93,19 @@ def test_a_network_acts_where_it_was_not_trained(still):
     np.testing.assert_allclose(np.sort(found.rollouts.x[0, :, 0, 0, 1]), [-1.125, -0.375, 0.375, 1.125], atol=0.01)
     assert found.success is not None
     assert found.success.shape == (2,)
+
+
+def test_the_teachers_of_a_network_can_be_judged_and_had_in_its_place(still, local, tmp_path):
+    run = pf.Run.open(still.path)
+    found = run.evaluate(rollouts=2, local=True)
+    np.testing.assert_allclose(found.rollouts.u, 1.0 + np.arange(5.0)[:, None, None, None] * np.ones((2, 5, 2, 200, 2)))
+    path = tmp_path / "local.safetensors"
+    write_tensors(path, *evaluation.pack(run, evaluation.trained(run, local=True), 7))
+    policy = files.load(path)
+    assert isinstance(policy, LinearGaussianPolicy)
+    np.testing.assert_array_equal(policy.controller.k[:, 0, 0], 1.0 + np.arange(5.0))
+    with pytest.raises(ValueError, match="teaches no network"):
+        pf.Run.open(local.path).evaluate(local=True)
 
 
 def test_evaluation_is_that_of_the_rollouts_it_keeps(local):

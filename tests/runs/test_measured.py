@@ -85,6 +85,7 @@ def world(sign=1.0):
         cost=lambda x, u, t: jnp.where(u[0] == 7.0, jnp.nan, sign * (u[0] - x[0]) ** 2),
         dynamics=lambda x, u: x,
         success=lambda x, u: jnp.abs(u[-1, 0] - x[0, 0]) < 0.5,
+        distance=lambda x, u: jnp.abs(u[-1, 0] - x[0, 0]),
     )
     return JaxWorld(problem)
 
@@ -103,6 +104,8 @@ def test_a_policy_for_all_conditions_is_chosen_by_their_mean():
     cost = T * ((i - 3.0) ** 2 + (i - 5.0) ** 2) / 2
     np.testing.assert_array_equal(result.metrics["noise_free_cost"][0], np.where(i == 7, np.inf, cost))
     np.testing.assert_array_equal(result.metrics["noise_free_success"][0], ((i == 3) + (i == 5)) / 2)
+    distance = (np.abs(i - 3.0) + np.abs(i - 5.0)) / 2
+    np.testing.assert_array_equal(result.metrics["noise_free_distance"][0], np.where(i == 7, np.inf, distance))
 
 
 def test_measuring_changes_nothing_that_is_learned():

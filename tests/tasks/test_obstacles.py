@@ -91,6 +91,13 @@ def test_costs_by_hand():
     assert intended.cost(x, u, HORIZON - 1) == pytest.approx(1250 + 0.5 * np.log(25.00001))
 
 
+def test_distance_and_arrival_are_those_of_the_last_place():
+    x = jnp.zeros((HORIZON + 1, 4)).at[-1, :2].set(jnp.array([0.3, -0.4]))
+    assert PROBLEM.distance(x, jnp.zeros((HORIZON, 2))) == 0.5
+    assert not PROBLEM.success(x, jnp.zeros((HORIZON, 2)))
+    assert PROBLEM.success(x.at[-1, 1].set(0.0).at[-1, 0].set(0.29), jnp.zeros((HORIZON, 2)))
+
+
 def test_first_controller_stays_where_it_starts():
     r = WORLD.rollout(LinearGaussianPolicy(PROBLEM.first_controller), 5, KEY)
     start = np.stack([0 * STARTS, STARTS], -1)

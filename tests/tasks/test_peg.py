@@ -210,6 +210,7 @@ def test_who_goes_straight_is_stopped():
 def test_success_is_a_matter_of_height(height, success):
     x = jnp.zeros((101, 26)).at[:, 16].set(1.0).at[-1, 16].set(height - 0.5)
     assert TASK.is_inserted(x, jnp.zeros((100, 7))) == success
+    np.testing.assert_allclose(PROBLEM.distance(x, jnp.zeros((100, 7))), abs(height))
 
 
 @pytest.mark.parametrize("t", [0, 98, 99])

@@ -198,7 +198,7 @@ class MDGPS(Algorithm):
         reference, before = accepted(follows, (network, spent), (last, spent_last))
         factor = self.step.factor(state.steps, before if self.step_rule == "global" else spent_last)
         step = each(self._step, model, reference, state.controller, self.kl_step * factor, state.eta, enough)
-        seen = self._with_imagined(problem, model, step.controller, data, imagine_key)
+        seen = local.with_imagined(problem, model, step.controller, data, self.imagined, imagine_key)
         policy, lessons, taught = self.teach(state.lessons, state.policy, seen, step.controller, teach_key)
         promised = jax.vmap(LocalModel.expected_cost)(model, jax.vmap(_inwards)(model, step.controller))
         new = State(
@@ -231,16 +231,6 @@ class MDGPS(Algorithm):
         step = c_step(model.start, model.dynamics, objective, reference, kl_step, self.trust, eta)
         step = step._replace(controller=model.nominal.outwards(step.controller))
         return kept_unless(step.found & enough, step, controller)
-
-    def _with_imagined(
-        self, problem: Problem, model: LocalModel, controllers: LinearGaussian, data: Rollouts, key: Key
-    ) -> Rollouts:
-        """The rollouts, and episodes of the new controllers that never happened."""
-        if self.imagined == 0:
-            return data
-        more = local.imagined(problem, model, controllers, data, self.imagined, key)
-        data = eqx.tree_at(lambda r: r.episode, data, None, is_leaf=lambda leaf: leaf is None)
-        return jax.tree.map(lambda *both: jnp.concatenate(both, 1), data, more)
 
     def _info(self, new: State, step: CStep, follows: Bool[Array, "N"], taught: s_step.Taught) -> Info:
         bounded = step.kl.mean(-1) if self.trust == "trajectory" else step.kl

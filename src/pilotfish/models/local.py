@@ -5,6 +5,7 @@ All three are made in deviations from the mean trajectory of the condition's rol
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -52,6 +53,17 @@ def imagined(
 
     keys = jax.random.split(key, (len(controllers.k), episodes))
     return jax.vmap(jax.vmap(episode, (None, None, 0)))(model, controllers, keys).cleaned()
+
+
+def with_imagined(
+    problem: Problem, model: LocalModel, controllers: LinearGaussian, rollouts: Rollouts, episodes: int, key: Key
+) -> Rollouts:
+    """The rollouts, and from each condition as many imagined `episodes` of the controllers."""
+    if episodes == 0:
+        return rollouts
+    more = imagined(problem, model, controllers, rollouts, episodes, key)
+    rollouts = eqx.tree_at(lambda r: r.episode, rollouts, None, is_leaf=lambda leaf: leaf is None)
+    return jax.tree.map(lambda *both: jnp.concatenate(both, 1), rollouts, more)
 
 
 def _box(rollouts: Rollouts) -> tuple[Float[Array, "dx"], Float[Array, "dx"]]:

@@ -118,9 +118,7 @@ def trained(run: Run, local: bool = False) -> Trained:
     return Trained(task, Teachers(algorithm) if local else algorithm, world, run.load_checkpoint(like)[1])
 
 
-def evaluate(
-    run: Run, rollouts: int = ROLLOUTS, conditions: Conditions = "trained", local: bool = False
-) -> Evaluation:
+def evaluate(run: Run, rollouts: int = ROLLOUTS, conditions: Conditions = "trained", local: bool = False) -> Evaluation:
     """Noise-free episodes of what each seed of a run would deploy, `rollouts` from each condition.
 
     "held-out" takes the conditions that the task keeps for testing; `local` the local controllers that teach a network
