@@ -131,7 +131,7 @@ class MDGPS(Algorithm):
     """How the cost becomes quadratic."""
     linearise: Linearisation = Linearisation(how="regression")
     """How the network becomes a controller of each condition."""
-    step: StepSize = StepSize(smallest=0.1, largest=10.0)
+    step: StepSize = StepSize(smallest=0.1, largest=3.0)
     """How `kl_step` is adapted."""
     policy: Network = Network()
     """The network."""

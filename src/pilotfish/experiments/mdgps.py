@@ -6,9 +6,7 @@ from pilotfish.algorithms.mdgps import MDGPS
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.experiments.claims import PaperFigure
 from pilotfish.models.dynamics import FittedDynamics
-from pilotfish.updates.step_size import StepSize
 
-UP_TO_THREE = StepSize(smallest=0.1, largest=3.0)
 MIXTURE = FittedDynamics(prior="gmm")
 
 DEFAULT = "lqr-gps"
@@ -20,11 +18,11 @@ SETUPS = {
     },
     "peg": {
         "lqr-gps": Setup(LQRGPS(dynamics=MIXTURE, kl_step=2.0, noise_smoothing=1.0), rollouts=5, iterations=12),
-        "mdgps": Setup(MDGPS(noise_smoothing=1.0, step=UP_TO_THREE), rollouts=5, iterations=15),
+        "mdgps": Setup(MDGPS(noise_smoothing=1.0), rollouts=5, iterations=15),
     },
     "peg-blind": {
         "lqr-gps": Setup(LQRGPS(dynamics=MIXTURE, kl_step=2.0, noise_smoothing=2.0), rollouts=5, iterations=12),
-        "mdgps": Setup(MDGPS(noise_smoothing=1.0, step=UP_TO_THREE), rollouts=5, iterations=15),
+        "mdgps": Setup(MDGPS(noise_smoothing=1.0), rollouts=5, iterations=15),
     },
 }
 """By task and algorithm."""
