@@ -16,6 +16,7 @@ from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.mdgps import MDGPS
 from pilotfish.algorithms.mdgps_linear import MDGPSLinear, mirror_descent
 from pilotfish.models import local
+from pilotfish.models.linearised import Linearisation
 from pilotfish.models.local import LocalModel
 from pilotfish.models.nominal import Nominal
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
@@ -62,7 +63,7 @@ def near(found, wanted, tolerance=1e-9):
 @pytest.fixture(scope="module")
 def second():
     """MDGPS after an iteration, the rollouts of the second, and what came of them."""
-    algorithm = MDGPS(dynamics=LQRGPS().dynamics, teach=TEACH, imagined=0)
+    algorithm = MDGPS(dynamics=LQRGPS().dynamics, linearise=Linearisation(), teach=TEACH, imagined=0)
     state, rollouts = begun(algorithm)
     state, _ = update(algorithm, state, rollouts, KEY)
     rollouts = roll(algorithm.explore(state), jax.random.key(5))
@@ -103,7 +104,7 @@ def test_the_step_size_compares_what_its_rule_says(second, rule):
     """The paper's quotient, of costs that NumPy finds in the fitted models."""
     algorithm, state, rollouts, _ = second
     algorithm = dataclasses.replace(algorithm, step_rule=rule)
-    state = state._replace(steps=state.steps._replace(before=state.steps.promised + 3.0))
+    state = state._replace(steps=state.steps._replace(before=state.steps.promised + 3.0), began=jnp.full(2, jnp.inf))
     new, _ = update(algorithm, state, rollouts, KEY)
     data = rollouts.cleaned()
     for n in range(2):

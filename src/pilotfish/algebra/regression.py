@@ -10,6 +10,8 @@ so the normal matrix is near the identity and one ridge means the same in all ta
 up to degree 2 (MOTO, section 4.1). The constant is not penalised.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
@@ -25,6 +27,14 @@ RESOLUTION = 1e-6
 """Part of a coordinate's standard deviation over all data that is told from 0 in a part of them."""
 ROUNDING = 100
 """What varies less than so many units in the last place of its magnitude is constant."""
+
+
+class Regressed(NamedTuple):
+    """A linear-Gaussian map `b ~ N(gain a + offset, cov)`, or a batch of them."""
+
+    gain: Float[Array, "*batch b a"]
+    offset: Float[Array, "*batch b"]
+    cov: Float[Array, "*batch b b"]
 
 
 def feature_count(d: int) -> int:
@@ -156,3 +166,15 @@ def normal_inverse_wishart(
     """
     shift = mean - prior.mean
     return (n * cov + prior.cov + n / (n + 1.0) * jnp.outer(shift, shift)) / (n + 1.0)
+
+
+def conditioned(joint: Gaussian, inputs: int, least: Float[Array, "a"]) -> Regressed:
+    """The other coordinates given the first `inputs`; `least` is what is resolved of these, as in
+    `least_std`.
+    """
+    a, b = slice(None, inputs), slice(inputs, None)
+    chol = gaussian.robust_cholesky(joint.cov[a, a], least)
+    white = gaussian.solve_chol(chol, joint.cov[a, b])
+    gain = gaussian.solve_chol_right(white.T, chol)
+    cov = joint.cov[b, b] - white.T @ white
+    return Regressed(gain, joint.mean[b] - gain @ joint.mean[a], cov)

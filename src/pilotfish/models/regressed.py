@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pilotfish.algebra import gaussian, mixture, regression
+from pilotfish.algebra import mixture, regression
 from pilotfish.algebra.mixture import Mixture
+from pilotfish.algebra.regression import Regressed
 from pilotfish.types import Gaussian, Key
 
 EM_ITERATIONS = 20
@@ -41,14 +42,6 @@ class Memory(NamedTuple):
     """1 where there is a sample, else 0."""
     mixture: Mixture
     fitted: Bool[Array, "*N"]
-
-
-class Regressed(NamedTuple):
-    """The maps of all steps, leading axis T."""
-
-    gain: Float[Array, "T b a"]
-    offset: Float[Array, "T b"]
-    cov: Float[Array, "T b b"]
 
 
 def check_sizes(part: Any) -> None:
@@ -126,18 +119,6 @@ def fit(
         mean, cov = regression.moments(points - origin, weight)
         if near is not None:
             cov = regression.normal_inverse_wishart(mean, cov, count, Gaussian(near.mean - origin, near.cov))
-        return conditioned(Gaussian(mean, cov), inputs, least)
+        return regression.conditioned(Gaussian(mean, cov), inputs, least)
 
     return jax.vmap(step)(points, weight.T, count, origin, near)
-
-
-def conditioned(joint: Gaussian, inputs: int, least: Float[Array, "a"]) -> Regressed:
-    """The other coordinates given the first `inputs`; `least` is what is resolved of these, as in
-    `regression.least_std`.
-    """
-    a, b = slice(None, inputs), slice(inputs, None)
-    chol = gaussian.robust_cholesky(joint.cov[a, a], least)
-    white = gaussian.solve_chol(chol, joint.cov[a, b])
-    gain = gaussian.solve_chol_right(white.T, chol)
-    cov = joint.cov[b, b] - white.T @ white
-    return Regressed(gain, joint.mean[b] - gain @ joint.mean[a], cov)

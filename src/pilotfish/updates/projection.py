@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pilotfish.algebra import gaussian, regression
-from pilotfish.models import regressed
 from pilotfish.types import Gaussian, LinearGaussian
 
 
@@ -32,7 +31,7 @@ def projection(z: Gaussian, weight: Float[Array, "N"], dx: int) -> LinearGaussia
     total = jnp.sqrt(jnp.diagonal(pooled, axis1=1, axis2=2).mean(0))[:dx]
     least = jnp.where(total > 0, regression.RESOLUTION * total, 1.0)
     # in deviations from the pooled mean, where the offset is 0
-    found = jax.vmap(lambda cov: regressed.conditioned(Gaussian(jnp.zeros(cov.shape[0]), cov), dx, least))(pooled)
+    found = jax.vmap(lambda cov: regression.conditioned(Gaussian(jnp.zeros(cov.shape[0]), cov), dx, least))(pooled)
     at = pivot + shift
     k = at[:, dx:] - jnp.einsum("tij,tj->ti", found.gain, at[:, :dx])
     return LinearGaussian(found.gain, k, gaussian.robust_cholesky(found.cov))
