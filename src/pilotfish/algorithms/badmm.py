@@ -186,17 +186,18 @@ class BADMM(Algorithm):
         old = jax.vmap(_inwards)(model, state.controller)
         now = jax.vmap(LocalModel.expected_cost)(model, old)
         factor = self.step.factor(state.steps, now)
+        arrays, rest = eqx.partition(state.policy, eqx.is_array)
 
         def alternate(carry, key: Key):
             """S-step, duals and C-step, from the controllers in deviations and from what the network is."""
-            controllers, tie, policy, lessons, eta = carry
+            controllers, tie, arrays, lessons, eta = carry
+            policy: NetworkPolicy = eqx.combine(arrays, rest)
             linear_key, imagine_key, teach_key = jax.random.split(key, 3)
             outside = jax.vmap(_outwards)(model, controllers)
             seen = local.with_imagined(problem, model, outside, data, self.imagined, imagine_key)
             priced = (tie.nu > 0).all()
-            policy, learned, taught = self.teach(
-                lessons, policy, seen, outside, teach_key, jnp.where(priced, tie.nu, 1.0), tie.lam
-            )
+            weight: Array = jnp.where(priced, tie.nu, jnp.ones_like(tie.nu))
+            policy, learned, taught = self.teach(lessons, policy, seen, outside, teach_key, weight, tie.lam)
             lessons = lessons._replace(taught=learned.taught, optimiser=learned.optimiser)
             linearise = functools.partial(self.linearise, problem, policy)
             visited, network = each(linearise, state.visited, data, model.nominal, jax.random.split(linear_key, N))
@@ -205,10 +206,11 @@ class BADMM(Algorithm):
             eta = step.eta.mean(-1)
             first = self.weight * jnp.nan_to_num(jnp.where(jnp.isfinite(eta).any(), jnp.nanmean(eta), 0.0))
             tie = tie._replace(nu=jnp.where(priced, tie.nu, first))
-            return (step.controller, tie, policy, lessons, eta), (step, taught, learned, visited, network)
+            arrays = eqx.filter(policy, eqx.is_array)
+            return (step.controller, tie, arrays, lessons, eta), (step, taught, learned, visited, network)
 
-        begin = old, state.tie, state.policy, state.lessons, state.eta
-        (controllers, tie, policy, _, eta), told = jax.lax.scan(alternate, begin, jax.random.split(key, self.inner))
+        begin = old, state.tie, arrays, state.lessons, state.eta
+        (controllers, tie, arrays, _, eta), told = jax.lax.scan(alternate, begin, jax.random.split(key, self.inner))
         step, taught, lessons, visited, network = jax.tree.map(lambda leaf: leaf[-1], told)
         apart = jax.vmap(lambda m, p, q: chain.kl(m.start, m.dynamics, p, q))(model, controllers, network)
         new = State(
@@ -216,7 +218,7 @@ class BADMM(Algorithm):
             eta=eta,
             steps=Steps(factor, now, jax.vmap(LocalModel.expected_cost)(model, controllers)),
             tie=tie._replace(nu=reweighted(tie.nu, apart)),
-            policy=policy,
+            policy=eqx.combine(arrays, rest),
             transitions=transitions,
             visited=visited,
             lessons=lessons,
