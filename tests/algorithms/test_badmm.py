@@ -106,6 +106,8 @@ def test_prices_follow_the_distance_step_by_step():
             elif kl[n, t] >= kl[n].mean() + 0.5 * kl[n].std():
                 expected[n, t] *= 2
     np.testing.assert_array_equal(badmm.reweighted(jnp.asarray(nu), jnp.asarray(kl)), expected)
+    far = badmm.reweighted(jnp.asarray([[1e-9, 1.0, 1.0, 1.0]]), jnp.ones((1, 4)))
+    np.testing.assert_allclose(far, 2 * np.clip([[1e-9, 1, 1, 1]], 10 ** (-9 / 4 - 2), 10 ** (-9 / 4 + 2)))
     broken = badmm.reweighted(jnp.asarray(nu), jnp.asarray(kl).at[0, 1].set(jnp.inf))
     np.testing.assert_array_equal(broken[0], nu[0])
 

@@ -134,7 +134,8 @@ def test_kl_bound_is_used(algorithm, learned):
         info = learned[1].info
         bound = algorithm.kl_step * getattr(info, "step_factor", 1.0)
         assert (info.kl_max <= bound * (1 + 1e-6)).all()
-        assert (info.kl_max >= 0.8 * bound).all()  # less where few samples are evidence of little
+        if not isinstance(algorithm, BADMM):  # whose controllers the network holds back as well
+            assert (info.kl_max >= 0.8 * bound).all()  # less where few samples are evidence of little
 
 
 def test_learns_more_than_the_exploration_it_gives_up(learned):
@@ -260,5 +261,6 @@ def test_a_condition_without_data_keeps_its_policy_and_the_others_go_on(algorith
     for before, after, whole in zip(old, found, wanted, strict=True):
         if learns_from_rollouts:
             np.testing.assert_array_equal(after[1], before[1])
-        if getattr(algorithm, "step", StepSize()).rule == "condition":
+        # BADMM's network, which draws all controllers, learns from all conditions before these are improved
+        if getattr(algorithm, "step", StepSize()).rule == "condition" and not isinstance(algorithm, BADMM):
             np.testing.assert_array_equal(after[0], whole[0])

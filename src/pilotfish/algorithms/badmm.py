@@ -45,6 +45,8 @@ from pilotfish.updates.step_size import Steps, StepSize
 
 SMALL, LARGE = 1.0, 0.5
 """Standard deviations below and above the mean KL over steps at which nu_t changes (the paper's code)."""
+APART = 100.0
+"""No step's nu_t differs from their geometric mean by more than this factor (ours: for many iterations)."""
 
 
 class Tie(NamedTuple):
@@ -118,7 +120,7 @@ class BADMM(Algorithm):
     """What the bound holds for: the trajectory's mean over its steps (the paper), or every single step."""
     inner: int = eqx.field(static=True, default=4)
     """How often an iteration alternates S-step, duals and C-step."""
-    weight: float = 0.01
+    weight: float = 0.1
     """The first price nu of the KL to the network, in units of the first multiplier of the trust region."""
     dual_rate: float = 0.1
     """How fast lambda grows with the distance of the mean actions (paper: alpha)."""
@@ -196,7 +198,7 @@ class BADMM(Algorithm):
             outside = jax.vmap(_outwards)(model, controllers)
             seen = local.with_imagined(problem, model, outside, data, self.imagined, imagine_key)
             priced = (tie.nu > 0).all()
-            weight: Array = jnp.where(priced, tie.nu, jnp.ones_like(tie.nu))
+            weight = tie.nu + jnp.logical_not(priced)
             policy, learned, taught = self.teach(lessons, policy, seen, outside, teach_key, weight, tie.lam)
             lessons = lessons._replace(taught=learned.taught, optimiser=learned.optimiser)
             linearise = functools.partial(self.linearise, problem, policy)
@@ -272,7 +274,9 @@ def reweighted(nu: Float[Array, "N T"], kl: Float[Array, "N T"]) -> Float[Array,
     """Nu doubled where a step's KL is large among those of its condition, and halved where it is small."""
     mean, std = kl.mean(-1, keepdims=True), kl.std(-1, keepdims=True)
     factor = jnp.where(kl < mean - SMALL * std, 0.5, jnp.where(kl >= mean + LARGE * std, 2.0, 1.0))
-    return jnp.where(jnp.isfinite(mean + std), factor, 1.0) * nu
+    new = jnp.where(jnp.isfinite(mean + std), factor, 1.0) * nu
+    middle = jnp.exp(jnp.log(new).mean(-1, keepdims=True))
+    return jnp.where(new > 0, jnp.clip(new, middle / APART, middle * APART), new)
 
 
 def _inwards(model: LocalModel, controller: LinearGaussian) -> LinearGaussian:

@@ -1,6 +1,7 @@
 """MDGPS (Montgomery & Levine, NIPS 2016): its tasks, for local controllers alone and for networks."""
 
 from pilotfish.algorithms import Setup
+from pilotfish.algorithms.badmm import BADMM
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.mdgps import MDGPS
 from pilotfish.algorithms.moto import MOTO
@@ -19,6 +20,7 @@ SETUPS = {
     "peg": {
         "lqr-gps": Setup(LQRGPS(dynamics=MIXTURE, kl_step=2.0, noise_smoothing=1.0), rollouts=5, iterations=12),
         "mdgps": Setup(MDGPS(noise_smoothing=1.0), rollouts=5, iterations=15),
+        "badmm": Setup(BADMM(kl_step=2.0, noise_smoothing=1.0), rollouts=5, iterations=15),
     },
     "peg-blind": {
         "lqr-gps": Setup(LQRGPS(dynamics=MIXTURE, kl_step=2.0, noise_smoothing=2.0), rollouts=5, iterations=12),
