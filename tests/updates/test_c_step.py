@@ -52,6 +52,16 @@ def solve(problem, kl_step, trust, guess=jnp.nan):
     return _solve(problem, *each, trust)
 
 
+def test_a_guess_however_wrong_changes_nothing():
+    """As that of an iteration whose bound was slack, in whose multiplier rounding is all there is."""
+    problem = ours(systems(3, n=12, T=6, dx=3, du=2))
+    plain = solve(problem, 0.3, "trajectory")
+    for guess in (1e-28, 1e28, 1e-300):
+        found = solve(problem, 0.3, "trajectory", guess)
+        assert found.found.all()
+        np.testing.assert_allclose(found.kl.mean(-1), plain.kl.mean(-1), rtol=0.01)
+
+
 @eqx.filter_jit
 def _solve(problem, kl_step, guess, trust):
     start, dynamics, cost, final, q = problem

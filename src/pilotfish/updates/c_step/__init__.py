@@ -38,6 +38,9 @@ from pilotfish.updates.c_step import multipliers, passes, white
 
 TrustRegion = Literal["trajectory", "step"]
 
+FAR = 10.0
+"""How far from the first-order estimate of log eta a search begins at most."""
+
 
 class Objective(NamedTuple):
     """What is minimised."""
@@ -106,7 +109,9 @@ def c_step(
     log_eta = jnp.log(jnp.where(estimate > 0, estimate, 1.0))
     if trust == "trajectory":
         profile, swept, measure = jnp.zeros(T), 0, jnp.mean
-        first = jnp.where(jnp.isfinite(guess), jnp.log(guess), log_eta)
+        # where the last bound was slack its multiplier is next to 0, and no place to begin
+        near = jnp.clip(jnp.log(guess), log_eta - FAR, log_eta + FAR)
+        first = jnp.where(jnp.isfinite(guess), near, log_eta)
     else:
         profile, swept = multipliers.of_steps(problem, kl_step, log_eta)
         measure, first, log_eta = jnp.max, jnp.zeros(()), jnp.zeros(())
