@@ -105,7 +105,8 @@ def c_step(
     temper = jnp.broadcast_to(jnp.asarray(objective.temper, q.k.dtype), T)
     mean = white.mean_states(start, dynamics, q)
     problem = white.whiten(start, dynamics, objective.cost, objective.final, q, mean, temper)
-    estimate = passes.first_order(problem, kl_step)
+    # below the weight of the entropy nothing depends on eta
+    estimate = jnp.maximum(passes.first_order(problem, kl_step), temper.mean())
     log_eta = jnp.log(jnp.where(estimate > 0, estimate, 1.0))
     if trust == "trajectory":
         profile, swept, measure = jnp.zeros(T), 0, jnp.mean
