@@ -108,11 +108,10 @@ def test_the_step_size_compares_what_its_rule_says(second, rule):
     new, _ = update(algorithm, state, rollouts, KEY)
     data = rollouts.cleaned()
     for n in range(2):
-        one = jax.tree.map(lambda leaf, n=n: leaf[n], data)
-        _, model, _ = local.fit(algorithm.dynamics, algorithm.cost, PROBLEM, None, one, KEY)
+        one, last = (jax.tree.map(lambda leaf, n=n: leaf[n], tree) for tree in (data, state.controller))
+        _, model, _ = local.fit(algorithm.dynamics, algorithm.cost, PROBLEM, None, one, last, KEY)
         _, network = algorithm.linearise(PROBLEM, state.policy, None, one, model.nominal, KEY)
-        last = model.nominal.inwards(jax.tree.map(lambda leaf, n=n: leaf[n], state.controller))
-        spent = [expected_cost(model, p) for p in (last, network)]
+        spent = [expected_cost(model, p) for p in (model.nominal.inwards(last), network)]
         np.testing.assert_allclose(new.steps.before[n], spent[1], rtol=1e-8)
         missed = spent[rule == "global"] - state.steps.promised[n]
         factor = np.clip(3.0 / (2.0 * missed) if missed > 0 else 5.0, 0.1, 5.0)
@@ -147,8 +146,8 @@ def test_on_policy_the_first_controllers_act_before_the_network_does():
 
 def test_imagined_episodes_have_the_law_of_the_model_and_end_where_nothing_was_visited(second):
     algorithm, _, rollouts, (new, _) = second
-    fit = jax.vmap(lambda data: local.fit(algorithm.dynamics, algorithm.cost, PROBLEM, None, data, KEY)[1])
-    model = fit(rollouts.cleaned())
+    fit = jax.vmap(lambda data, p: local.fit(algorithm.dynamics, algorithm.cost, PROBLEM, None, data, p, KEY)[1])
+    model = fit(rollouts.cleaned(), new.controller)
     imagine = eqx.filter_jit(lambda visited: local.imagined(PROBLEM, model, new.controller, visited, 4000, KEY))
     everywhere = eqx.tree_at(lambda r: r.x, rollouts, rollouts.x.at[:, 0].set(1e6).at[:, 1].set(-1e6))
     found = imagine(everywhere)

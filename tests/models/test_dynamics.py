@@ -4,11 +4,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from pilotfish.algebra import mixture, regression
 from pilotfish.models import dynamics
+from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.models.nominal import Nominal
-from pilotfish.types import Gaussian
+from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian
 
 T, DX, DU = 4, 3, 2
 ORIGIN = Nominal(jnp.zeros((T + 1, DX)), jnp.zeros((T, DU)))
@@ -16,7 +18,7 @@ ORIGIN = Nominal(jnp.zeros((T + 1, DX)), jnp.zeros((T, DU)))
 
 @eqx.filter_jit
 def fit(x, u, weight, count, prior=None, nominal=ORIGIN):
-    return dynamics.fit(x, u, weight, count, nominal, prior)
+    return dynamics.fit(x, u, weight, count, nominal, prior)[0]
 
 
 def system(seed):
@@ -116,3 +118,66 @@ def test_deviations_from_a_trajectory_only_shift_the_offsets():
     for t in range(T):
         ahead = plain.A[t] @ nominal.x[t] + plain.B[t] @ nominal.u[t] + plain.c[t]
         np.testing.assert_allclose(shifted.c[t], ahead - nominal.x[t + 1], atol=1e-9)
+
+
+def wandering(seed, growth):
+    """Dynamics that grow, where they begin, the controller that acts, and how its rollouts spread."""
+    rng = np.random.default_rng(seed)
+    A, B, c, std = system(seed)
+    root = rng.normal(size=(T, DX, DX))
+    units = np.array([1e-6, 1.0, 1e6])
+    A, c, B = growth * A * units[:, None] / units, units * c, units[:, None] * B
+    spread = (root @ root.transpose(0, 2, 1) + 0.01 * np.eye(DX)) * units[:, None] * units
+    cov = np.eye(DX) * ((units * std) ** 2)[:, None]
+    start = Gaussian(jnp.asarray(units), jnp.diag(jnp.asarray(units) ** 2))
+    p = LinearGaussian(
+        *map(jnp.asarray, (rng.normal(size=(T, DU, DX)) / units, np.ones((T, DU)), np.tile(np.eye(DU), (T, 1, 1))))
+    )
+    return LinearDynamics(*map(jnp.asarray, (A, B, c, cov))), jnp.asarray(spread), start, p
+
+
+def excesses(found, spread, start, p):
+    """The eigenvalues of each step's second moment over its spread, by NumPy, and these moments."""
+    mean, cov, values = np.asarray(start.mean), np.asarray(start.cov), []
+    for t in range(T):
+        A, B, c, F = (np.asarray(leaf[t]) for leaf in (found.A, found.B, found.c, found.cov))
+        K, k, C = np.asarray(p.K[t]), np.asarray(p.k[t]), np.asarray(p.cov[t])
+        mean, cov = (A + B @ K) @ mean + B @ k + c, (A + B @ K) @ cov @ (A + B @ K).T + B @ C @ B.T + F
+        values.append(np.linalg.eigvals(np.linalg.solve(spread[t], cov + np.outer(mean, mean))).real)
+    return np.array(values)
+
+
+@pytest.mark.parametrize(("seed", "growth"), [(20, 1.0), (21, 3.0), (22, 30.0)])
+def test_dynamics_agree_with_where_the_controller_went_in_all_units(seed, growth):
+    given, spread, start, p = wandering(seed, growth)
+    found = dynamics.agreeing(given, spread, start, p, 2.0)
+    before, after = excesses(given, spread, start, p), excesses(found, spread, start, p)
+    assert before.max() > 2.0
+    assert after.max() <= 2.0 * (1 + 1e-6)
+    # the first step begins where nothing was drawn in: what was too far is at the bound, the rest as it was
+    np.testing.assert_allclose(np.sort(after[0]), np.sort(np.minimum(before[0], 2.0)), rtol=1e-5)
+
+
+def test_dynamics_that_agree_stay_as_they_are():
+    given, spread, start, p = wandering(23, 1.0)
+    found = dynamics.agreeing(given, spread, start, p, 2.0 * float(excesses(given, spread, start, p).max()))
+    for new, old in zip(jax.tree.leaves(found), jax.tree.leaves(given), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+def test_a_state_that_never_varies_agrees():
+    given, spread, start, p = wandering(24, 3.0)
+    still = np.array([1.0, 1.0, 0.0])
+    given = LinearDynamics(
+        given.A * still[:, None], given.B * still[:, None], given.c * still, given.cov * np.outer(still, still)
+    )
+    found = dynamics.agreeing(given, spread * np.outer(still, still), start, p, 2.0)
+    for leaf in jax.tree.leaves(found):
+        assert np.isfinite(leaf).all()
+    np.testing.assert_array_equal(found.A[:, 2], 0.0)
+
+
+@pytest.mark.parametrize("excess", [0.5, -1.0, float("nan")])
+def test_an_excess_that_would_draw_in_what_was_seen_is_refused(excess):
+    with pytest.raises(ValueError, match=rf"excess={excess}: .* give 1 or more, or inf"):
+        FittedDynamics(excess=excess)

@@ -30,11 +30,13 @@ ROUNDING = 100
 
 
 class Regressed(NamedTuple):
-    """A linear-Gaussian map `b ~ N(gain a + offset, cov)`, or a batch of them."""
+    """A linear-Gaussian map `b ~ N(gain a + offset, cov)`, or a batch of them, and how b varies as a does."""
 
     gain: Float[Array, "*batch b a"]
     offset: Float[Array, "*batch b"]
     cov: Float[Array, "*batch b b"]
+    spread: Float[Array, "*batch b b"]
+    """Covariance of b itself."""
 
 
 def feature_count(d: int) -> int:
@@ -177,4 +179,4 @@ def conditioned(joint: Gaussian, inputs: int, least: Float[Array, "a"]) -> Regre
     white = gaussian.solve_chol(chol, joint.cov[a, b])
     gain = gaussian.solve_chol_right(white.T, chol)
     cov = joint.cov[b, b] - white.T @ white
-    return Regressed(gain, joint.mean[b] - gain @ joint.mean[a], cov)
+    return Regressed(gain, joint.mean[b] - gain @ joint.mean[a], cov, joint.cov[b, b])

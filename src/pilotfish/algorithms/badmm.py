@@ -124,7 +124,7 @@ class BADMM(Algorithm):
     """The first price nu of the KL to the network, in units of the first multiplier of the trust region."""
     dual_rate: float = 0.1
     """How fast lambda grows with the distance of the mean actions (paper: alpha)."""
-    dynamics: FittedDynamics = FittedDynamics(prior="gmm", memory=60)
+    dynamics: FittedDynamics = FittedDynamics(prior="gmm", memory=60, excess=2.0)
     """How the dynamics are fitted."""
     cost: CostExpansion = CostExpansion()
     """How the cost becomes quadratic."""
@@ -184,7 +184,7 @@ class BADMM(Algorithm):
         N, data = len(state.eta), rollouts.cleaned()
         fit_key, key = jax.random.split(key)
         fit = functools.partial(local.fit, self.dynamics, self.cost, problem)
-        transitions, model, enough = each(fit, state.transitions, data, jax.random.split(fit_key, N))
+        transitions, model, enough = each(fit, state.transitions, data, state.controller, jax.random.split(fit_key, N))
         old = jax.vmap(_inwards)(model, state.controller)
         now = jax.vmap(LocalModel.expected_cost)(model, old)
         factor = self.step.factor(state.steps, now)

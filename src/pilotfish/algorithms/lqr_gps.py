@@ -134,7 +134,7 @@ class LQRGPS(Algorithm):
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
         keys, data = jax.random.split(key, len(state.eta)), rollouts.cleaned()
         fit = functools.partial(local.fit, self.dynamics, self.cost, problem)
-        memory, model, enough = each(fit, state.memory, data, keys)
+        memory, model, enough = each(fit, state.memory, data, state.controller, keys)
         now = jax.vmap(_expected_cost)(model, state.controller)
         factor = self.step.factor(state.steps, now)
         step = each(self._step, model, state.controller, self.kl_step * factor, state.eta, enough)

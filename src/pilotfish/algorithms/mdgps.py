@@ -40,6 +40,7 @@ from pilotfish.models.cost import CostExpansion
 from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.models.linearised import Linearisation
 from pilotfish.models.local import LocalModel
+from pilotfish.models.nominal import Nominal
 from pilotfish.policies import Policy
 from pilotfish.policies.either import Either
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
@@ -125,13 +126,13 @@ class MDGPS(Algorithm):
     step_rule: StepRule = eqx.field(static=True, default="classic")
     """Whose cost tells whether the last step was too long: the local controllers' (classic), or the network's
     (global)."""
-    dynamics: FittedDynamics = FittedDynamics(prior="gmm", memory=60)
+    dynamics: FittedDynamics = FittedDynamics(prior="gmm", memory=60, excess=2.0)
     """How the dynamics are fitted."""
     cost: CostExpansion = CostExpansion()
     """How the cost becomes quadratic."""
     linearise: Linearisation = Linearisation(how="regression")
     """How the network becomes a controller of each condition."""
-    step: StepSize = StepSize(smallest=0.1, largest=3.0)
+    step: StepSize = StepSize(smallest=0.5, largest=3.0)
     """How `kl_step` is adapted."""
     policy: Network = Network()
     """The network."""
@@ -187,10 +188,14 @@ class MDGPS(Algorithm):
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
         N, data = len(state.eta), rollouts.cleaned()
         fit_key, linear_key, imagine_key, teach_key = jax.random.split(key, 4)
+        nominal, linearise = jax.vmap(Nominal.of)(data), functools.partial(self.linearise, problem, state.policy)
+        visited, network = each(linearise, state.visited, data, nominal, jax.random.split(linear_key, N))
+        rolled = state.controller
+        if self.sampling == "on":
+            acted = jnp.broadcast_to(state.taught, N)
+            rolled = accepted(acted, jax.vmap(Nominal.outwards)(nominal, network), rolled)
         fit = functools.partial(local.fit, self.dynamics, self.cost, problem)
-        transitions, model, enough = each(fit, state.transitions, data, jax.random.split(fit_key, N))
-        linearise = functools.partial(self.linearise, problem, state.policy)
-        visited, network = each(linearise, state.visited, data, model.nominal, jax.random.split(linear_key, N))
+        transitions, model, enough = each(fit, state.transitions, data, rolled, jax.random.split(fit_key, N))
         last = jax.vmap(_inwards)(model, state.controller)
         spent, spent_last = (jax.vmap(LocalModel.expected_cost)(model, p) for p in (network, last))
         began = jnp.where(enough & jnp.isnan(state.began), spent_last, state.began)

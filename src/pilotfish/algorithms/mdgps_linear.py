@@ -94,8 +94,9 @@ class MDGPSLinear(Algorithm):
 
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
         keys, data = jax.random.split(key, len(state.eta)), rollouts.cleaned()
+        shared = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(keys), *leaf.shape)), state.controller)
         fit = functools.partial(local.fit, self.dynamics, self.cost, problem)
-        transitions, model, enough = each(fit, state.transitions, data, keys)
+        transitions, model, enough = each(fit, state.transitions, data, shared, keys)
         new, step = mirror_descent(model, state.controller, self.kl_step, state.eta, enough)
         change = jax.vmap(lambda model: _expected_cost(model, state.controller) - _expected_cost(model, new))(model)
         told = step.found.sum()

@@ -3,19 +3,27 @@
     x' ~ N(A x + B u + c, F)
 
 by regression on the transitions of that step, with or without a prior from those of all steps: models/regressed.py.
+
+With fewer samples than dimensions some directions are the prior's alone, and there a model may grow by a tenth every
+step where the system does not: over an episode by 1e4 and more, and a step of the policy about it tames a phantom. But
+where the controller that was rolled out went is known. So a step's outcome is drawn in wherever the model has this very
+controller go much further than its rollouts did (`agreeing`).
 """
 
+import math
 from typing import Literal, get_args
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from pilotfish.algebra import gaussian, regression
 from pilotfish.algebra.mixture import Mixture
 from pilotfish.models import regressed
 from pilotfish.models.nominal import Nominal
 from pilotfish.models.regressed import Memory
-from pilotfish.types import Key, LinearDynamics, Problem, Rollouts
+from pilotfish.types import Gaussian, Key, LinearDynamics, LinearGaussian, Problem, Rollouts
 
 Prior = Literal["none", "gmm"]
 
@@ -32,11 +40,16 @@ class FittedDynamics(eqx.Module):
     """There are no more Gaussians than one in so many transitions, but at least two."""
     memory: int = eqx.field(static=True, default=20)
     """Number of the newest rollouts from a condition that the mixture sees, rounded up to whole iterations."""
+    excess: float = eqx.field(static=True, default=math.inf)
+    """In no direction may the model have the controller that was rolled out go further, in variance, than so many times
+    what its rollouts and the prior show; inf: it may."""
 
     def __check_init__(self):
         if self.prior not in get_args(Prior):
             raise ValueError(f"prior={self.prior!r}: choose one of {', '.join(get_args(Prior))}.")
         regressed.check_sizes(self)
+        if not self.excess >= 1:
+            raise ValueError(f"excess={self.excess}: a factor of the variance that is seen; give 1 or more, or inf.")
 
     def needed(self, dx: int, du: int) -> int:
         """The least number of transitions with which a step's dynamics can be fitted."""
@@ -62,10 +75,17 @@ class FittedDynamics(eqx.Module):
         return regressed.begin(episodes, T, d, d, **sizes)
 
     def fit(
-        self, memory: Memory | None, rollouts: Rollouts, nominal: Nominal, key: Key
+        self,
+        memory: Memory | None,
+        rollouts: Rollouts,
+        nominal: Nominal,
+        start: Gaussian,
+        controller: LinearGaussian,
+        key: Key,
     ) -> tuple[Memory | None, LinearDynamics, Bool[Array, ""]]:
         """What one condition remembers after its M rollouts, the dynamics of all steps (leading axis T) in deviations
-        from `nominal`, and whether every step had transitions enough. Rollouts must be `cleaned`.
+        from `nominal`, and whether every step had transitions enough. Rollouts must be `cleaned`; they began as `start`
+        says, and `controller` was rolled out, both in deviations too.
         """
         happened = rollouts.happened.astype(rollouts.x.dtype)
         count = happened.sum(0)
@@ -74,7 +94,10 @@ class FittedDynamics(eqx.Module):
             memory = regressed.remembered(memory, transitions(rollouts.x, rollouts.u), happened)
             memory = regressed.fit_mixture(memory, memory.points, key)
         prior = None if memory is None else memory.mixture
-        return memory, fit(rollouts.x, rollouts.u, rollouts.weight[:, :-1], count, nominal, prior), enough
+        found, spread = fit(rollouts.x, rollouts.u, rollouts.weight[:, :-1], count, nominal, prior)
+        if math.isfinite(self.excess):
+            found = agreeing(found, spread, start, controller, self.excess)
+        return memory, found, enough
 
 
 def transitions(x: Float[Array, "*M T1 dx"], u: Float[Array, "*M T du"]) -> Float[Array, "*M T d"]:
@@ -89,12 +112,49 @@ def fit(
     count: Float[Array, "T"],
     nominal: Nominal,
     prior: Mixture | None = None,
-) -> LinearDynamics:
+) -> tuple[LinearDynamics, Float[Array, "T dx dx"]]:
     """The dynamics of all steps, leading axis T, in deviations from `nominal`, from transitions of which those of
-    weight 0 do not count.
+    weight 0 do not count; and how each step's outcome varies, by samples and prior.
 
     The weights of a step sum to 1, and `count` is the number of transitions that they stand for.
     """
     dx, dz = x.shape[-1], x.shape[-1] + u.shape[-1]
     found = regressed.fit(transitions(x, u), weight, count, transitions(nominal.x, nominal.u), dz, prior)
-    return LinearDynamics(found.gain[..., :dx], found.gain[..., dx:], found.offset, found.cov)
+    return LinearDynamics(found.gain[..., :dx], found.gain[..., dx:], found.offset, found.cov), found.spread
+
+
+def agreeing(
+    dynamics: LinearDynamics,
+    spread: Float[Array, "T dx dx"],
+    start: Gaussian,
+    controller: LinearGaussian,
+    excess: float,
+) -> LinearDynamics:
+    """Dynamics in which this controller goes, in no direction, much further than it went: the second moment of every
+    step's outcome is at most `excess` times its `spread`. Dynamics that are so already stay as they are.
+
+    In coordinates in which the spread S = LL' is the identity, the principal axes of the second moment that are too
+    long are shortened. With `L^-1 E[x'x''] L^-T = V diag(v) V'` the outcome is multiplied by
+
+        M = L V diag(min(1, sqrt(excess / v))) V' L^-1.
+    """
+    std = jnp.sqrt(jnp.diagonal(spread, axis1=-2, axis2=-1).mean(0))
+    least = regression.RESOLUTION * jnp.where(std > 0, std, 1.0 / regression.RESOLUTION)
+
+    def step(x: Gaussian, at_t: tuple[LinearDynamics, LinearGaussian, Array]):
+        f, p, spread = at_t
+        C, noise = f.A + f.B @ p.K, f.B @ p.chol
+        mean = C @ x.mean + f.B @ p.k + f.c
+        cov = C @ x.cov @ C.T + noise @ noise.T + f.cov
+        L = gaussian.robust_cholesky(spread, least)
+        white = gaussian.solve_chol(L, gaussian.solve_chol(L, cov + jnp.outer(mean, mean)).T)
+        v, V = jnp.linalg.eigh(0.5 * (white + white.T))
+        part = jnp.sqrt(excess / jnp.maximum(v, excess))
+        M = L @ (V * part) @ gaussian.solve_chol_right(V.T, L)
+        cov = M @ cov @ M.T
+        drawn_in = LinearDynamics(M @ f.A, M @ f.B, M @ f.c, M @ f.cov @ M.T)
+        kept = (v <= excess).all()
+        f = jax.tree.map(lambda new, old: jnp.where(kept, old, new), drawn_in, f)
+        return Gaussian(M @ mean, 0.5 * (cov + cov.T)), f
+
+    return jax.lax.scan(step, start, (dynamics, controller, spread))[1]

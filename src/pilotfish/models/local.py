@@ -90,14 +90,20 @@ def _simulated(model: LocalModel, p: LinearGaussian, key: Key) -> tuple[Float[Ar
 
 
 def fit(
-    dynamics: FittedDynamics, cost: CostExpansion, problem: Problem, memory: Any, rollouts: Rollouts, key: Key
+    dynamics: FittedDynamics,
+    cost: CostExpansion,
+    problem: Problem,
+    memory: Any,
+    rollouts: Rollouts,
+    controller: LinearGaussian,
+    key: Key,
 ) -> tuple[Any, LocalModel, Bool[Array, ""]]:
-    """What one condition remembers after its `cleaned` rollouts, what is believed of it, and whether its transitions
-    were enough for that.
+    """What one condition remembers after the `cleaned` rollouts of a controller, what is believed of it, and whether
+    its transitions were enough for that.
     """
     nominal = Nominal.of(rollouts)
-    memory, fitted, enough = dynamics.fit(memory, rollouts, nominal, key)
     start = Gaussian(*regression.moments(rollouts.x[:, 0] - nominal.x[0], rollouts.weight[:, 0]))
+    memory, fitted, enough = dynamics.fit(memory, rollouts, nominal, start, nominal.inwards(controller), key)
     return memory, LocalModel(nominal, start, fitted, *cost(problem, rollouts, nominal)), enough
 
 
