@@ -134,6 +134,11 @@ def evaluate(run: Run, rollouts: int = ROLLOUTS, conditions: Conditions = "train
     )
 
 
+def evaluate_in(run: Run, world: World, rollouts: int = 1) -> Evaluation:
+    """The same from the conditions of any world of the same system, `rollouts` from each."""
+    return _from(world, run, trained(run), rollouts)
+
+
 def judge(run: Run, found: Trained, episodes: int) -> Evaluation:
     """Noise-free episodes of what each seed would deploy, from each condition and, where these are but some of the
     task's starts, one from each fresh one; with a word if that is worse than what learning began with.
