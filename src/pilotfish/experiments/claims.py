@@ -21,7 +21,7 @@ import numpy as np
 
 from pilotfish import tasks
 from pilotfish.algorithms import Setup
-from pilotfish.experiments.exhibits import Map, PaperTable, Panel
+from pilotfish.experiments.exhibits import Exhibit
 from pilotfish.registry import changed
 from pilotfish.runs.spec import Spec
 from pilotfish.runs.statistics import mean_interval
@@ -112,13 +112,10 @@ class PaperFigure:
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
     """What the paper leaves unsaid, and what we took."""
     x: Literal["iterations", "rollouts"] = "iterations"
-    panels: tuple[Panel, ...] = ()
+    exhibit: Exhibit | None = None
     """What is drawn; the return and the cost of all arms if nothing is said."""
-    table: PaperTable | None = None
-    map: Map | None = None
-    """Places where what the arms learned is tried; drawn in place of all else."""
     shares: str = ""
-    """The id of a figure that has the same arms, and more: theirs are the same runs."""
+    """The id of a figure that has the same arms, and more: they are the same runs."""
     variations: tuple[Variation, ...] = ()
     seeds: int = 15
     sensitivity_seeds: int = 5
@@ -137,7 +134,7 @@ class PaperFigure:
         return _home(self.id, quick)
 
     def runs(self, folder: Path, quick: bool = False) -> Path:
-        """Where its runs are: in its folder or, if that is the usual one, with those of the figure that it shares."""
+        """Where its runs are: in its folder or, if that is the usual one, in that of the figure that it shares."""
         return _home(self.shares, quick) if self.shares and folder == self.folder(quick) else folder
 
 

@@ -105,10 +105,13 @@ def perform(
         raise RunError(f"{folder} is a file: choose another --out.")
     for job in todo.jobs:
         _check(job)
+    folder.mkdir(parents=True, exist_ok=True)
     reference = _findings(figure, _run_all(figure, todo.reference, observe))
     # an arm that a variation does not change is not run again: no seed depends on another
     unchanged = {job.arm.label: _of_seeds(todo.few, reference.study[job.arm.label], job.spec) for job in todo.reference}
-    varied = {label: _findings(figure, unchanged | _run_all(figure, jobs, observe)) for label, jobs in todo.variations.items()}
+    varied = {
+        label: _findings(figure, unchanged | _run_all(figure, jobs, observe)) for label, jobs in todo.variations.items()
+    }
     record = {
         "figure": figure.id,
         "title": figure.title,
@@ -127,10 +130,8 @@ def perform(
             label: _sensitivity_json(found, todo.few, todo.variations[label]) for label, found in varied.items()
         },
     }
-    if figure.table:
-        record["table"] = figure.table.as_json(reference.study)
-    if figure.map:
-        record["map"] = figure.map.as_json(reference.study)
+    if figure.exhibit:
+        record["shown"] = figure.exhibit.as_json(reference.study)
     write_json(folder / "verdict.json", record)
     return Performed(reference, varied, record)
 
@@ -179,22 +180,30 @@ def _check(job: Job) -> None:
 
 
 def _run_all(figure: PaperFigure, jobs: list[Job], observe: Observer) -> dict[str, Metrics]:
-    found = {job.arm.label: _run(job, observe) for job in jobs}
-    if figure.map:
-        for job in jobs:
-            found[job.arm.label][ELSEWHERE] = _tried(job, figure.map)
+    found = {}
+    for job in jobs:
+        found[job.arm.label] = _run(job, observe)
+        if isinstance(figure.exhibit, Map):
+            found[job.arm.label][ELSEWHERE] = _tried(job, figure.exhibit)
+        # what an arm compiled the next does not need, and Linux lets a process have only so many pieces of memory
+        jax.clear_caches()
     return found
 
 
-def _tried(job: Job, places: Map) -> Float[np.ndarray, "S K"]:
-    """Part of the noise-free episodes that succeed at each place, of what each seed deploys."""
-    run = Run.open(job.path)
-    world = changed(run.assemble()[0], {places.field: places.places}).world()
-    rollouts, success = evaluation.evaluate_in(run, world, max(job.spec.measured, 1)).rollouts, world.problem.success
-    if success is None:
-        raise ValueError(f"{job.arm.task} defines no success, which a map shows.")
-    reached = jax.device_get(jax.vmap(jax.vmap(jax.vmap(success)))(rollouts.x, rollouts.u))
-    return (reached & np.asarray(rollouts.valid)).mean(-1)
+def _tried(job: Job, where: Map) -> Float[np.ndarray, "S K"]:
+    """Part of the noise-free episodes that succeed at each place, of what each seed deploys. The run keeps it."""
+    run, places, episodes = Run.open(job.path), np.array(where.places), max(job.spec.measured, 1)
+    of = {"places": places, "episodes": np.array(episodes), "iterations": np.array(run.done())}
+    if (job.path / f"{ELSEWHERE}.safetensors").exists():
+        found = run.load_tensors(ELSEWHERE)
+        if all(np.array_equal(found[name], value) for name, value in of.items()):
+            return found["success"]
+    world = changed(run.assemble()[0], {where.field: where.places}).world()
+    rollouts = evaluation.evaluate_in(run, world, episodes).rollouts
+    success = evaluation.reached(world.problem, rollouts).mean(-1)
+    with run.writing():
+        run.save_tensors(ELSEWHERE, of | {"success": success})
+    return success
 
 
 def _run(job: Job, observe: Observer) -> Metrics:
