@@ -12,9 +12,11 @@ from scipy import spatial, stats
 import pilotfish as pf
 from pilotfish import cli, experiments
 from pilotfish.algorithms import Setup
-from pilotfish.experiments import study
+from pilotfish.cli.figure import _draw
+from pilotfish.experiments import mdgps, study
 from pilotfish.experiments.claims import Arm, PaperFigure
 from pilotfish.experiments.exhibits import ELSEWHERE, Curves, Map, Panel, PaperTable
+from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.registry import TASKS, Entry
 from pilotfish.runs.statistics import rate_interval
 from pilotfish.tasks import DrawnTask, Stroke
@@ -208,7 +210,9 @@ def test_a_map_is_of_what_each_seed_deploys(toys):
     expected = np.zeros((3, len(PLACES.places)))
     run = pf.Run.open(job.path)
     for seed in range(3):
-        controller = run.policy(seed=seed).controller
+        policy = run.policy(seed=seed)
+        assert isinstance(policy, LinearGaussianPolicy)
+        controller = policy.controller
         for k, place in enumerate(PLACES.places):
             n = np.argmin([np.hypot(*np.subtract(place, start)) for start in TRAINED])
             x = np.array(place)
@@ -232,3 +236,18 @@ def test_places_are_tried_once(monkeypatch, toys):
     np.testing.assert_array_equal(study._tried(job, PLACES), found)
     with pytest.raises(AssertionError):
         study._tried(job, PLACES._replace(others=()))
+
+
+@pytest.mark.slow
+def test_networks_are_tried_where_the_hole_was_not(tmp_path):
+    """MDGPS on the peg, for as long as it takes to draw it: two iterations of one seed."""
+    arm = mdgps.arm("peg", mdgps.OFF[0], updates=1)
+    figure = PaperFigure("slow/map", "a map", "A map.", (arm,), (), exhibit=mdgps.PLACES, seeds=1)
+    performed = study.perform(figure, tmp_path)
+    run = pf.Run.open(tmp_path / "peg-off-policy-classic")
+    trained = mdgps.PLACES.parts()["trained"]
+    success = performed.reference.study[arm.label][ELSEWHERE]
+    assert success.shape == (1, 131)
+    assert success[:, trained].mean() == run.evaluate(rollouts=1).success
+    _draw(figure, tmp_path, performed)
+    assert iio.imread(tmp_path / "figure.png").std() > 5

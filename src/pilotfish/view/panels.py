@@ -20,6 +20,8 @@ mpl.use("agg")
 
 ACROSS = 3
 """Panels in a row."""
+ENTRY = 1.9
+"""Width of a legend's entry, inches."""
 MARKERS = "osD^vP"
 SHADES = LinearSegmentedColormap.from_list("success", ["#f6efe2", "#a9cbe2", BLUE, "#0f2f4f"])
 """Of success, from 0 to 100%."""
@@ -150,9 +152,8 @@ def _legend(figure: Figure, axes: Iterable[Axes]) -> None:
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
-    figure.legend(
-        handles.values(), handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False, fontsize=9
-    )
+    columns = min(len(handles), max(1, int(figure.get_figwidth() // ENTRY)))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 def _save(figure: Figure, title: str, path: Path) -> Path:
