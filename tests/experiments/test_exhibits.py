@@ -62,11 +62,11 @@ def test_a_table_has_our_rates_beside_those_of_the_paper():
     missing = cells["first"][2]  # seven iterations measure six updates at most
     assert [missing[name] for name in ("mean", "low", "high", "as_many_seeds")] == [None] * 4
     head, row, *_, last = shown.table(found)
-    assert head == ["", "updates", "first", "second"]
-    assert row[:2] == ["peg", "2"]
-    assert row[2].split("\n")[0] == f"{rates[:, 2].mean():.0%}"
-    assert row[3].split("\n")[2:] == [f"3 seeds {rates[:3, 4].mean():.0%}", "paper 50%"]
-    assert last[2] == "-\npaper 1%"
+    assert head == ["updates", "first", "second"]
+    assert row[0] == "peg, 2"
+    assert row[1].split("\n")[0] == f"{rates[:, 2].mean():.0%}"
+    assert row[2].split("\n")[2:] == [f"of 3: {rates[:3, 4].mean():.0%}", "paper 50%"]
+    assert last[1] == "-\npaper 1%"
 
 
 def test_one_seed_has_no_interval_and_as_many_as_the_paper_stand_once():
@@ -76,7 +76,7 @@ def test_one_seed_has_no_interval_and_as_many_as_the_paper_stand_once():
         cell = shown.as_json(found)["peg"]["second"][0]
         assert cell["as_many_seeds"] is None
         assert (cell["low"] is None) == (seeds == 1)
-        assert "3 seeds" not in shown.table(found)[1][3]
+        assert "of 3" not in shown.table(found)[1][2]
 
 
 def places(count):

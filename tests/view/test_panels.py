@@ -113,7 +113,7 @@ def test_a_map_has_every_place_where_it_is(drawn, tmp_path, count):
     )
     *maps, last, _ = readable(drawn[0], path)
     for axis, found in zip(maps, success.values(), strict=True):
-        mesh, _, dots = axis.collections
+        mesh, dots = axis.collections
         areas = np.asarray(mesh.get_array()).reshape(3, 4)  # y from below, x from the left
         for (x, y), rate in zip(GRID, found, strict=False):
             assert areas[round(10 * y + 1), round(10 * x + 2)] == pytest.approx(100 * rate)

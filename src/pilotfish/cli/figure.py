@@ -164,7 +164,7 @@ def _markdown(rows: Rows) -> str:
 def _say(console: Console, chosen: PaperFigure, performed: Performed) -> None:
     """Where each arm ended, what is drawn, each claim with its number and verdict, and their sensitivity."""
     arms, verdicts = performed.record["arms"], performed.reference.verdicts
-    rows = [["arm", "final cost (median)", "final success", "without noise", "updates refused"]]
+    rows = [["at last", "cost (median)", "success", "without noise", "updates refused"]]
     for label, arm in arms.items():
         success = _percent(arm["final_success_mean"]), _percent(arm.get("final_noise_free_success_mean"))
         cost = arm["final_cost_median"]
@@ -199,9 +199,9 @@ def _table(rows: Rows) -> Table:
     """A head, and cells of which those that are verdicts have their colour."""
     head, *rest = rows
     several = any("\n" in cell for row in rest for cell in row)
-    table = Table(box=MINIMAL if several else None, show_lines=several, header_style="dim")
+    table = Table(box=MINIMAL if several else None, show_lines=several, pad_edge=False, header_style="dim")
     for i, name in enumerate(head):
-        table.add_column(name, justify="right" if i and not several else "left")
+        table.add_column(name, justify="right" if i and not several else "left", no_wrap=i == 0)
     for row in rest:
         table.add_row(*(Text(cell, style=COLOUR.get(cell, "")) for cell in row))
     return table

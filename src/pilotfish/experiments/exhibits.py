@@ -92,10 +92,10 @@ class PaperTable(NamedTuple):
 
     def table(self, study: "Study") -> Rows:
         """Laid out as in papers: a row for a number of updates, a column for a method."""
-        rows = [["", "updates", *self.panels[0].curves]]
+        rows = [["updates", *self.panels[0].curves]]
         for title, found in self.as_json(study).items():
             for i, k in enumerate(self.paper[title]):
-                rows.append([title, str(k), *(_cell(cells[i], self.seeds) for cells in found.values())])
+                rows.append([f"{title}, {k}", *(_cell(cells[i], self.seeds) for cells in found.values())])
         return rows
 
     def as_json(self, study: "Study") -> dict[str, Any]:
@@ -236,10 +236,10 @@ def _text(interval: Interval, form: str) -> str:
 
 
 def _cell(found: dict[str, Any], seeds: int) -> str:
-    """A line each: our rate, its interval, that of as many seeds as the paper has, the paper's."""
+    """A line each: our rate, its interval, that of as many seeds as the paper has, and the paper's rate."""
     lines = ["-" if found["mean"] is None else f"{found['mean']:.0%}"]
     if found["low"] is not None:
-        lines.append(f"{found['low']:.0%} to {found['high']:.0%}")
+        lines.append(f"{100 * found['low']:.0f} to {found['high']:.0%}")
     if found["as_many_seeds"] is not None:
-        lines.append(f"{seeds} seeds {found['as_many_seeds']:.0%}")
+        lines.append(f"of {seeds}: {found['as_many_seeds']:.0%}")
     return "\n".join([*lines, f"paper {found['paper']:.0%}"])

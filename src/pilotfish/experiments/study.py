@@ -182,11 +182,11 @@ def _check(job: Job) -> None:
 def _run_all(figure: PaperFigure, jobs: list[Job], observe: Observer) -> dict[str, Metrics]:
     found = {}
     for job in jobs:
+        if found:  # what an arm compiled the next hardly needs, and Linux lets a process have only so many mappings
+            jax.clear_caches()
         found[job.arm.label] = _run(job, observe)
         if isinstance(figure.exhibit, Map):
             found[job.arm.label][ELSEWHERE] = _tried(job, figure.exhibit)
-        # what an arm compiled the next does not need, and Linux lets a process have only so many pieces of memory
-        jax.clear_caches()
     return found
 
 

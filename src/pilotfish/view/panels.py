@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pilotfish.runs.statistics import Interval
 from pilotfish.runs.store import replacing
-from pilotfish.view.curves import BLUE, COLOURS, INK, RED, frame
+from pilotfish.view.curves import BLUE, COLOURS, GREY, INK, RED, frame
 
 mpl.use("agg")
 
@@ -111,8 +111,7 @@ def _map(axis: Axes, grid: np.ndarray, others: np.ndarray, trained: np.ndarray, 
     areas = np.full((len(y), len(x)), np.nan)
     areas[row, column] = success[: len(grid)]
     axis.pcolormesh(x, y, areas, cmap=SHADES, vmin=0, vmax=100, shading="nearest")
-    axis.scatter(*others.T, c=INK, s=46, lw=0, zorder=3)
-    axis.scatter(*others.T, c=success[len(grid) :], cmap=SHADES, vmin=0, vmax=100, s=26, ec="white", lw=0.9, zorder=3)
+    axis.scatter(*others.T, c=success[len(grid) :], cmap=SHADES, vmin=0, vmax=100, s=30, ec=GREY, lw=1.4, zorder=3)
     axis.plot(*trained.T, "x", color=RED, ms=6, mew=1.6, zorder=4, label="trained here")
     axis.set_aspect("equal")
 
