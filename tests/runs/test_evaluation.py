@@ -187,3 +187,8 @@ def test_where_nothing_can_be_held_out_the_task_says_so():
         PegPlanar().held_out()
     with pytest.raises(ValueError, match="nothing is between"):
         Obstacles(starts=(0.0,)).held_out()
+
+
+def test_nothing_is_reached_where_there_is_no_goal(local):
+    with pytest.raises(ValueError, match="success: this problem defines none"):
+        evaluation.reached(LinearQuadratic().problem(), pf.Run.open(local.path).evaluate(rollouts=1).rollouts)

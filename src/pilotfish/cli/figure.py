@@ -8,6 +8,7 @@ from typing import IO, cast
 
 import numpy as np
 import tyro
+from rich.box import MINIMAL
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -24,9 +25,11 @@ from pilotfish import experiments
 from pilotfish.cli import COMMANDS
 from pilotfish.cli.watch import Listener
 from pilotfish.experiments import study
-from pilotfish.experiments.claims import PaperFigure, slug
+from pilotfish.experiments.claims import PaperFigure, Study, slug
+from pilotfish.experiments.exhibits import ELSEWHERE, Curves, Map, PaperTable, Rows
 from pilotfish.experiments.study import Job, Performed
 from pilotfish.registry import named
+from pilotfish.runs.store import replacing
 
 COLOUR = {"holds": "green", "does not hold": "red", "undecided": "yellow"}
 
@@ -36,7 +39,7 @@ class _Figure:
     id: tyro.conf.Positional[str]
     """The figure; `pilotfish list` names all."""
     seeds: int | None = None
-    """Seeds of each arm; by default as many as in the paper."""
+    """Seeds of each arm; by default as many as in the paper, and more where it has three."""
     quick: bool = False
     """A smoke test: two seeds and five iterations, whose verdicts are no evidence."""
     sensitivity: bool = False
@@ -69,8 +72,10 @@ def figure(argv: list[str]) -> int:
     if args.json:
         print(json.dumps(performed.record, indent=2))
     else:
-        _say(console, performed)
-        console.print(f"in {folder}: verdict.json, figure.png and each arm's run", soft_wrap=True)
+        _say(console, chosen, performed)
+        table = ", table.md" if chosen.exhibit else ""
+        shared = f"; each arm's run is in {chosen.runs(folder, args.quick)}"
+        console.print(f"in {folder}: verdict.json, figure.png{table}{shared}", soft_wrap=True)
     if args.quick:
         console.print("A quick run is a smoke test: its verdicts are no evidence.", style="bold yellow", soft_wrap=True)
     return 0
@@ -120,34 +125,57 @@ def _rollouts(job: Job, iterations: int) -> int:
 
 
 def _draw(chosen: PaperFigure, folder: Path, performed: Performed) -> None:
-    from pilotfish.view import curves
-
     title = f"{chosen.id}: {chosen.title}"
-    curves.comparison(performed.reference.study, folder / "figure.png", title, chosen.x)
+    _picture(chosen, performed.reference.study, title, folder / "figure.png")
     for label, found in performed.sensitivity.items():
         path = folder / slug(label) / "figure.png"
         path.parent.mkdir(exist_ok=True)
-        curves.comparison(found.study, path, f"{title}; {label}", chosen.x)
+        _picture(chosen, found.study, f"{title}; {label}", path)
+    if chosen.exhibit:
+        with replacing(folder / "table.md") as beside:
+            beside.write_text(_markdown(chosen.exhibit.table(performed.reference.study)), encoding="utf-8")
 
 
-def _say(console: Console, performed: Performed) -> None:
-    """Where each arm ended, then each claim with its number and verdict, then their sensitivity."""
-    table = Table(box=None, header_style="dim")
-    for name in ("arm", "final cost (median)", "final success", "updates refused"):
-        table.add_column(name, justify="left" if name == "arm" else "right")
-    for label, arm in performed.record["arms"].items():
-        cost, success, refused = arm["final_cost_median"], arm["final_success_mean"], arm["updates_refused"]
-        table.add_row(
-            label,
-            "-" if cost is None else f"{cost:.4g}",
-            "-" if success is None else f"{success:.0%}",
-            f"{refused:.1%}",
-        )
-    console.print(table)
-    for label, arm in performed.record["arms"].items():
+def _picture(chosen: PaperFigure, found: Study, title: str, path: Path) -> None:
+    from pilotfish.view import curves, panels
+
+    match chosen.exhibit:
+        case None:
+            curves.comparison(found, path, title, chosen.x)
+        case Curves() as shown:
+            failures = {panel.title: panel.failure for panel in shown.panels if panel.failure is not None}
+            panels.curves(shown.lines(found), failures, "distance, m: mean, 95% interval", title, path)
+        case PaperTable() as shown:
+            paper = {panel.title: shown.said(panel.title) for panel in shown.panels}
+            panels.rates(shown.lines(found), paper, title, path)
+        case Map() as shown:
+            grid, others, trained = (np.array(one).reshape(-1, 2) for one in (shown.grid, shown.others, shown.trained))
+            success = {label: metrics[ELSEWHERE].mean(0) for label, metrics in found.items()}
+            distances = np.array([shown.distances()[band].mean() for band in shown.bands()])
+            panels.places(grid, others, trained, success, distances, shown.lines(found), title, path)
+
+
+def _markdown(rows: Rows) -> str:
+    head, *rest = rows
+    lines = (" | ".join(row).replace("\n", "<br>") for row in (head, ["---"] * len(head), *rest))
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def _say(console: Console, chosen: PaperFigure, performed: Performed) -> None:
+    """Where each arm ended, what is drawn, each claim with its number and verdict, and their sensitivity."""
+    arms, verdicts = performed.record["arms"], performed.reference.verdicts
+    rows = [["at last", "cost (median)", "success", "without noise", "updates refused"]]
+    for label, arm in arms.items():
+        success = _percent(arm["final_success_mean"]), _percent(arm.get("final_noise_free_success_mean"))
+        cost = arm["final_cost_median"]
+        rows.append([label, "-" if cost is None else f"{cost:.4g}", *success, f"{arm['updates_refused']:.1%}"])
+    console.print(_table(rows))
+    for label, arm in arms.items():
         if arm["note"]:
             console.print(f"{label}: {arm['note']}", style="yellow", soft_wrap=True)
-    verdicts = performed.reference.verdicts
+    if chosen.exhibit:
+        console.print()
+        console.print(_table(chosen.exhibit.table(performed.reference.study)))
     for number, verdict in enumerate(verdicts, 1):
         console.print()
         claim, word = verdict.claim, (verdict.verdict, COLOUR[verdict.verdict])
@@ -156,11 +184,24 @@ def _say(console: Console, performed: Performed) -> None:
         console.print(f"   {claim.measure}: {verdict.number}{against}", soft_wrap=True, markup=False)
     console.print()
     if performed.sensitivity:
-        table = Table(box=None, header_style="dim", title="sensitivity", title_justify="left")
-        table.add_column("")
-        for number in range(1, len(verdicts) + 1):
-            table.add_column(f"claim {number}")
-        rows = {"as above": verdicts} | {label: found.verdicts for label, found in performed.sensitivity.items()}
-        for label, row in rows.items():
-            table.add_row(label, *(f"[{COLOUR[v.verdict]}]{v.verdict}[/]" for v in row))
-        console.print(table)
+        found = {"as above": verdicts} | {label: found.verdicts for label, found in performed.sensitivity.items()}
+        rows = [["sensitivity", *(f"claim {number}" for number in range(1, len(verdicts) + 1))]]
+        rows += [[label, *(verdict.verdict for verdict in row)] for label, row in found.items()]
+        many = len(verdicts) > len(found)
+        console.print(_table([list(row) for row in zip(*rows, strict=True)] if many else rows))
+
+
+def _percent(part: float | None) -> str:
+    return "-" if part is None else f"{part:.0%}"
+
+
+def _table(rows: Rows) -> Table:
+    """A head, and cells of which those that are verdicts have their colour."""
+    head, *rest = rows
+    several = any("\n" in cell for row in rest for cell in row)
+    table = Table(box=MINIMAL if several else None, show_lines=several, pad_edge=False, header_style="dim")
+    for i, name in enumerate(head):
+        table.add_column(name, justify="right" if i and not several else "left", no_wrap=i == 0)
+    for row in rest:
+        table.add_row(*(Text(cell, style=COLOUR.get(cell, "")) for cell in row))
+    return table

@@ -18,6 +18,10 @@ TITLES = {
     "moto/1c": "MOTO and its variants on the double link",
     "moto/2b": "GPS and MOTO on the quad link with soft joint limits",
     "moto/2c": "MOTO on the double link for several numbers of rollouts an iteration",
+    "mdgps/1": "BADMM and MDGPS on the obstacle, peg and blind peg tasks: distances",
+    "mdgps/table1": "BADMM and MDGPS on the peg tasks: rates of success beside the paper's",
+    "mdgps/settings": "BADMM and MDGPS on the peg task under other settings",
+    "mdgps/map": "BADMM and MDGPS on the peg task: holes where they were not trained",
 }
 """Of all figures by id, for `pilotfish list`: the figures themselves import what they compare."""
 FEWEST = "lqr-gps"

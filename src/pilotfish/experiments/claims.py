@@ -21,6 +21,7 @@ import numpy as np
 
 from pilotfish import tasks
 from pilotfish.algorithms import Setup
+from pilotfish.experiments.exhibits import Exhibit
 from pilotfish.registry import changed
 from pilotfish.runs.spec import Spec
 from pilotfish.runs.statistics import mean_interval
@@ -111,6 +112,10 @@ class PaperFigure:
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
     """What the paper leaves unsaid, and what we took."""
     x: Literal["iterations", "rollouts"] = "iterations"
+    exhibit: Exhibit | None = None
+    """What is drawn; the return and the cost of all arms if nothing is said."""
+    shares: str = ""
+    """The id of a figure that has the same arms, and more: they are the same runs."""
     variations: tuple[Variation, ...] = ()
     seeds: int = 15
     sensitivity_seeds: int = 5
@@ -126,7 +131,15 @@ class PaperFigure:
 
     def folder(self, quick: bool = False) -> Path:
         """Where the figure is kept if nothing else is said."""
-        return Path("figures") / (slug(self.id) + ("-quick" if quick else ""))
+        return _home(self.id, quick)
+
+    def runs(self, folder: Path, quick: bool = False) -> Path:
+        """Where its runs are: in its folder or, if that is the usual one, in that of the figure that it shares."""
+        return _home(self.shares, quick) if self.shares and folder == self.folder(quick) else folder
+
+
+def _home(id: str, quick: bool) -> Path:
+    return Path("figures") / (slug(id) + ("-quick" if quick else ""))
 
 
 # -- numbers of which claims are made: one a seed

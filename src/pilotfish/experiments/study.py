@@ -4,6 +4,8 @@
     DIR/ARM/                a run: spec.json, metrics.csv, checkpoints
     DIR/VARIATION/ARM/      the same under a variation, where that changes the arm
 
+Figures that share their arms keep the runs in the folder of one of them.
+
 A study may be stopped at any moment: the same command goes on, and finished arms are only read.
 
 An arm whose training fails is a result. What it measured stays, and its last values stand for the iterations that
@@ -12,16 +14,21 @@ it did not do. Sensitivity is the table of all claims under all variations, from
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from jaxtyping import Float
 
 import pilotfish
 from pilotfish.experiments.claims import LAST, Arm, Metrics, PaperFigure, Study, Verdict, final, judge, slug
-from pilotfish.runs import RunError, loop
+from pilotfish.experiments.exhibits import ELSEWHERE, Map
+from pilotfish.registry import changed
+from pilotfish.runs import RunError, evaluation, loop
 from pilotfish.runs.spec import Spec, assemble
 from pilotfish.runs.store import Run, write_json
 from pilotfish.runs.train import PATIENCE, TrainingFailed, train
@@ -98,10 +105,13 @@ def perform(
         raise RunError(f"{folder} is a file: choose another --out.")
     for job in todo.jobs:
         _check(job)
-    reference = _findings(figure, _run_all(todo.reference, observe))
+    folder.mkdir(parents=True, exist_ok=True)
+    reference = _findings(figure, _run_all(figure, todo.reference, observe))
     # an arm that a variation does not change is not run again: no seed depends on another
     unchanged = {job.arm.label: _of_seeds(todo.few, reference.study[job.arm.label], job.spec) for job in todo.reference}
-    varied = {label: _findings(figure, unchanged | _run_all(jobs, observe)) for label, jobs in todo.variations.items()}
+    varied = {
+        label: _findings(figure, unchanged | _run_all(figure, jobs, observe)) for label, jobs in todo.variations.items()
+    }
     record = {
         "figure": figure.id,
         "title": figure.title,
@@ -111,12 +121,17 @@ def perform(
         "quick": quick,
         "seeds": todo.seeds,
         "claims": [verdict.as_json() for verdict in reference.verdicts],
-        "arms": {job.arm.label: _arm_json(job, reference.study[job.arm.label]) for job in todo.reference},
+        "arms": {
+            job.arm.label: {"run": os.path.relpath(job.path, folder)} | _arm_json(job, reference.study[job.arm.label])
+            for job in todo.reference
+        },
         "settings": figure.settings,
         "sensitivity": {
             label: _sensitivity_json(found, todo.few, todo.variations[label]) for label, found in varied.items()
         },
     }
+    if figure.exhibit:
+        record["shown"] = figure.exhibit.as_json(reference.study)
     write_json(folder / "verdict.json", record)
     return Performed(reference, varied, record)
 
@@ -124,11 +139,11 @@ def perform(
 def plan(figure: PaperFigure, folder: Path, seeds: int | None, quick: bool, sensitivity: bool) -> Plan:
     """The runs of the reference, and of each variation those of the arms that it changes."""
     seeds = seeds or (QUICK_SEEDS if quick else figure.seeds)
-    few = min(seeds, figure.sensitivity_seeds)
-    reference = [Job(arm, "", folder / slug(arm.label), arm.spec(range(seeds), quick)) for arm in figure.arms]
+    few, runs = min(seeds, figure.sensitivity_seeds), figure.runs(folder, quick)
+    reference = [Job(arm, "", runs / slug(arm.label), arm.spec(range(seeds), quick)) for arm in figure.arms]
     varied = {}
     for label, change in figure.variations if sensitivity else ():
-        inside = folder / slug(label)
+        inside = runs / slug(label)
         pairs = [(arm, dataclasses.replace(change(arm), label=arm.label)) for arm in figure.arms]
         varied[label] = [
             Job(changed, label, inside / slug(arm.label), changed.spec(range(few), quick))
@@ -164,8 +179,31 @@ def _check(job: Job) -> None:
         )
 
 
-def _run_all(jobs: list[Job], observe: Observer) -> dict[str, Metrics]:
-    return {job.arm.label: _run(job, observe) for job in jobs}
+def _run_all(figure: PaperFigure, jobs: list[Job], observe: Observer) -> dict[str, Metrics]:
+    found = {}
+    for job in jobs:
+        if found:  # what an arm compiled the next hardly needs, and Linux lets a process have only so many mappings
+            jax.clear_caches()
+        found[job.arm.label] = _run(job, observe)
+        if isinstance(figure.exhibit, Map):
+            found[job.arm.label][ELSEWHERE] = _tried(job, figure.exhibit)
+    return found
+
+
+def _tried(job: Job, where: Map) -> Float[np.ndarray, "S K"]:
+    """Part of the noise-free episodes that succeed at each place, of what each seed deploys. The run keeps it."""
+    run, places, episodes = Run.open(job.path), np.array(where.places), max(job.spec.measured, 1)
+    of = {"places": places, "episodes": np.array(episodes), "iterations": np.array(run.done())}
+    if (job.path / f"{ELSEWHERE}.safetensors").exists():
+        found = run.load_tensors(ELSEWHERE)
+        if all(np.array_equal(found[name], value) for name, value in of.items()):
+            return found["success"]
+    world = changed(run.assemble()[0], {where.field: where.places}).world()
+    rollouts = evaluation.evaluate_in(run, world, episodes).rollouts
+    success = evaluation.reached(world.problem, rollouts).mean(-1)
+    with run.writing():
+        run.save_tensors(ELSEWHERE, of | {"success": success})
+    return success
 
 
 def _run(job: Job, observe: Observer) -> Metrics:
@@ -206,9 +244,9 @@ def _completed(metrics: Metrics, spec: Spec) -> Metrics:
     if done is None:
         return metrics
     columns = np.minimum(np.arange(spec.iterations), done - 1)
-    repeated = {name: values[:, columns] for name, values in metrics.items()}
+    repeated = {name: values[:, columns] for name, values in metrics.items() if name != ELSEWHERE}
     counts = np.zeros_like(repeated["iteration"]) + np.arange(spec.iterations)
-    return repeated | {"iteration": counts, "rollouts": (counts + 1) * spec.rollouts}
+    return metrics | repeated | {"iteration": counts, "rollouts": (counts + 1) * spec.rollouts}
 
 
 def _of_seeds(count: int, metrics: Metrics, spec: Spec) -> Metrics:
@@ -228,13 +266,17 @@ def _arm_json(job: Job, metrics: Metrics) -> dict[str, Any]:
     done, all_ = stopped(metrics), job.spec.iterations
     note = f"stopped after {done} of {all_} iterations: every seed refused {PATIENCE} updates in a row"
     return {
-        "run": job.path.name,
         "task": job.arm.task,
         "algorithm": job.arm.algorithm,
         "rollouts": job.spec.rollouts,
         "iterations": job.spec.iterations,
         "final_cost_median": _finite(np.median(10.0 ** final(metrics))),
         "final_success_mean": _finite(metrics["success"][:, -LAST:].mean()),
+        **{
+            f"final_{name}_mean": _finite(metrics[name][:, -LAST:].mean())
+            for name in ("noise_free_success", "noise_free_distance")
+            if name in metrics
+        },
         "updates_refused": _finite(1.0 - metrics["ok"].mean()),
         "note": None if done is None else note,
     }

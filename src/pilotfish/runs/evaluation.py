@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from pilotfish.algorithms import Algorithm
 from pilotfish.policies import Policy, idle
@@ -134,6 +134,11 @@ def evaluate(run: Run, rollouts: int = ROLLOUTS, conditions: Conditions = "train
     )
 
 
+def evaluate_in(run: Run, world: World, rollouts: int = 1) -> Evaluation:
+    """The same from the conditions of any world of the same system, `rollouts` from each."""
+    return _from(world, run, trained(run), rollouts)
+
+
 def judge(run: Run, found: Trained, episodes: int) -> Evaluation:
     """Noise-free episodes of what each seed would deploy, from each condition and, where these are but some of the
     task's starts, one from each fresh one; with a word if that is worse than what learning began with.
@@ -167,14 +172,21 @@ def _judged(seeds: list[int], world: World, roll: Callable[[int], Rollouts], epi
     best = 0 if np.isnan(by_seed).all() else int(np.nanargmin(by_seed))
     summary, success = {"mean cost of an episode": _with_interval(by_seed, cost[0][valid[0]])}, None
     if world.problem.success is not None:
-        reached = jax.device_get(jax.vmap(jax.vmap(jax.vmap(world.problem.success)))(rollouts.x, rollouts.u))
-        success = (reached & valid).mean((1, 2))
+        success = reached(world.problem, rollouts).mean((1, 2))
         summary |= _of_success(success, valid[0].size)
     N, M = valid.shape[1:]
     summary[EPISODES] = f"{M} of each of {len(seeds)} seed(s), from each condition"
     if alike:
         summary[EPISODES] = f"1 of each of {len(seeds)} seed(s), from {N} distinct start(s): deterministic, so no more"
     return Evaluation(list(seeds), by_seed, success, seeds[best], summary, rollouts)
+
+
+def reached(problem: Problem, rollouts: Rollouts) -> Bool[np.ndarray, "S N M"]:
+    """Which whole episodes of each seed reach the goal. ValueError if the problem defines none."""
+    if problem.success is None:
+        raise ValueError("success: this problem defines none.")
+    success = jax.device_get(jax.vmap(jax.vmap(jax.vmap(problem.success)))(rollouts.x, rollouts.u))
+    return success & np.asarray(rollouts.valid)
 
 
 def _distinct(world: World, roll: Callable[[int], Rollouts], episodes: int) -> tuple[Rollouts, bool]:

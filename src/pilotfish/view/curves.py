@@ -109,7 +109,7 @@ def _changes(axis: Axes, metrics: Mapping[str, np.ndarray], said: Mapping[str, n
     if sizes.size:
         axis.set_yscale("symlog", linthresh=10.0 ** np.floor(np.log10(np.quantile(sizes, 0.1))))
     axis.axhline(0.0, color=INK, lw=0.8)
-    _frame(axis, "change of cost by an update (positive: a decrease)", ROLLOUTS)
+    frame(axis, "change of cost by an update (positive: a decrease)", ROLLOUTS)
     axis.legend(frameon=False, fontsize=7, loc="upper right")
 
 
@@ -144,7 +144,7 @@ def comparison(
         (left, f"average return (minus cost): mean of {seeds} seeds, its 95% interval"),
         (right, f"cost of an episode: median of {seeds} seeds, quartiles"),
     ):
-        _frame(axis, name, "iterations" if x == "iterations" else ROLLOUTS)
+        frame(axis, name, "iterations" if x == "iterations" else ROLLOUTS)
         axis.margins(x=0.01)
     left.yaxis.set_major_formatter(EngFormatter())
     _clip(left, means)
@@ -189,10 +189,11 @@ def _axis(axis: Axes, title: str, scale: str) -> None:
     elif axis.lines and _spread(axis) < 1.001:  # a constant: rounding is nothing to look at
         middle = float(np.nanmean(np.asarray(axis.lines[-1].get_ydata(), float)))
         axis.set_ylim(middle - 0.1 * abs(middle) - 1e-3, middle + 0.1 * abs(middle) + 1e-3)
-    _frame(axis, title, ROLLOUTS)
+    frame(axis, title, ROLLOUTS)
 
 
-def _frame(axis: Axes, title: str, x: str) -> None:
+def frame(axis: Axes, title: str, x: str) -> None:
+    """The look that all axes have."""
     axis.set_title(title, fontsize=10, color=INK, loc="left")
     axis.set_xlabel(x, fontsize=8, color=INK)
     axis.tick_params(which="both", labelsize=8, colors=INK)
