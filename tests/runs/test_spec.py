@@ -90,6 +90,7 @@ def test_parts_are_stored_with_their_class_and_infinity_as_a_word():
         "clusters": 20,
         "samples_per_cluster": 40,
         "memory": 20,
+        "excess": "inf",
     }
     assert stored["kl_step"] == "inf"
 
