@@ -15,7 +15,7 @@ SETTINGS = [
     "--rollouts",
     "24",
     "--iterations",
-    "40",
+    "24",
     "--checkpoint-every",
     "3",
     "--no-film",
@@ -60,7 +60,7 @@ def test_killed_runs_resume_bit_identically(tmp_path):
     assert kills
     done = quietly(pilotfish("resume", killed, "--no-film"))
     assert done.returncode == 0, done.stderr
-    mine, theirs = (Run.open(path).load_tensors("checkpoint-000040") for path in (killed, whole))
+    mine, theirs = (Run.open(path).load_tensors("checkpoint-000024") for path in (killed, whole))
     assert mine.keys() == theirs.keys()
     for name, array in mine.items():
         np.testing.assert_array_equal(array, theirs[name], err_msg=name)
