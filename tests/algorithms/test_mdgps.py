@@ -12,12 +12,15 @@ from oracles import constrained_lqr, dense, draw
 from oracles.same import assert_same
 from scipy.optimize import minimize
 
+from pilotfish.algebra import dual, quadratic
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.mdgps import MDGPS
 from pilotfish.algorithms.mdgps_linear import MDGPSLinear, mirror_descent
+from pilotfish.algorithms.moto import MOTO
 from pilotfish.models import local
 from pilotfish.models.linearised import Linearisation
 from pilotfish.models.local import LocalModel
+from pilotfish.models.local_q import FittedQ
 from pilotfish.models.nominal import Nominal
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.tasks.lq import LinearQuadratic
@@ -97,6 +100,59 @@ def test_then_it_is_lqr_gps_about_the_linearised_network(second):
         expected, _ = update(lqr, begin, rollouts, KEY)
         ours, theirs = (jax.tree.map(lambda leaf, n=n: leaf[n], c) for c in (new.controller, expected.controller))
         near(ours, theirs, 1e-6)
+
+
+MODEL_FREE = MDGPS(
+    c_step="moto",
+    q=FittedQ(underdetermined=True),
+    kl_step=0.1,
+    entropy_drop=0.05,
+    linearise=Linearisation(),
+    teach=TEACH,
+)
+
+
+def test_without_a_model_it_is_moto_before_its_first_lesson():
+    moto = MOTO(underdetermined=True)
+    state, rollouts = begun(MODEL_FREE)
+    new, info = update(MODEL_FREE, state, rollouts, KEY)
+    expected, _ = update(moto, moto.init(PROBLEM, EPISODES, KEY), rollouts, KEY)
+    near(new.controller, expected.controller)
+    assert info.ok.all()
+    assert info.kl_max <= 0.1 * (1 + 1e-9)
+
+
+def test_without_a_model_the_step_is_about_the_linearised_network():
+    """The same step by the dual in users' units, on the Q-functions of what was rolled out."""
+    state, rollouts = begun(MODEL_FREE)
+    state, _ = update(MODEL_FREE, state, rollouts, KEY)
+    rollouts = roll(MODEL_FREE.explore(state), jax.random.key(5)).cleaned()
+    state = state._replace(began=jnp.full(2, jnp.inf))  # whatever it costs, the network leads
+    new, info = update(MODEL_FREE, state, rollouts, KEY)
+    assert info.followed == 1.0
+    for n in range(2):
+        one, last, history = jax.tree.map(lambda leaf, n=n: leaf[n], (rollouts, state.controller, state.transitions))
+        belief = MODEL_FREE.q.fit(PROBLEM, last, history, one).belief
+        nominal = Nominal.of(one)
+        _, network = MODEL_FREE.linearise(PROBLEM, state.policy, None, one, nominal, KEY)
+        network, now = nominal.outwards(network), belief.occupancy
+        for t in (0, PROBLEM.horizon - 1):
+            mean, L, K, k, R = (np.asarray(a[t]) for a in (now.mean, now.chol, last.K, last.k, last.chol))
+            inverse, zero = np.linalg.inv(R), np.zeros((len(mean), len(k)))
+            white = np.block([[np.linalg.inv(L), zero], [-inverse @ K, inverse]])
+            offset = np.concatenate([-np.linalg.solve(L, mean), -inverse @ k])
+            Q = jax.tree.map(lambda leaf, t=t: leaf[t], belief.Q)
+            Q = quadratic.compose(Q, jnp.asarray(white), jnp.asarray(offset))
+            factor, evidence = new.steps.factor[n], belief.evidence[t]
+            wanted, _ = dual.improve(
+                network.at(t), Gaussian(now.mean[t], jnp.asarray(L @ L.T)), Q, 0.1 * factor * evidence, 0.05 * evidence
+            )
+            near(jax.tree.map(lambda leaf, n=n, t=t: leaf[n, t], new.controller), wanted, 1e-6)
+
+
+def test_lqr_bounds_no_entropy():
+    with pytest.raises(ValueError, match=r"entropy_drop=0\.1"):
+        MDGPS(entropy_drop=0.1)
 
 
 @pytest.mark.parametrize("rule", ["classic", "global"])

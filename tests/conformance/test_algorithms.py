@@ -20,6 +20,7 @@ from pilotfish.algorithms.moto import MOTO
 from pilotfish.models.cost import CostExpansion
 from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.models.linearised import Linearisation
+from pilotfish.models.local_q import FittedQ
 from pilotfish.runs import loop
 from pilotfish.runs.columns import columns
 from pilotfish.runs.spec import Spec, built, described
@@ -51,11 +52,20 @@ CASES = {
         teach=QUICK,
         imagined=0,
     ),
+    "mdgps, without a model": MDGPS(
+        c_step="moto", q=FittedQ(), kl_step=0.3, entropy_drop=0.1, linearise=Linearisation(), teach=QUICK
+    ),
     "mdgps-linear": MDGPSLinear(),
     "badmm": BADMM(kl_step=0.5, inner=2, teach=QUICK, imagined=20),
 }
 """Algorithms with settings: at least one of every registered algorithm."""
-DRAWS = {"lqr-gps, mixture, adapted", "mdgps", "mdgps, on policy, global, by regression", "badmm"}
+DRAWS = {
+    "lqr-gps, mixture, adapted",
+    "mdgps",
+    "mdgps, on policy, global, by regression",
+    "mdgps, without a model",
+    "badmm",
+}
 """Whose updates are random: mixtures begin from points that are drawn, for every condition others, and networks learn
 from minibatches."""
 FEW = 3
@@ -78,6 +88,7 @@ SLOW = {
     "moto, reuse over both, propagated",
     "lqr-gps, step, at the mean",
     "mdgps, on policy, global, by regression",
+    "mdgps, without a model",
     "badmm",
 }
 

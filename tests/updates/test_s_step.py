@@ -63,6 +63,21 @@ def taught(step, memory, policy, data, p, seed=0, weight=None, linear=None):
     return teach(step, memory, policy, data, p, jax.random.key(seed), weight, linear)
 
 
+def trust(data, p):
+    """By how much each sample counts less because its episode went astray, in a loop (N, M, T)."""
+    d = np.full((N, M, T), np.nan)
+    for n, t in np.ndindex(N, T):
+        there = [m for m in range(M) if t < data.steps[n, m]]
+        wanted = np.array([np.asarray(p.K[n, t]) @ np.asarray(data.x[n, m, t]) for m in there])
+        off = wanted - np.median(wanted, 0) if there else wanted
+        d[n, there, t] = [np.sum(np.linalg.solve(p.chol[n, t], one) ** 2) for one in off]
+    found = np.ones((N, M, T))
+    for n, m, t in np.argwhere(np.isfinite(d)):
+        usual = max(np.nanmedian(d[n, :, t]), np.nanmedian(d[n]), DU)
+        found[n, m, t] = min(1.0, 30.0 * usual / d[n, m, t]) ** 2
+    return found
+
+
 def samples(data, p, weight, linear):
     """Observation, target's controller, precision, weight and dual of every step that happened, in a loop."""
     for n, m, t in np.ndindex(N, M, T):
@@ -129,6 +144,21 @@ def test_minibatches_find_the_same_least_squares():
     gain, offset, _ = least_squares([data], p, weight, np.zeros((N, T, DU)))
     np.testing.assert_allclose(as_linear(policy)[0], gain, atol=0.04)
     np.testing.assert_allclose(as_linear(policy)[1], offset, atol=0.04)
+
+
+@pytest.mark.parametrize("far", [1e3, 1e5, 1e8])
+def test_an_episode_that_went_astray_hardly_counts(far):
+    """However far it went, the network is what it would be without that episode, to a tenth of the actions' noise."""
+    data, p = rollouts(3), controllers(2)
+    astray = eqx.tree_at(lambda d: (d.x, d.o), data, (data.x.at[0, 1].mul(far), data.o.at[0, 1].mul(far)))
+    without = eqx.tree_at(lambda d: d.steps, data, data.steps.at[0, 1].set(0))
+    with_it, alone = (taught(EXACT, *begun(EXACT), one, p)[0] for one in (astray, without))
+    for n, m, t in np.ndindex(N, M, T):
+        if (n, m) != (0, 1):
+            o = data.o[n, m, t]
+            off = np.asarray(with_it.mean(t, o, o) - alone.mean(t, o, o))
+            assert np.linalg.norm(np.linalg.solve(p.chol[n, t], off)) < 0.1
+    np.testing.assert_allclose(with_it.factor, alone.factor, rtol=0.05)
 
 
 def test_states_are_remembered_and_actions_are_new():
@@ -324,9 +354,10 @@ def test_any_weights_and_any_broken_rollouts_leave_numbers(seed, idle, decades):
     assert report.finite
     assert np.all(report.kl >= -1e-9)
     assert report.loss_after <= report.loss_before * (1 + 1e-6)
-    total, precision = 0.0, 0.0
-    for _, _, _, P, w, _ in samples(data, p, weight, np.zeros((N, T, DU))):
-        total, precision = total + w, precision + w * P
+    total, precision, trusted = 0.0, 0.0, trust(data, p)
+    happened = (i for i in np.ndindex(N, M, T) if i[2] < data.steps[i[:2]])
+    for i, (_, _, _, P, w, _) in zip(happened, samples(data, p, weight, np.zeros((N, T, DU))), strict=True):
+        total, precision = total + trusted[i] * w, precision + trusted[i] * w * P
     if total > 0:
         cov = np.asarray(policy.factor) @ np.asarray(policy.factor).T
         np.testing.assert_allclose(cov, np.linalg.inv(precision / total), rtol=1e-5, atol=1e-9 * np.abs(cov).max())

@@ -186,7 +186,7 @@ class BADMM(Algorithm):
         fit = functools.partial(local.fit, self.dynamics, self.cost, problem)
         transitions, model, enough = each(fit, state.transitions, data, state.controller, jax.random.split(fit_key, N))
         old = jax.vmap(_inwards)(model, state.controller)
-        now = jax.vmap(LocalModel.expected_cost)(model, old)
+        now = jax.vmap(LocalModel.expected_cost)(model, state.controller)
         factor = self.step.factor(state.steps, now)
         arrays, rest = eqx.partition(state.policy, eqx.is_array)
 
@@ -215,10 +215,11 @@ class BADMM(Algorithm):
         (controllers, tie, arrays, _, eta), told = jax.lax.scan(alternate, begin, jax.random.split(key, self.inner))
         step, taught, lessons, visited, network = jax.tree.map(lambda leaf: leaf[-1], told)
         apart = jax.vmap(lambda m, p, q: chain.kl(m.start, m.dynamics, p, q))(model, controllers, network)
+        outside = jax.vmap(_outwards)(model, controllers)
         new = State(
-            controller=jax.vmap(_outwards)(model, controllers),
+            controller=outside,
             eta=eta,
-            steps=Steps(factor, now, jax.vmap(LocalModel.expected_cost)(model, controllers)),
+            steps=Steps(factor, now, jax.vmap(LocalModel.expected_cost)(model, outside)),
             tie=tie._replace(nu=reweighted(tie.nu, apart)),
             policy=eqx.combine(arrays, rest),
             transitions=transitions,

@@ -135,13 +135,13 @@ class LQRGPS(Algorithm):
         keys, data = jax.random.split(key, len(state.eta)), rollouts.cleaned()
         fit = functools.partial(local.fit, self.dynamics, self.cost, problem)
         memory, model, enough = each(fit, state.memory, data, state.controller, keys)
-        now = jax.vmap(_expected_cost)(model, state.controller)
+        now = jax.vmap(LocalModel.expected_cost)(model, state.controller)
         factor = self.step.factor(state.steps, now)
         step = each(self._step, model, state.controller, self.kl_step * factor, state.eta, enough)
         new = State(
             controller=step.controller,
             eta=step.eta.mean(-1),
-            steps=Steps(factor, now, jax.vmap(_expected_cost)(model, step.controller)),
+            steps=Steps(factor, now, jax.vmap(LocalModel.expected_cost)(model, step.controller)),
             best=state.best.after(state.controller, data),
             memory=memory,
         )
@@ -172,7 +172,3 @@ class LQRGPS(Algorithm):
             step_factor=new.steps.factor.mean(),
             predicted=(new.steps.before - new.steps.promised).mean(),
         )
-
-
-def _expected_cost(model: LocalModel, controller: LinearGaussian) -> Float[Array, ""]:
-    return model.expected_cost(model.nominal.inwards(controller))

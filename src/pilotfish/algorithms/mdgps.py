@@ -25,6 +25,7 @@ controllers were, the trust region is about that condition's last controller; so
 """
 
 import functools
+import math
 from typing import Annotated, ClassVar, Literal, NamedTuple, get_args
 
 import equinox as eqx
@@ -40,6 +41,7 @@ from pilotfish.models.cost import CostExpansion
 from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.models.linearised import Linearisation
 from pilotfish.models.local import LocalModel
+from pilotfish.models.local_q import FittedQ, History, LocalQ
 from pilotfish.models.nominal import Nominal
 from pilotfish.policies import Policy
 from pilotfish.policies.either import Either
@@ -48,11 +50,15 @@ from pilotfish.policies.network import Network, NetworkPolicy
 from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Rollouts, Shown
 from pilotfish.updates import s_step
 from pilotfish.updates.c_step import CStep, Objective, TrustRegion, c_step, kept_unless
+from pilotfish.updates.q_step import q_step
 from pilotfish.updates.s_step import SStep
 from pilotfish.updates.step_size import Steps, StepSize
 
 Sampling = Literal["off", "on"]
 StepRule = Literal["classic", "global"]
+Improvement = Literal["lqr", "moto"]
+Belief = LocalModel | LocalQ
+"""Of one condition: both tell what a controller would cost, and lead to a better one."""
 
 
 class State(NamedTuple):
@@ -67,8 +73,8 @@ class State(NamedTuple):
     policy: NetworkPolicy
     taught: Bool[Array, ""]
     """Whether the network had its first lesson."""
-    transitions: regressed.Memory | None
-    """What the dynamics' prior remembers; None without one."""
+    transitions: regressed.Memory | History | None
+    """What the dynamics' prior remembers, None without one; or the rollouts that the Q-functions reuse."""
     visited: regressed.Memory | None
     """What the linearisation's prior remembers; None without one."""
     lessons: s_step.Memory
@@ -126,6 +132,14 @@ class MDGPS(Algorithm):
     step_rule: StepRule = eqx.field(static=True, default="classic")
     """Whose cost tells whether the last step was too long: the local controllers' (classic), or the network's
     (global)."""
+    c_step: Improvement = eqx.field(static=True, default="lqr")
+    """How controllers are improved: by LQR on fitted dynamics (the paper), or by MOTO's Q-functions, without a model of
+    the dynamics (ours). Then `q` and `entropy_drop` count instead of `dynamics`, `cost`, `trust` and `imagined`, and
+    `kl_step` bounds every single step."""
+    q: FittedQ = FittedQ(reuse="both")
+    """With c_step moto: how the Q-functions are fitted."""
+    entropy_drop: float = math.inf
+    """With c_step moto: by how much less entropy than the network's a step's actions may have, nats; inf: no bound."""
     dynamics: FittedDynamics = FittedDynamics(prior="gmm", memory=60, excess=2.0)
     """How the dynamics are fitted."""
     cost: CostExpansion = CostExpansion()
@@ -145,10 +159,16 @@ class MDGPS(Algorithm):
     """Standard deviation, in time steps, of the Gaussian filter that smooths exploration noise over time; 0: white."""
 
     def __check_init__(self):
-        for name, choices in (("trust", TrustRegion), ("sampling", Sampling), ("step_rule", StepRule)):
+        words = (("trust", TrustRegion), ("sampling", Sampling), ("step_rule", StepRule), ("c_step", Improvement))
+        for name, choices in words:
             if (value := getattr(self, name)) not in get_args(choices):
                 raise ValueError(f"{name}={value!r}: choose one of {', '.join(get_args(choices))}.")
         check_number(self, "kl_step", lambda v: v > 0, "the bound on the KL must be positive")
+        check_number(self, "entropy_drop", lambda v: v >= 0, "0 keeps the entropy, inf leaves it unbounded")
+        if self.c_step == "lqr":
+            check_number(
+                self, "entropy_drop", math.isinf, "LQR bounds no entropy. Set c_step='moto', or leave this out"
+            )
         check_number(self, "imagined", lambda v: v >= 0, "a number of episodes; 0 imagines none")
         check_number(self, "noise_smoothing", lambda v: v >= 0, "a standard deviation; 0 leaves the noise white")
 
@@ -158,6 +178,8 @@ class MDGPS(Algorithm):
         policy = self.policy.policy(problem, key, self.noise_smoothing)
         memories = self.dynamics.begin(problem, episodes), self.linearise.begin(problem, episodes)
         transitions, visited = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (N, *leaf.shape)), memories)
+        if self.c_step == "moto":
+            transitions = self.q.begin(problem, episodes)
         return State(
             controller=first,
             eta=jnp.full(N, jnp.nan, float),
@@ -167,7 +189,7 @@ class MDGPS(Algorithm):
             taught=jnp.asarray(False),
             transitions=transitions,
             visited=visited,
-            lessons=self.teach.begin(problem, policy, episodes + self.imagined),
+            lessons=self.teach.begin(problem, policy, episodes + (self.imagined if self.c_step == "lqr" else 0)),
         )
 
     def explore(self, state: State) -> Policy:
@@ -190,22 +212,23 @@ class MDGPS(Algorithm):
         fit_key, linear_key, imagine_key, teach_key = jax.random.split(key, 4)
         nominal, linearise = jax.vmap(Nominal.of)(data), functools.partial(self.linearise, problem, state.policy)
         visited, network = each(linearise, state.visited, data, nominal, jax.random.split(linear_key, N))
-        rolled = state.controller
-        if self.sampling == "on":
-            acted = jnp.broadcast_to(state.taught, N)
-            rolled = accepted(acted, jax.vmap(Nominal.outwards)(nominal, network), rolled)
-        fit = functools.partial(local.fit, self.dynamics, self.cost, problem)
-        transitions, model, enough = each(fit, state.transitions, data, rolled, jax.random.split(fit_key, N))
-        last = jax.vmap(_inwards)(model, state.controller)
-        spent, spent_last = (jax.vmap(LocalModel.expected_cost)(model, p) for p in (network, last))
+        last, network = state.controller, jax.vmap(Nominal.outwards)(nominal, network)
+        rolled = accepted(jnp.broadcast_to(state.taught & (self.sampling == "on"), N), network, last)
+        believe = functools.partial(self._believed, problem)
+        transitions, belief, enough, collects = each(
+            believe, state.transitions, data, rolled, jax.random.split(fit_key, N)
+        )
+        spent, spent_last = (jax.vmap(_expected_cost)(belief, p) for p in (network, last))
         began = jnp.where(enough & jnp.isnan(state.began), spent_last, state.began)
         follows = state.taught & (spent <= began)
         reference, before = accepted(follows, (network, spent), (last, spent_last))
         factor = self.step.factor(state.steps, before if self.step_rule == "global" else spent_last)
-        step = each(self._step, model, reference, state.controller, self.kl_step * factor, state.eta, enough)
-        seen = local.with_imagined(problem, model, step.controller, data, self.imagined, imagine_key)
+        step = each(self._step, belief, reference, last, self.kl_step * factor, state.eta, enough)
+        seen = data
+        if isinstance(belief, LocalModel):
+            seen = local.with_imagined(problem, belief, step.controller, data, self.imagined, imagine_key)
         policy, lessons, taught = self.teach(state.lessons, state.policy, seen, step.controller, teach_key)
-        promised = jax.vmap(LocalModel.expected_cost)(model, jax.vmap(_inwards)(model, step.controller))
+        promised = jax.vmap(_expected_cost)(belief, step.controller)
         new = State(
             controller=step.controller,
             eta=step.eta.mean(-1),
@@ -217,14 +240,32 @@ class MDGPS(Algorithm):
             visited=visited,
             lessons=lessons,
         )
-        return new, self._info(new, step, follows, taught)
+        return new, self._info(new, step._replace(found=step.found | collects), follows, taught)
 
     def refusal(self, problem: Problem, state: State, rollouts: Rollouts, ok: Bool[Array, "N"]) -> str:
-        return local.obstacle(self.cost, problem, rollouts, ok)
+        return "" if self.c_step == "moto" else local.obstacle(self.cost, problem, rollouts, ok)
+
+    def _believed(
+        self,
+        problem: Problem,
+        memory: regressed.Memory | History | None,
+        data: Rollouts,
+        rolled: LinearGaussian,
+        key: Key,
+    ) -> tuple[regressed.Memory | History | None, Belief, Bool[Array, ""], Bool[Array, ""]]:
+        """What is remembered of one condition and believed of it, whether that is enough for a step, and whether it is
+        not enough yet.
+        """
+        if not isinstance(memory, History):
+            return *local.fit(self.dynamics, self.cost, problem, memory, data, rolled, key), jnp.asarray(False)
+        found = self.q.fit(problem, rolled, memory, data)
+        keeps = found.enough | found.collects
+        history = jax.tree.map(lambda new, old: jnp.where(keeps, new, old), found.history, memory)
+        return history, found.belief, found.enough, found.collects
 
     def _step(
         self,
-        model: LocalModel,
+        belief: Belief,
         reference: LinearGaussian,
         controller: LinearGaussian,
         kl_step: Array,
@@ -232,13 +273,16 @@ class MDGPS(Algorithm):
         enough: Array,
     ) -> CStep:
         """One condition's new controller."""
-        objective = Objective(model.cost, model.final)
-        step = c_step(model.start, model.dynamics, objective, reference, kl_step, self.trust, eta)
-        step = step._replace(controller=model.nominal.outwards(step.controller))
+        if isinstance(belief, LocalModel):
+            objective, q = Objective(belief.cost, belief.final), belief.nominal.inwards(reference)
+            step = c_step(belief.start, belief.dynamics, objective, q, kl_step, self.trust, eta)
+            step = step._replace(controller=belief.nominal.outwards(step.controller))
+        else:
+            step = _model_free(belief.about(reference), kl_step, self.entropy_drop)
         return kept_unless(step.found & enough, step, controller)
 
     def _info(self, new: State, step: CStep, follows: Bool[Array, "N"], taught: s_step.Taught) -> Info:
-        bounded = step.kl.mean(-1) if self.trust == "trajectory" else step.kl
+        bounded = step.kl.mean(-1) if self.trust == "trajectory" and self.c_step == "lqr" else step.kl
         return Info(
             ok=step.found,
             kl=step.kl.mean(),
@@ -257,5 +301,15 @@ class MDGPS(Algorithm):
         )
 
 
-def _inwards(model: LocalModel, controller: LinearGaussian) -> LinearGaussian:
-    return model.nominal.inwards(controller)
+def _expected_cost(belief: Belief, controller: LinearGaussian) -> Float[Array, ""]:
+    return belief.expected_cost(controller)
+
+
+def _model_free(belief: LocalQ, kl_step: Array, entropy_drop: float) -> CStep:
+    """MOTO's step about the controller in whose coordinates Q is."""
+    now, evidence = belief.occupancy, belief.evidence
+    controller, _, found = q_step(
+        now.controller, now.mean, now.chol, belief.Q, kl_step * evidence, entropy_drop * evidence
+    )
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((controller, found.kl))]).all()
+    return CStep(controller, found.eta, found.kl, jnp.asarray(0), finite)

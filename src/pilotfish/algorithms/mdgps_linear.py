@@ -98,7 +98,7 @@ class MDGPSLinear(Algorithm):
         fit = functools.partial(local.fit, self.dynamics, self.cost, problem)
         transitions, model, enough = each(fit, state.transitions, data, shared, keys)
         new, step = mirror_descent(model, state.controller, self.kl_step, state.eta, enough)
-        change = jax.vmap(lambda model: _expected_cost(model, state.controller) - _expected_cost(model, new))(model)
+        before, after = (jax.vmap(LocalModel.expected_cost, (0, None))(model, p) for p in (state.controller, new))
         told = step.found.sum()
         share = step.found / jnp.maximum(told, 1)
         report = Info(
@@ -107,7 +107,7 @@ class MDGPSLinear(Algorithm):
             kl_max=step.kl.mean(-1).max(),
             entropy=gaussian.entropy(new.chol).mean(),
             eta=jnp.nan_to_num(jnp.nanmedian(step.eta)),
-            predicted=jnp.where(step.found, change, 0.0) @ share,
+            predicted=jnp.where(step.found, before - after, 0.0) @ share,
             projected=jnp.where(step.found, jax.vmap(lambda m, p: _kl(m, p, new))(model, step.controller), 0.0) @ share,
         )
         return State(new, step.eta.mean(-1), transitions), report
@@ -144,10 +144,6 @@ def mirror_descent(
         jax.vmap(marginals)(model, step.controller), found / jnp.maximum(found.sum(), 1), controller.K.shape[-1]
     )
     return jax.tree.map(lambda new, old: jnp.where(found.any(), new, old), new, controller), step
-
-
-def _expected_cost(model: LocalModel, controller: LinearGaussian) -> Float[Array, ""]:
-    return model.expected_cost(model.nominal.inwards(controller))
 
 
 def _kl(model: LocalModel, p: LinearGaussian, controller: LinearGaussian) -> Float[Array, ""]:

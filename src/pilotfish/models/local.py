@@ -27,8 +27,8 @@ class LocalModel(NamedTuple):
     final: Quadratic
 
     def expected_cost(self, controller: LinearGaussian) -> Float[Array, ""]:
-        """Expected cost of an episode of a controller, which is a function of the deviations."""
-        z, last = chain.forward(self.start, self.dynamics, controller)
+        """Expected cost of an episode of a controller in users' units; leading axis T."""
+        z, last = chain.forward(self.start, self.dynamics, self.nominal.inwards(controller))
         return quadratic.expectation(self.cost, z).sum() + quadratic.expectation(self.final, last)
 
 

@@ -14,6 +14,11 @@ factor of this Sigma, and h is trained by the sum above as the mean is. States o
 actions that the *new* controllers take there. A term `sum lambda_it' pi(o)` (BADMM's dual) completes the square: the
 target becomes `mu_it(x) - C_it lambda_it / w_it`.
 
+An episode that went astray would be learned before all others, for a controller demands the more the farther it is from
+its way, and least squares follow what is large. So with d_itj the squared distance of mu_it(x) from its median over j,
+in the controller's standard deviations, a sample counts `min(1, 30 D_it / d_itj)^2` (ours), where D_it is the median of
+step t's distances or of the condition's, whichever is larger, and at least du.
+
 All is done in coordinates without units. Inputs are centred and divided by their standard deviations; the network's
 function does not change by that, for the first layer is changed inversely. Actions are centred at the best constant
 action, and divided by the root of their targets' variance plus the network's. Minibatches are drawn in proportion to
@@ -51,6 +56,11 @@ SETTLING = 0.25
 the loss. MDGPS keeps it constant."""
 COLLAPSED = 0.01
 """What varies by less than this part of what it should follow counts as constant."""
+
+
+STRAY = 30.0
+"""Squared distance, per what is usual, from which on a sample counts the less. Of a normal distribution not
+one in a thousand is so far off."""
 
 
 class Memory(NamedTuple):
@@ -302,13 +312,31 @@ def _goal(
         )
     )
     half = gaussian.solve_chol(chol, eye)
+    wanted = jnp.einsum("ntij,knmtj->knmti", K, memory.x)
+    share = share * _trusted(wanted, half, share > 0)
+    share = share / jnp.maximum(share.sum(), jnp.finfo(share.dtype).tiny)
     linear = linear / jnp.where(weight > 0, weight, jnp.inf)[..., None]
     k = k - jnp.einsum("ntij,ntkj,ntk->nti", chol, chol, linear)
-    target = jnp.einsum("ntij,knmtj->knmti", K, memory.x) + k[:, None]
+    target = wanted + k[:, None]
     inverse = jnp.einsum("nt,ntij,ntik->jk", share.sum((0, 2)), half, half)
     upper = jnp.flip(gaussian.robust_cholesky(jnp.flip(inverse, (0, 1))), (0, 1))
     factor = jsl.solve_triangular(upper, jnp.eye(du)).T  # upper upper' is the inverse of factor factor'
     return _Goal(target, share, half, factor)
+
+
+def _trusted(
+    wanted: Float[Array, "K N M T du"], half: Float[Array, "N T du du"], known: Bool[Array, "K N M T"]
+) -> Float[Array, "K N M T"]:
+    """By how much samples count less because their episodes went astray."""
+
+    def middle(a: Array, *axes: int) -> Array:
+        some = jnp.where(known.reshape(*known.shape, *(1,) * (a.ndim - known.ndim)), a, jnp.nan)
+        return jnp.nan_to_num(jnp.nanmedian(some, axis=axes, keepdims=True))
+
+    d = (jnp.einsum("ntij,knmtj->knmti", half, wanted - middle(wanted, 0, 2)) ** 2).sum(-1)
+    usual = jnp.maximum(middle(d, 0, 2), middle(d, 0, 2, 3))
+    most = STRAY * jnp.maximum(usual, wanted.shape[-1])
+    return jnp.where(known, jnp.minimum(1.0, most / jnp.maximum(d, most)) ** 2, 0.0)
 
 
 def _white(memory: Memory, goal: _Goal, policy: NetworkPolicy) -> _White:
