@@ -240,7 +240,7 @@ class MDGPS(Algorithm):
             visited=visited,
             lessons=lessons,
         )
-        return new, self._info(new, step._replace(found=step.found | collects), follows, taught)
+        return new, self._info(new, step, step.found | collects, follows, taught)
 
     def refusal(self, problem: Problem, state: State, rollouts: Rollouts, ok: Bool[Array, "N"]) -> str:
         return "" if self.c_step == "moto" else local.obstacle(self.cost, problem, rollouts, ok)
@@ -281,17 +281,19 @@ class MDGPS(Algorithm):
             step = _model_free(belief.about(reference), kl_step, self.entropy_drop)
         return kept_unless(step.found & enough, step, controller)
 
-    def _info(self, new: State, step: CStep, follows: Bool[Array, "N"], taught: s_step.Taught) -> Info:
+    def _info(
+        self, new: State, step: CStep, ok: Bool[Array, "N"], follows: Bool[Array, "N"], taught: s_step.Taught
+    ) -> Info:
         bounded = step.kl.mean(-1) if self.trust == "trajectory" and self.c_step == "lqr" else step.kl
         return Info(
-            ok=step.found,
+            ok=ok,
             kl=step.kl.mean(),
             kl_max=bounded.max(),
             entropy=gaussian.entropy(new.controller.chol).mean(),
             entropy_network=gaussian.entropy(new.policy.factor),
             eta=jnp.nan_to_num(jnp.nanmedian(step.eta)),
             step_factor=new.steps.factor.mean(),
-            predicted=(new.steps.before - new.steps.promised).mean(),
+            predicted=jnp.where(step.found, new.steps.before - new.steps.promised, 0.0).mean(),
             loss_before=taught.loss_before,
             loss=taught.loss_after,
             kl_network=taught.kl.mean(),
