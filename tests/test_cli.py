@@ -210,6 +210,24 @@ def test_export_acts_as_the_policy(capsys, folder, tmp_path):
     np.testing.assert_allclose(acted, u, rtol=1e-9, atol=1e-9)
 
 
+def test_export_as_onnx_acts_as_the_policy(capsys, folder, tmp_path):
+    import onnxruntime
+
+    path = tmp_path / "policy.onnx"
+    assert call(capsys, "export", folder, "-o", path, "--seed", "1")[0] == 0
+    saved = Run.open(folder).load_tensors("evaluation")
+    x, u = saved["x"][1, 0, 0, :-1], saved["u"][1, 0, 0]
+    inputs = {"x": x, "t": np.arange(len(x)), "condition": np.zeros(len(x), int)}
+    (acted,) = onnxruntime.InferenceSession(path).run(["u"], inputs)
+    np.testing.assert_allclose(acted, u, rtol=1e-9, atol=1e-9)
+    code, _, err = call(capsys, "export", folder, "--format", "onnx", "-o", tmp_path / "policy.safetensors")
+    assert code == 2
+    assert "choose a name that ends in .onnx" in err
+    code, _, err = call(capsys, "export", folder, "-o", tmp_path / "policy.pt")
+    assert code == 2
+    assert "choose a name that ends in .safetensors, .onnx" in err
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

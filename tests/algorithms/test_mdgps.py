@@ -53,8 +53,23 @@ def roll(policy, key):
     return JaxWorld(PROBLEM).rollout(policy, EPISODES, key)
 
 
+@eqx.filter_jit
+def first(algorithm):
+    return algorithm.init(PROBLEM, EPISODES, KEY)
+
+
+@eqx.filter_jit
+def fitted(algorithm, data, controller):
+    return local.fit(algorithm.dynamics, algorithm.cost, PROBLEM, None, data, controller, KEY)[1]
+
+
+@eqx.filter_jit
+def linearised(algorithm, policy, data):
+    return algorithm.linearise(PROBLEM, policy, None, data, Nominal.of(data), KEY)[1]
+
+
 def begun(algorithm):
-    state = algorithm.init(PROBLEM, EPISODES, KEY)
+    state = first(algorithm)
     return state, roll(algorithm.explore(state), KEY)
 
 
@@ -78,7 +93,7 @@ def test_before_its_first_lesson_it_is_lqr_gps():
     mdgps, lqr = MDGPS(kl_step=0.1, dynamics=LQRGPS().dynamics, teach=TEACH, imagined=0), LQRGPS(kl_step=0.1)
     state, rollouts = begun(mdgps)
     new, _ = update(mdgps, state, rollouts, KEY)
-    expected, _ = update(lqr, lqr.init(PROBLEM, EPISODES, KEY), rollouts, KEY)
+    expected, _ = update(lqr, first(lqr), rollouts, KEY)
     near(new.controller, expected.controller)
 
 
@@ -94,7 +109,7 @@ def test_then_it_is_lqr_gps_about_the_linearised_network(second):
     k = u - jnp.einsum("ntij,ntj->nti", K, x.mean(1))
     network = LinearGaussian(K, k, jnp.broadcast_to(state.policy.factor, (*k.shape, k.shape[-1])))
     lqr = LQRGPS()
-    begin = lqr.init(PROBLEM, EPISODES, KEY)._replace(controller=network, eta=state.eta)
+    begin = first(lqr)._replace(controller=network, eta=state.eta)
     for n in range(2):  # the step size is each condition's own
         lqr = dataclasses.replace(lqr, kl_step=float(algorithm.kl_step * new.steps.factor[n]))
         expected, _ = update(lqr, begin, rollouts, KEY)
@@ -116,7 +131,7 @@ def test_without_a_model_it_is_moto_before_its_first_lesson():
     moto = MOTO(underdetermined=True)
     state, rollouts = begun(MODEL_FREE)
     new, info = update(MODEL_FREE, state, rollouts, KEY)
-    expected, _ = update(moto, moto.init(PROBLEM, EPISODES, KEY), rollouts, KEY)
+    expected, _ = update(moto, first(moto), rollouts, KEY)
     near(new.controller, expected.controller)
     assert info.ok.all()
     assert info.kl_max <= 0.1 * (1 + 1e-9)
@@ -132,10 +147,8 @@ def test_without_a_model_the_step_is_about_the_linearised_network():
     assert info.followed == 1.0
     for n in range(2):
         one, last, history = jax.tree.map(lambda leaf, n=n: leaf[n], (rollouts, state.controller, state.transitions))
-        belief = MODEL_FREE.q.fit(PROBLEM, last, history, one).belief
-        nominal = Nominal.of(one)
-        _, network = MODEL_FREE.linearise(PROBLEM, state.policy, None, one, nominal, KEY)
-        network, now = nominal.outwards(network), belief.occupancy
+        belief = eqx.filter_jit(MODEL_FREE.q.fit)(PROBLEM, last, history, one).belief
+        network, now = Nominal.of(one).outwards(linearised(MODEL_FREE, state.policy, one)), belief.occupancy
         for t in (0, PROBLEM.horizon - 1):
             mean, L, K, k, R = (np.asarray(a[t]) for a in (now.mean, now.chol, last.K, last.k, last.chol))
             inverse, zero = np.linalg.inv(R), np.zeros((len(mean), len(k)))
@@ -165,8 +178,7 @@ def test_the_step_size_compares_what_its_rule_says(second, rule):
     data = rollouts.cleaned()
     for n in range(2):
         one, last = (jax.tree.map(lambda leaf, n=n: leaf[n], tree) for tree in (data, state.controller))
-        _, model, _ = local.fit(algorithm.dynamics, algorithm.cost, PROBLEM, None, one, last, KEY)
-        _, network = algorithm.linearise(PROBLEM, state.policy, None, one, model.nominal, KEY)
+        model, network = fitted(algorithm, one, last), linearised(algorithm, state.policy, one)
         spent = [expected_cost(model, p) for p in (model.nominal.inwards(last), network)]
         np.testing.assert_allclose(new.steps.before[n], spent[1], rtol=1e-8)
         missed = spent[rule == "global"] - state.steps.promised[n]
@@ -202,8 +214,7 @@ def test_on_policy_the_first_controllers_act_before_the_network_does():
 
 def test_imagined_episodes_have_the_law_of_the_model_and_end_where_nothing_was_visited(second):
     algorithm, _, rollouts, (new, _) = second
-    fit = jax.vmap(lambda data, p: local.fit(algorithm.dynamics, algorithm.cost, PROBLEM, None, data, p, KEY)[1])
-    model = fit(rollouts.cleaned(), new.controller)
+    model = jax.vmap(lambda data, p: fitted(algorithm, data, p))(rollouts.cleaned(), new.controller)
     imagine = eqx.filter_jit(lambda visited: local.imagined(PROBLEM, model, new.controller, visited, 4000, KEY))
     everywhere = eqx.tree_at(lambda r: r.x, rollouts, rollouts.x.at[:, 0].set(1e6).at[:, 1].set(-1e6))
     found = imagine(everywhere)

@@ -1,5 +1,7 @@
 """What every kind of policy must do: in every world, alone and batched, stored and loaded, and without jax."""
 
+import sys
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import pytest
 from oracles import point_mass
 
 from pilotfish import acting
-from pilotfish.policies import files, kinds, of_condition, over_conditions
+from pilotfish.policies import files, kinds, of_condition, onnx, over_conditions
 from pilotfish.policies.either import Either
 from pilotfish.policies.gaussian import GaussianPolicy
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
@@ -209,6 +211,36 @@ def test_acts_in_numpy_as_on_the_host(gaussian_policy, tmp_path):
     for n, m, t in np.ndindex(N, M, T):
         u = act(t, np.asarray(seen[n, m, t]), condition=n)
         np.testing.assert_allclose(u, np.clip(rollouts.u[n, m, t], -2, 2), rtol=1e-12, atol=1e-14)
+
+
+def test_acts_in_onnxruntime_as_in_numpy(gaussian_policy, tmp_path):
+    """Also far outside the bounds, far from 0, and many at once."""
+    import onnxruntime
+
+    packed = files.packed(gaussian_policy, problem())
+    write_tensors(tmp_path / "policy.safetensors", *packed)
+    act, session = acting.load(tmp_path / "policy.safetensors"), onnxruntime.InferenceSession(onnx.written(*packed))
+    assert session.get_modelmeta().custom_metadata_map == packed[1]
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 2)) * 10 ** rng.uniform(-3, 6, (50, 1))
+    t, condition = rng.integers(0, T, 50), rng.integers(0, N, 50)
+    if gaussian_policy.per_condition:
+        (u,) = session.run(["u"], {"x": x, "t": t, "condition": condition})
+    else:
+        x = x[:, :1]
+        (u,) = session.run(["u"], {"o": x})
+    expected = [act(int(t[i]), x[i], condition=int(condition[i])) for i in range(50)]
+    np.testing.assert_allclose(u, expected, rtol=1e-9, atol=1e-12)
+    assert (np.abs(u) <= 2).all()
+
+
+def test_what_onnx_cannot_hold_is_refused(monkeypatch):
+    tensors, words = files.packed(POLICIES["either"](), problem())
+    with pytest.raises(ValueError, match="of the kind 'either' cannot be written as ONNX"):
+        onnx.written(tensors, words)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ValueError, match=r"pip install 'pilotfish\[onnx\]'"):
+        onnx.written(*files.packed(network(), problem()))
 
 
 def test_density_entropy_and_divergence(gaussian_policy):

@@ -4,13 +4,14 @@ import dataclasses
 import json
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from pilotfish.cli import COMMANDS, complain
+from pilotfish.policies import files, onnx
 from pilotfish.runs import RunError, evaluation
-from pilotfish.runs.store import Run, write_tensors
+from pilotfish.runs.store import Run, write
 from pilotfish.tasks import Task
 
 if TYPE_CHECKING:
@@ -108,6 +109,9 @@ class _Export:
     """The run's folder."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """The policy's file; by default policy.safetensors in the run's folder, or local.safetensors."""
+    format: Literal["safetensors", "onnx"] | None = None
+    """What it is written as: arrays that ten lines of NumPy act by, or an ONNX model, for onnxruntime and others; by
+    default what the name of -o ends in."""
     seed: int | None = None
     """Which seed's policy; by default the one of lowest cost."""
     local: bool = False
@@ -120,15 +124,17 @@ def export(argv: list[str]) -> None:
     """Write a policy that acts without jax."""
     args = tyro.cli(_Export, args=argv, prog="pilotfish export", description=COMMANDS["export"])
     run = Run.open(args.run, trust=args.trust)
-    name = "local.safetensors" if args.local else "policy.safetensors"
-    path = _output(args.output, run.path / name, ".safetensors")
+    kind = f".{args.format}" if args.format else args.output.suffix if args.output else ".safetensors"
+    kinds = (kind,) if args.format else (".safetensors", ".onnx")
+    path = _output(args.output, run.path / f"{'local' if args.local else 'policy'}{kind}", *kinds)
     own = path.parent.resolve() == run.path.resolve()
     if own and path.name.startswith(("checkpoint", "evaluation")):
         raise ValueError(f"-o {path}: this is the run's own {path.name}. Choose another name.")
     seed = _best_seed(run) if args.seed is None else args.seed
-    packed = evaluation.pack(run, evaluation.trained(run, args.local), seed)
+    tensors, words = evaluation.pack(run, evaluation.trained(run, args.local), seed)
+    content = onnx.written(tensors, words) if kind == ".onnx" else files.written(tensors, words)
     with run.writing() if own else nullcontext():
-        write_tensors(path, *packed)
+        write(path, content)
     print(path)
 
 

@@ -202,7 +202,7 @@ class Run:
                 path.unlink()
         for name in (METRICS, COLUMNS):
             if name in self._carried:
-                _write(self.path / name, self._carried[name])
+                write(self.path / name, self._carried[name])
             else:
                 (self.path / name).unlink(missing_ok=True)
         return first, states
@@ -258,7 +258,7 @@ class Run:
         header, *rows = self._carried.get(METRICS, b"").splitlines(keepends=True) or [b""]
         self._carried[METRICS] = header + b"".join(row for row in rows if int(row.partition(b",")[0]) < i)
         if header:
-            _write(self.path / METRICS, self._carried[METRICS])
+            write(self.path / METRICS, self._carried[METRICS])
 
     def _metric_rows(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows of whole iterations: a run may have been killed in the midst of a line."""
@@ -351,7 +351,7 @@ class Run:
 
     def save_json(self, name: str, value: dict[str, Any]) -> None:
         """Write `value`, with its checksum, to `name`.json."""
-        _write(self.path / f"{name}.json", _json(value))
+        write(self.path / f"{name}.json", _json(value))
 
     def load_json(self, name: str) -> dict[str, Any] | None:
         """What was written to `name`.json; None if nothing was. RunError if it is damaged."""
@@ -380,15 +380,16 @@ def flatten(report: Report) -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, whole or not at all."""
-    _write(path, json.dumps(value, indent=2).encode())
+    write(path, json.dumps(value, indent=2).encode())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file with its checksum, whole or not at all."""
-    _write(path, files.written(tensors, meta))
+    write(path, files.written(tensors, meta))
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
     with replacing(path) as beside:
         beside.write_bytes(content)
 
