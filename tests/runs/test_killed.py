@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
 from pilotfish.runs.store import Run
 
@@ -22,7 +23,6 @@ SETTINGS = [
     "--seeds",
     "2",
 ]
-KILLS = 2
 
 
 def pilotfish(*words):
@@ -37,14 +37,15 @@ def lines(path):
     return path.read_text().count("\n") if path.exists() else 0
 
 
-def test_killed_runs_resume_bit_identically(tmp_path):
+@pytest.mark.parametrize("kills", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_killed_runs_resume_bit_identically(tmp_path, kills):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = quietly(pilotfish("train", *SETTINGS, "--out", whole))
     assert done.returncode == 0, done.stderr
     chance = random.Random(0)
     command = pilotfish("train", *SETTINGS, "--out", killed)
-    kills = 0
-    while kills < KILLS:
+    killings = 0
+    while killings < kills:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         target = max(lines(killed / "metrics.csv"), 8) + chance.randrange(12)
         while process.poll() is None and lines(killed / "metrics.csv") < target:
@@ -55,9 +56,9 @@ def test_killed_runs_resume_bit_identically(tmp_path):
             break
         process.send_signal(signal.SIGKILL)
         process.wait()
-        kills += 1
+        killings += 1
         command = pilotfish("resume", killed, "--no-film")
-    assert kills
+    assert killings
     done = quietly(pilotfish("resume", killed, "--no-film"))
     assert done.returncode == 0, done.stderr
     mine, theirs = (Run.open(path).load_tensors("checkpoint-000024") for path in (killed, whole))
