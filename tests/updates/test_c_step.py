@@ -13,6 +13,7 @@ from pilotfish.updates.c_step import Objective, c_step
 from pilotfish.updates.c_step.multipliers import MOST_PASSES
 
 TRUSTS = ("trajectory", "step")
+SOME = ("trajectory", pytest.param("step", marks=pytest.mark.slow))
 
 
 def systems(seed, n, T, dx, du, growth=1.0, convex=True, spread=0.5):
@@ -86,7 +87,7 @@ def numbers(controller, i):
     return p.K, p.k, p.chol @ p.chol.T if p.chol.ndim == 2 else p.chol @ np.swapaxes(p.chol, -1, -2)
 
 
-@pytest.mark.parametrize("trust", TRUSTS)
+@pytest.mark.parametrize("trust", SOME)
 @pytest.mark.parametrize("convex", [True, False])
 def test_no_constrained_optimiser_finds_better(trust, convex):
     problems = systems(int(convex), n=3, T=3, dx=2, du=1, convex=convex)
@@ -259,7 +260,7 @@ def as_policy(numbers_):
     return LinearGaussian(K, k, jnp.linalg.cholesky(C))
 
 
-@pytest.mark.parametrize("trust", TRUSTS)
+@pytest.mark.parametrize("trust", SOME)
 def test_tied_to_a_policy_no_constrained_optimiser_finds_better(trust):
     problems = systems(21, n=2, T=2, dx=2, du=2)
     policy, nu, lam = ties(22, problems)

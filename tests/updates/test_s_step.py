@@ -63,11 +63,11 @@ def taught(step, memory, policy, data, p, seed=0, weight=None, linear=None):
     return teach(step, memory, policy, data, p, jax.random.key(seed), weight, linear)
 
 
-def trust(data, p):
+def trust(data, p, weight):
     """By how much each sample counts less because its episode went astray, in a loop (N, M, T)."""
     d = np.full((N, M, T), np.nan)
     for n, t in np.ndindex(N, T):
-        there = [m for m in range(M) if t < data.steps[n, m]]
+        there = [m for m in range(M) if t < data.steps[n, m] and weight[n, t] > 0]
         wanted = np.array([np.asarray(p.K[n, t]) @ np.asarray(data.x[n, m, t]) for m in there])
         off = wanted - np.median(wanted, 0) if there else wanted
         d[n, there, t] = [np.sum(np.linalg.solve(p.chol[n, t], one) ** 2) for one in off]
@@ -354,7 +354,7 @@ def test_any_weights_and_any_broken_rollouts_leave_numbers(seed, idle, decades):
     assert report.finite
     assert np.all(report.kl >= -1e-9)
     assert report.loss_after <= report.loss_before * (1 + 1e-6)
-    total, precision, trusted = 0.0, 0.0, trust(data, p)
+    total, precision, trusted = 0.0, 0.0, trust(data, p, weight)
     happened = (i for i in np.ndindex(N, M, T) if i[2] < data.steps[i[:2]])
     for i, (_, _, _, P, w, _) in zip(happened, samples(data, p, weight, np.zeros((N, T, DU))), strict=True):
         total, precision = total + trusted[i] * w, precision + trusted[i] * w * P
