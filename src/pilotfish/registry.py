@@ -219,6 +219,11 @@ ALGORITHMS = _table(
         "pilotfish.algorithms.badmm:BADMM",
     ),
     Entry(
+        "dagger",
+        "imitation of another run's local controllers, --teacher RUN, where the network goes (Ross et al., 2011)",
+        "pilotfish.algorithms.dagger:DAgger",
+    ),
+    Entry(
         "mdgps-linear",
         "its exact case, mirror descent: one linear-Gaussian controller for all conditions",
         "pilotfish.algorithms.mdgps_linear:MDGPSLinear",

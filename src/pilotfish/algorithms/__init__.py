@@ -1,7 +1,7 @@
 """One file per paper's system: State, Info and one class whose fields are its hyperparameters."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -26,6 +26,11 @@ class Algorithm(eqx.Module):
     """What `pilotfish train` takes for a task for which no setup is known."""
     default_iterations: ClassVar[int] = 50
     """Likewise."""
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The user's files that the algorithm is made of, by absolute paths: a run keeps copies of them."""
+        return ()
 
     def traceable(self, problem: Problem) -> bool:
         """Whether JAX can compile `init` and `update` for this problem. If not, they run as they are."""

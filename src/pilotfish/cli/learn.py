@@ -14,7 +14,7 @@ from rich.console import Console
 from pilotfish import algorithms, experiments, tasks
 from pilotfish.algorithms import Algorithm
 from pilotfish.cli import COMMANDS
-from pilotfish.cli.results import draw
+from pilotfish.cli.results import draw, teacher_of
 from pilotfish.cli.watch import Listener, Watch
 from pilotfish.registry import named
 from pilotfish.runs import RunError, evaluation, loop
@@ -27,6 +27,8 @@ from pilotfish.worlds import World
 
 COST = re.compile(r"^--cost(?=$|=)")
 """What is short for --task.cost."""
+TEACHER = re.compile(r"^--teacher(?:$|=(.*))")
+"""A run whose local controllers teach: what is short for --algorithm.teacher and their file."""
 MANY = 10
 """Rollouts of an iteration, beside which one noise-free episode hardly counts."""
 
@@ -188,8 +190,28 @@ def _names(argv: list[str]) -> tuple[str, str, list[str]]:
     return (
         rest[0],
         algorithm or experiments.default_algorithm(rest[0]),
-        [COST.sub("--task.cost", word) for word in rest[1:]],
+        _taught([COST.sub("--task.cost", word) for word in rest[1:]]),
     )
+
+
+def _taught(words: list[str]) -> list[str]:
+    """The words with the file of a teacher's local controllers, which is written to its run, for the run itself."""
+    at = next((i for i, word in enumerate(words) if TEACHER.match(word)), None)
+    if at is None:
+        return words
+    match, after = TEACHER.match(words[at]), at + 1
+    assert match
+    if (value := match[1]) is None:
+        if after == len(words):
+            raise ValueError("--teacher: name a run's folder, or the file of its local controllers.")
+        value, after = words[after], after + 1
+    path = Path(value)
+    return [
+        *words[:at],
+        "--algorithm.teacher",
+        str(teacher_of(Run.open(path)) if path.is_dir() else path),
+        *words[after:],
+    ]
 
 
 def _word(task: str) -> str:

@@ -10,8 +10,8 @@ import tyro
 
 from pilotfish.cli import COMMANDS, complain
 from pilotfish.policies import files, onnx
-from pilotfish.runs import RunError, evaluation
-from pilotfish.runs.store import Run, write
+from pilotfish.runs import RunError, evaluation, loop
+from pilotfish.runs.store import Run, write, write_tensors
 from pilotfish.tasks import Task
 
 if TYPE_CHECKING:
@@ -136,6 +136,17 @@ def export(argv: list[str]) -> None:
     with run.writing() if own else nullcontext():
         write(path, content)
     print(path)
+
+
+def teacher_of(run: Run) -> Path:
+    """The file, in a run's folder, of the local controllers of its best seed: what it deploys, or what taught that."""
+    found = evaluation.trained(run)
+    taught = found.algorithm.local(loop.of_seed(found.states, 0)) is not None
+    path = run.path / "local.safetensors"
+    packed = evaluation.pack(run, evaluation.trained(run, local=True) if taught else found, _best_seed(run))
+    with run.writing():
+        write_tensors(path, *packed)
+    return path
 
 
 def _best_seed(run: Run) -> int:

@@ -54,7 +54,7 @@ class Spec:
     task: dict[str, Any]
     """name and options; of a MuJoCo model also its files, with the SHA-256 of each"""
     algorithm: dict[str, Any]
-    """name and options"""
+    """name and options; of DAgger also its teacher's file"""
     rollouts: int
     iterations: int
     seeds: list[int]
@@ -79,8 +79,9 @@ class Spec:
     ) -> "Spec":
         """Of a task and an algorithm, each with its name in the registry."""
         stored = [{"name": name, "options": described(module)} for name, module in (task, algorithm)]
-        if files := task[1].files:
-            stored[0]["files"] = {path: _digest(path) for path in files}
+        for part, (_, module) in zip(stored, (task, algorithm), strict=True):
+            if files := module.files:
+                part["files"] = {path: digest_of(path) for path in files}
         return cls(stored[0], stored[1], rollouts, iterations, list(seeds), checkpoint_every, measured)
 
     @classmethod
@@ -109,12 +110,17 @@ class Spec:
         fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("iterations", "checkpoint_every")}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of the user's files by path."""
+        return self.task.get("files", {}) | self.algorithm.get("files", {})
+
     def copies(self) -> dict[str, Path]:
         """Where a run keeps its own copies of the user's files: by path the place in its folder.
 
         They lie to one another as the files do, so that what one says of another's place stays true.
         """
-        if not (paths := list(self.task.get("files", {}))):
+        if not (paths := list(self.files)):
             return {}
         base = os.path.commonpath([os.path.dirname(path) for path in paths])
         return {path: Path("files", os.path.relpath(path, base)) for path in paths}
@@ -141,12 +147,11 @@ def assemble(spec: Spec, folder: Path | None = None) -> tuple[Task, Algorithm, W
     RunError if they cannot be made, or if neither the task's files nor the copies are what they were.
     """
     where = _files(spec, folder)
-    moved = {name: where.get(value, value) if type(value) is str else value for name, value in _options(spec.task)}
     try:
-        task: Task = built(tasks.find(spec.task["name"]), moved)
+        task: Task = built(tasks.find(spec.task["name"]), _moved(spec.task["options"], where))
         _check_parts(task, where, folder)
         entry = named(algorithms.registry(), spec.algorithm["name"], "algorithm")
-        return task, built(entry, dict(_options(spec.algorithm))), task.world()
+        return task, built(entry, _moved(spec.algorithm["options"], where)), task.world()
     except (RunError, ValueError, OSError):
         raise
     except Exception as error:  # whatever numbers beyond all reason come to
@@ -156,19 +161,20 @@ def assemble(spec: Spec, folder: Path | None = None) -> tuple[Task, Algorithm, W
         ) from error
 
 
-def _options(stored: dict[str, Any]) -> Iterable[tuple[str, Any]]:
-    return stored["options"].items()
+def _moved(options: dict[str, Any], where: dict[str, str]) -> dict[str, Any]:
+    """Options with the places of files where these are now."""
+    return {name: where.get(value, value) if type(value) is str else value for name, value in options.items()}
 
 
 def _files(spec: Spec, folder: Path | None) -> dict[str, str]:
     """Where the user's files are: by their path that path itself, or if one is not what it was that of the copy."""
-    files = spec.task.get("files", {})
-    changed = next((path for path, digest in files.items() if _digest(path) != digest), None)
+    files = spec.files
+    changed = next((path for path, digest in files.items() if digest_of(path) != digest), None)
     if changed is None:
         return {path: path for path in files}
     what = f"{changed} {'has changed' if os.path.isfile(changed) else 'is not there any more'} since this run began"
     copies = {path: os.path.abspath(folder / place) for path, place in spec.copies().items()} if folder else {}
-    if not copies or any(_digest(copies[path]) != digest for path, digest in files.items()):
+    if not copies or any(digest_of(copies[path]) != digest for path, digest in files.items()):
         raise RunError(f"{what}: it would no longer be the same run. Put the file back as it was, or train anew.")
     assert folder is not None
     for module in (folder / "files").rglob("*.py"):
@@ -188,7 +194,7 @@ def _check_parts(task: Task, where: dict[str, str], folder: Path | None) -> None
             )
 
 
-def _digest(path: str) -> str | None:
+def digest_of(path: str) -> str | None:
     """SHA-256 of a file; None if there is none."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else None
 

@@ -15,7 +15,7 @@ from pilotfish.runs.columns import columns
 from pilotfish.runs.loop import Turn
 from pilotfish.runs.measured import measuring
 from pilotfish.runs.same import difference
-from pilotfish.runs.spec import described
+from pilotfish.runs.spec import described, digest_of
 from pilotfish.runs.store import Run, RunError
 from pilotfish.types import Problem
 from pilotfish.worlds import RolloutsFailed, World
@@ -113,11 +113,18 @@ def _check_same(run: Run, algorithm: Algorithm, world: World, asked: dict[str, A
     if stored := run.spec.algorithm.get("options"):
         asked, found = asked | described(algorithm), found | stored
     for name in asked.keys() | found.keys():
-        if asked.get(name) != found.get(name):
+        if not _same(run, asked.get(name), found.get(name)):
             raise ValueError(
                 f"{name}={asked.get(name)}: {run.path} was begun with {found.get(name)}. Give the same, or another run."
             )
     _check_world(run, world)
+
+
+def _same(run: Run, asked: Any, stored: Any) -> bool:
+    """Whether two values are one, or files of which the first holds what the second did when the run began."""
+    if asked == stored or type(stored) is not str or type(asked) is not str:
+        return asked == stored
+    return stored in run.spec.files and digest_of(asked) == run.spec.files[stored]
 
 
 def _check_world(run: Run, world: World) -> None:
