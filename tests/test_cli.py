@@ -164,6 +164,33 @@ def test_resume_goes_on_to_more_iterations(capsys, tmp_path):
     assert Run.open(long).spec.seeds == [5, 6]
 
 
+def test_a_run_teaches_and_may_then_go(capsys, folder, tmp_path):
+    teacher, learner = tmp_path / "teacher", tmp_path / "learner"
+    shutil.copytree(folder, teacher)
+    words = ["train", "cartpole", "--algorithm", "dagger", "--algorithm.teach.steps", "50", "--no-film"]
+    code, _, err = call(capsys, *words, "--teacher", teacher, "--rollouts", "3", "--iterations", "1", "--out", learner)
+    assert code == 0, err
+    taught, own = (
+        load_file(path / name) for path, name in ((learner, "policy.safetensors"), (teacher, "local.safetensors"))
+    )
+    assert taught["weight_0"].shape == (40, 4)
+    np.testing.assert_array_equal(
+        own["k"][0],
+        Run.open(folder).load_tensors("checkpoint-000003")[".best.controller.k"][
+            Run.open(folder).evaluation()["best_seed"]
+        ][0],
+    )
+    shutil.rmtree(teacher)
+    code, _, err = call(capsys, "resume", learner, "--iterations", "2", "--no-film")
+    assert code == 0, err
+    assert f"the copy in {learner} is used" in err.replace("\n", " ")
+    code, _, err = call(capsys, *words, "--out", tmp_path / "other")
+    assert code == 2
+    assert "name the run whose local controllers teach, --teacher RUN" in err
+    assert call(capsys, *words, "--teacher")[0] == 2
+    assert not (tmp_path / "other").exists()
+
+
 def test_evaluate(capsys, folder):
     code, out, _ = call(capsys, "evaluate", folder, "--rollouts", "7", "--json")
     assert code == 0
