@@ -182,6 +182,7 @@ def test_loss_and_kl_are_what_a_loop_finds(network):
     memory, policy = begun(ADAM, network)
     policy, _, report = taught(ADAM, memory, policy, data, p)
     losses, kl, draws = [], np.zeros(N), np.random.default_rng(7).normal(size=(20_000, DU))
+    worst, steps = np.zeros((N, T)), iter(np.ndindex(N, M, T))
     for n, o, mean, P, _, _ in samples(data, p, np.ones((N, T)), np.zeros((N, T, DU))):
         action, factor = act(policy.tensors(), o), np.asarray(policy.factor)
         action, h = action[:DU], action[DU:]
@@ -191,8 +192,11 @@ def test_loss_and_kl_are_what_a_loop_finds(network):
         log_ratio = 0.5 * np.einsum("si,ij,sj->s", u - mean, P, u - mean) - 0.5 * (draws**2).sum(-1)
         log_ratio += -np.log(np.diagonal(factor)).sum() - 0.5 * np.linalg.slogdet(P)[1]
         kl[n] += log_ratio.mean() / (M * T)
+        _, _, t = next(steps)
+        worst[n, t] = max(worst[n, t], log_ratio.mean())
     np.testing.assert_allclose(report.loss_after, np.mean(losses), rtol=1e-6)
     np.testing.assert_allclose(report.kl, kl, rtol=0.02)
+    np.testing.assert_allclose(report.kl_worst, worst, rtol=0.05)
     assert report.loss_after < 0.5 * report.loss_before
     assert not report.constant
 

@@ -36,7 +36,7 @@ from jaxtyping import Array, Bool, Float
 from pilotfish.algebra import gaussian
 from pilotfish.algebra.batch import each
 from pilotfish.algorithms import Algorithm, accepted, check_number
-from pilotfish.models import local, regressed
+from pilotfish.models import imitation, local, regressed
 from pilotfish.models.cost import CostExpansion
 from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.models.linearised import Linearisation
@@ -54,6 +54,7 @@ from pilotfish.updates.q_step import q_step
 from pilotfish.updates.s_step import SStep
 from pilotfish.updates.step_size import Steps, StepSize
 
+OF_NETWORK = "cost of an episode of the network"
 Sampling = Literal["off", "on"]
 StepRule = Literal["classic", "global"]
 Improvement = Literal["lqr", "moto"]
@@ -111,6 +112,14 @@ class Info(NamedTuple):
     """Mean expected KL of the network's actions to the new controllers', nats a step."""
     kl_network_max: Annotated[Float[Array, ""], Shown("KL of the network to the controllers", "nats", scale="log")]
     """The largest of a condition."""
+    cost_network: Annotated[Float[Array, ""], Shown(OF_NETWORK, scale="log")]
+    """Expected cost of an episode of the network as it was, in the models; of the controllers before its first
+    lesson."""
+    guaranteed: Annotated[Float[Array, ""], Shown(OF_NETWORK, scale="log")]
+    """The most that an episode of the network as it leaves can cost (Lemma 4.2), as far as the models and the states of
+    this iteration go: almost always far too much."""
+    drift: Annotated[Float[Array, ""], Shown("states of the network that may differ, at most", "%")]
+    """Mean total variation of its states from those of the controllers, at most (Lemma 4.1)."""
     followed: Annotated[Float[Array, ""], Shown("conditions that step from the network", "%")]
     """Fraction of the conditions whose trust region is about the network, not their last controller."""
     idle: Annotated[Float[Array, ""], Shown("hidden units that are idle", "%")]
@@ -240,7 +249,8 @@ class MDGPS(Algorithm):
             visited=visited,
             lessons=lessons,
         )
-        return new, self._info(new, step, step.found | collects, follows, taught)
+        span = imitation.spans(data.cost, jnp.concatenate([data.happened, data.valid[..., None]], -1))
+        return new, self._info(new, step, step.found | collects, follows, taught, span)
 
     def refusal(self, problem: Problem, state: State, rollouts: Rollouts, ok: Bool[Array, "N"]) -> str:
         return "" if self.c_step == "moto" else local.obstacle(self.cost, problem, rollouts, ok)
@@ -282,7 +292,13 @@ class MDGPS(Algorithm):
         return kept_unless(step.found & enough, step, controller)
 
     def _info(
-        self, new: State, step: CStep, ok: Bool[Array, "N"], follows: Bool[Array, "N"], taught: s_step.Taught
+        self,
+        new: State,
+        step: CStep,
+        ok: Bool[Array, "N"],
+        follows: Bool[Array, "N"],
+        taught: s_step.Taught,
+        span: Float[Array, "N T1"],
     ) -> Info:
         bounded = step.kl.mean(-1) if self.trust == "trajectory" and self.c_step == "lqr" else step.kl
         return Info(
@@ -298,6 +314,9 @@ class MDGPS(Algorithm):
             loss=taught.loss_after,
             kl_network=taught.kl.mean(),
             kl_network_max=taught.kl.max(),
+            cost_network=jnp.nan_to_num(jnp.nanmean(new.steps.before)),
+            guaranteed=jnp.nan_to_num(jnp.nanmean(new.steps.promised + imitation.most(taught.kl_worst, span))),
+            drift=imitation.variation(taught.kl_worst).mean(),
             followed=follows.mean(),
             idle=taught.idle,
         )

@@ -85,6 +85,8 @@ class Taught(NamedTuple):
     kl: Float[Array, "N"]
     """Mean KL of the network to the new controllers in this iteration's states, nats a step; 0 where no step
     happened."""
+    kl_worst: Float[Array, "N T"]
+    """The largest of each step, nats."""
     idle: Float[Array, ""]
     """Fraction of hidden units that have one and the same value in all that is remembered: dead, or saturated."""
     constant: Bool[Array, ""]
@@ -208,10 +210,12 @@ class SStep(eqx.Module):
         new, layers, moments = _chosen(ok, (new, trained, moments), (policy, start, memory.optimiser))
         both = jax.tree.map(lambda *leaves: jnp.stack(leaves), start, layers)
         said: _Measured = jax.lax.map(lambda layers: _measured(layers, policy.activation, samples), both)
+        kl, kl_worst = _kl(new, memory, goal, controllers)
         report = Taught(
             loss_before=jnp.where(anything, said.loss[0], 0.0),
             loss_after=jnp.where(anything, said.loss[1], 0.0),
-            kl=_kl(new, memory, goal, controllers),
+            kl=kl,
+            kl_worst=kl_worst,
             idle=jnp.where(anything, said.idle[1], 0.0),
             constant=anything & said.constant[1],
             finite=finite | ~anything,
@@ -477,8 +481,10 @@ def _measured(layers: Layers, activation: Activation, samples: _Samples) -> _Mea
     )
 
 
-def _kl(policy: NetworkPolicy, memory: Memory, goal: _Goal, p: LinearGaussian) -> Float[Array, "N"]:
-    """KL of the network to the controllers, mean over the newest iteration's steps, in nats."""
+def _kl(
+    policy: NetworkPolicy, memory: Memory, goal: _Goal, p: LinearGaussian
+) -> tuple[Float[Array, "N"], Float[Array, "N T"]]:
+    """KL of the network to the controllers, mean over the newest iteration's steps and largest of each, in nats."""
     happened, x, o = memory.happened[0], memory.x[0], memory.o[0]
     layers = _layers(policy)
     out, _ = _forward(layers, policy.activation, ((o - policy.shift) / policy.scale).reshape(-1, o.shape[-1]))
@@ -491,7 +497,7 @@ def _kl(policy: NetworkPolicy, memory: Memory, goal: _Goal, p: LinearGaussian) -
     noise = (wide**2).sum(-2)[:, None] * (jnp.exp(2.0 * h) if h.shape[-1] else 1.0)
     log_det = gaussian.log_det(wide)[:, None] + 2.0 * h.sum(-1)
     kl = jnp.where(happened, 0.5 * ((off**2).sum(-1) + noise.sum(-1) - du - log_det), 0.0)
-    return kl.sum((1, 2)) / jnp.maximum(happened.sum((1, 2)), 1)
+    return kl.sum((1, 2)) / jnp.maximum(happened.sum((1, 2)), 1), kl.max(1)
 
 
 def _cast(tree: Any, dtype: Any) -> Any:
