@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pilotfish.types  # noqa: F401  computes in float64
@@ -31,6 +31,7 @@ def played(first, move, cost, final, policy):
     return np.array(states), total + states[-1] @ final
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1.0))
 def test_no_imitator_is_farther_away_or_costs_more(seed, near):
     first, move, cost, final, p, q = system(seed, near)
