@@ -164,6 +164,7 @@ def test_resume_goes_on_to_more_iterations(capsys, tmp_path):
     assert Run.open(long).spec.seeds == [5, 6]
 
 
+@pytest.mark.slow
 def test_a_run_teaches_and_may_then_go(capsys, folder, tmp_path):
     teacher, learner = tmp_path / "teacher", tmp_path / "learner"
     shutil.copytree(folder, teacher)

@@ -22,9 +22,16 @@ def execute(path, *words):
 
 
 def test_every_example_is_short_and_tested():
-    assert {path.stem for path in EXAMPLES} == {"learn", "own_task", "own_model", "environment", "act_without_jax"}
+    assert {path.stem for path in EXAMPLES} == {
+        "learn",
+        "own_task",
+        "own_model",
+        "own_network",
+        "environment",
+        "act_without_jax",
+    }
     for path in EXAMPLES:
-        assert len(path.read_text().splitlines()) < 40, path
+        assert len(path.read_text().splitlines()) < 50, path
 
 
 def test_learn():
@@ -44,6 +51,12 @@ def test_own_model():
     share = [int(word) for word in re.findall(r"(\d+)% stay", out)]
     assert share[0] == 0
     assert share[-1] > 90
+
+
+@pytest.mark.slow
+def test_own_network():
+    out = execute(ROOT / "examples" / "own_network.py")
+    assert int(re.search(r"(\d+)% of 50 boats arrive", out).group(1)) > 90
 
 
 def test_environment():

@@ -77,8 +77,11 @@ else:
 
 if TYPE_CHECKING:
     from pilotfish.algorithms import Algorithm
+    from pilotfish.algorithms.badmm import BADMM
+    from pilotfish.algorithms.dagger import DAgger
     from pilotfish.algorithms.ilqg import ILQG
     from pilotfish.algorithms.lqr_gps import LQRGPS
+    from pilotfish.algorithms.mdgps import MDGPS
     from pilotfish.algorithms.moto import MOTO
     from pilotfish.models.dynamics import FittedDynamics
     from pilotfish.policies import Policy
@@ -101,6 +104,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Algorithm": "algorithms",
+    "BADMM": "algorithms.badmm",
+    "DAgger": "algorithms.dagger",
     "Dynamics": "types",
     "Evaluation": "runs.evaluation",
     "FittedDynamics": "models.dynamics",
@@ -110,6 +115,7 @@ _HOME = {
     "LQRGPS": "algorithms.lqr_gps",
     "LinearGaussian": "types",
     "LinearGaussianPolicy": "policies.linear_gaussian",
+    "MDGPS": "algorithms.mdgps",
     "MOTO": "algorithms.moto",
     "ModelTask": "tasks.model",
     "MujocoWorld": "worlds.mujoco",
@@ -135,10 +141,13 @@ _HOME = {
 }
 
 __all__ = [
+    "BADMM",
     "ILQG",
     "LQRGPS",
+    "MDGPS",
     "MOTO",
     "Algorithm",
+    "DAgger",
     "Dynamics",
     "Evaluation",
     "FittedDynamics",

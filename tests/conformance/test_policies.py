@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from jaxtyping import Array
 from oracles import point_mass
 
 from pilotfish import acting
@@ -57,6 +58,27 @@ def network(**how):
     return eqx.tree_at(lambda p: (p.shift, p.scale), policy, (jnp.array([0.3]), jnp.array([2.0])))
 
 
+class Cubic(eqx.Module):
+    """A network of nobody's here: its outputs are two cubic functions."""
+
+    coefficients: Array
+    power: int = 3
+
+    def __call__(self, s):
+        return self.coefficients @ s ** jnp.arange(1, self.power + 1)
+
+
+class CubicNetwork(Network):
+    def layers(self, inputs, outputs, key):
+        return Cubic(jax.random.normal(key, (outputs, 3)))
+
+
+def own(**how):
+    policy = CubicNetwork(**how).policy(problem(), jax.random.key(1))
+    outside = jnp.array([0.3]), jnp.array([2.0]), jnp.array([0.1]), jnp.array([0.4])
+    return eqx.tree_at(lambda p: (p.shift, p.scale, p.centre, p.spread), policy, outside)
+
+
 POLICIES = {
     "linear-gaussian": lambda: LinearGaussianPolicy(controllers()),
     "linear-gaussian, smooth": lambda: LinearGaussianPolicy(controllers(), 1.5),
@@ -67,6 +89,8 @@ POLICIES = {
     ),
     "linear network": lambda: network(depth=0),
     "network, noise by state": lambda: network(covariance="state"),
+    "own network": own,
+    "own network, noise by state": lambda: own(covariance="state"),
     "either": lambda: Either.of(LinearGaussianPolicy(controllers()), network(), jnp.array([0.3, 0.7]), T),
 }
 
@@ -94,6 +118,12 @@ def policy(request):
 @pytest.fixture(params=[name for name in POLICIES if name != "either"])
 def gaussian_policy(request):
     """A policy that without noise is a function of what it sees."""
+    return POLICIES[request.param]()
+
+
+@pytest.fixture(params=[name for name in POLICIES if name != "either" and not name.startswith("own")])
+def plain_policy(request):
+    """One that can act without the code that made it."""
     return POLICIES[request.param]()
 
 
@@ -196,35 +226,35 @@ def test_noise_free_has_the_mean_and_no_noise(gaussian_policy):
 
 def test_stored_and_loaded_acts_to_the_bit(policy, tmp_path):
     write_tensors(tmp_path / "policy.safetensors", *files.packed(policy, problem()))
-    loaded = files.load(tmp_path / "policy.safetensors")
+    loaded = files.load(tmp_path / "policy.safetensors", like=policy)
     assert type(loaded) is type(policy)
     assert jax.tree.structure(loaded) == jax.tree.structure(policy)
     for world in (JaxWorld(problem()), WORLDS["mujoco"]()):
         assert equal(world.rollout(loaded, M, KEY), world.rollout(policy, M, KEY))
 
 
-def test_acts_in_numpy_as_on_the_host(gaussian_policy, tmp_path):
-    write_tensors(tmp_path / "policy.safetensors", *files.packed(gaussian_policy, problem()))
+def test_acts_in_numpy_as_on_the_host(plain_policy, tmp_path):
+    write_tensors(tmp_path / "policy.safetensors", *files.packed(plain_policy, problem()))
     act = acting.load(tmp_path / "policy.safetensors")
-    rollouts = WORLDS["mujoco"]().rollout(gaussian_policy.noise_free(), M, KEY)
-    seen = rollouts.x if gaussian_policy.per_condition else rollouts.o
+    rollouts = WORLDS["mujoco"]().rollout(plain_policy.noise_free(), M, KEY)
+    seen = rollouts.x if plain_policy.per_condition else rollouts.o
     for n, m, t in np.ndindex(N, M, T):
         u = act(t, np.asarray(seen[n, m, t]), condition=n)
         np.testing.assert_allclose(u, np.clip(rollouts.u[n, m, t], -2, 2), rtol=1e-12, atol=1e-14)
 
 
-def test_acts_in_onnxruntime_as_in_numpy(gaussian_policy, tmp_path):
+def test_acts_in_onnxruntime_as_in_numpy(plain_policy, tmp_path):
     """Also far outside the bounds, far from 0, and many at once."""
     import onnxruntime
 
-    packed = files.packed(gaussian_policy, problem())
+    packed = files.packed(plain_policy, problem())
     write_tensors(tmp_path / "policy.safetensors", *packed)
     act, session = acting.load(tmp_path / "policy.safetensors"), onnxruntime.InferenceSession(onnx.written(*packed))
     assert session.get_modelmeta().custom_metadata_map == packed[1]
     rng = np.random.default_rng(0)
     x = rng.normal(size=(50, 2)) * 10 ** rng.uniform(-3, 6, (50, 1))
     t, condition = rng.integers(0, T, 50), rng.integers(0, N, 50)
-    if gaussian_policy.per_condition:
+    if plain_policy.per_condition:
         (u,) = session.run(["u"], {"x": x, "t": t, "condition": condition})
     else:
         x = x[:, :1]
@@ -232,6 +262,28 @@ def test_acts_in_onnxruntime_as_in_numpy(gaussian_policy, tmp_path):
     expected = [act(int(t[i]), x[i], condition=int(condition[i])) for i in range(50)]
     np.testing.assert_allclose(u, expected, rtol=1e-9, atol=1e-12)
     assert (np.abs(u) <= 2).all()
+
+
+def test_what_only_its_own_code_can_make_is_told_apart(tmp_path):
+    path, mine = tmp_path / "policy.safetensors", own()
+    write_tensors(path, *files.packed(mine, problem()))
+    with pytest.raises(ValueError, match=r"a network of somebody's own class. Give a policy that is made alike"):
+        files.load(path)
+    with pytest.raises(ValueError, match="of the kind 'own-network'; without jax act"):
+        acting.load(path)
+    with pytest.raises(ValueError, match="of the kind 'own-network' cannot be written as ONNX"):
+        onnx.written(*files.packed(mine, problem()))
+    with pytest.raises(ValueError, match=r"is damaged.*net_0 has the shape \(1, 3\), and here \(2, 3\)"):
+        files.load(path, like=own(covariance="state"))
+
+    class Wide(Network):
+        def layers(self, inputs, outputs, key):
+            return Cubic(jnp.zeros((7, 3)))
+
+    with pytest.raises(
+        ValueError, match=r"Wide\.layers\(1, 1, key\).* gives \(7,\); it must give an array of shape \(1,\)"
+    ):
+        Wide().policy(problem(), KEY)
 
 
 def test_what_onnx_cannot_hold_is_refused(monkeypatch):

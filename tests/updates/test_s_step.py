@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxtyping import Array
 from oracles import draw
 from oracles.same import assert_same
 
@@ -199,6 +200,41 @@ def test_loss_and_kl_are_what_a_loop_finds(network):
     np.testing.assert_allclose(report.kl_worst, worst, rtol=0.05)
     assert report.loss_after < 0.5 * report.loss_before
     assert not report.constant
+
+
+class Affine(eqx.Module):
+    """A network of nobody's here: a linear policy in another guise."""
+
+    gain: Array
+    offset: Array
+
+    def __call__(self, s):
+        return s @ self.gain + self.offset
+
+
+class AffineNetwork(Network):
+    def layers(self, inputs, outputs, key):
+        return Affine(jax.random.normal(key, (inputs, outputs)), jnp.zeros(outputs))
+
+
+def test_a_network_of_one_s_own_learns_the_same():
+    """Over several lessons, in whatever coordinates it was begun; and its weights are kept in those."""
+    memories, before = [begun(EXACT, network) for network in (LINEAR, AffineNetwork())], None
+    for i in range(3):
+        data, p = rollouts(10 + i), controllers(20 + i)
+        found = [taught(EXACT, *one, data, p) for one in memories]
+        memories = [(memory, policy) for policy, memory, _ in found]
+        (plain, _, told), (own, _, report) = found
+        for n, m, t in np.ndindex(N, M, T):
+            o = data.o[n, m, t]
+            np.testing.assert_allclose(own.mean(t, o, o), plain.mean(t, o, o), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(own.factor, plain.factor, rtol=1e-9)
+        np.testing.assert_allclose(report.loss_after, told.loss_after, rtol=1e-5)
+        np.testing.assert_allclose(report.kl, told.kl, rtol=1e-4)
+        if before is not None:
+            np.testing.assert_array_equal(own.shift, before.shift)
+        before = own
+    assert report.idle == 0
 
 
 def test_noise_that_depends_on_the_state_is_the_controllers():

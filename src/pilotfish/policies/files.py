@@ -15,6 +15,7 @@ from safetensors.numpy import save
 
 from pilotfish import acting
 from pilotfish.policies import Policy, kinds
+from pilotfish.policies.network import OwnNetworkPolicy
 from pilotfish.types import Problem
 
 
@@ -25,8 +26,11 @@ def packed(policy: Policy, problem: Problem, **words: str) -> tuple[dict[str, np
     return policy.tensors() | bounds, meta | words
 
 
-def load(path: str | Path) -> Policy:
-    """The policy of a file. ValueError if it holds none, or one of a kind that is not known here."""
+def load(path: str | Path, like: Policy | None = None) -> Policy:
+    """The policy of a file. ValueError if it holds none, or one of a kind that is not known here.
+
+    A network of your own class is only known to your own code: `like` is a policy that is made alike.
+    """
     tensors, meta = read(path)
     known = kinds()
     if meta.get("policy") not in known:
@@ -34,8 +38,16 @@ def load(path: str | Path) -> Policy:
             f"{path} holds a policy of the kind {meta.get('policy')!r}; known here are {', '.join(sorted(known))}. "
             "Import the package that defines it first."
         )
+    kind = known[meta["policy"]]
+    if kind is OwnNetworkPolicy and not isinstance(like, OwnNetworkPolicy):
+        raise ValueError(
+            f"{path} holds a network of somebody's own class. Give a policy that is made alike: "
+            "load(path, like=YourNetwork().policy(problem, key))."
+        )
     try:
-        return known[meta["policy"]].from_tensors(tensors, json.loads(meta["settings"]))
+        if kind is OwnNetworkPolicy and isinstance(like, OwnNetworkPolicy):
+            return like.filled(tensors)
+        return kind.from_tensors(tensors, json.loads(meta["settings"]))
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged: it does not hold what such a policy needs ({error}).") from error
 

@@ -6,6 +6,9 @@ The whitening of the inputs belongs to the policy, so that it acts alike whereve
 same everywhere (GPS'14, BADMM, MDGPS), or depends on what is observed (ours): the network then has du further outputs
 h(s), and the columns of one factor are multiplied by exp(h). `Network` says how large it is; `NetworkPolicy` is one
 that acts.
+
+A network of your own is a subclass of `Network` whose `layers` makes it: any module that is called with s. What it does
+inside is not known, so that its outputs are scaled outside of it (`OwnNetworkPolicy`).
 """
 
 from collections.abc import Callable
@@ -38,7 +41,8 @@ class NetworkPolicy(GaussianPolicy):
 
     kind: ClassVar[str] = "network"
     per_condition: ClassVar[bool] = False
-    net: eqx.nn.MLP
+    net: eqx.Module
+    """Called with s: by default an `eqx.nn.MLP`."""
     shift: Float[Array, "do"]
     """Subtracted from what is observed."""
     scale: Float[Array, "do"]
@@ -55,11 +59,15 @@ class NetworkPolicy(GaussianPolicy):
     def begin(self, key: Key, x0: Float[Array, "dx"], o0: Float[Array, "do"]) -> Float[Array, "T du"]:
         return noise(key, self.steps, self.factor.shape[-1], self.smoothing, self.factor.dtype)
 
+    def outputs(self, o: Float[Array, "do"]) -> Float[Array, "outputs"]:
+        """The mean action, and what multiplies the factor's columns where that depends on what is observed."""
+        return self.net((o - self.shift) / self.scale)  # type: ignore[operator]
+
     def mean(self, t: Step, x: Float[Array, "dx"], o: Float[Array, "do"]) -> Float[Array, "du"]:
-        return self.net((o - self.shift) / self.scale)[: len(self.factor)]
+        return self.outputs(o)[: len(self.factor)]
 
     def chol(self, t: Step, x: Float[Array, "dx"], o: Float[Array, "do"]) -> Float[Array, "du du"]:
-        h = self.net((o - self.shift) / self.scale)[len(self.factor) :]
+        h = self.outputs(o)[len(self.factor) :]
         return self.factor * jnp.exp(log_factors(h)) if len(h) else self.factor
 
     def noise_free(self) -> "NetworkPolicy":
@@ -69,6 +77,7 @@ class NetworkPolicy(GaussianPolicy):
         """Of layer i weight_i (out, in) and bias_i (out,), of the last layer du or 2 du of them; shift (do,), scale
         (do,), chol (du, du).
         """
+        assert isinstance(self.net, eqx.nn.MLP)
         layers = {}
         for i, layer in enumerate(self.net.layers):
             layers |= {f"weight_{i}": np.asarray(layer.weight), f"bias_{i}": np.asarray(layer.bias)}
@@ -88,11 +97,61 @@ class NetworkPolicy(GaussianPolicy):
         width, do = arrays["weight_0"].shape if depth else (0, arrays["weight_0"].shape[1])
         shape = Network(width=width, depth=depth, activation=settings["activation"])
         net = shape.layers(do, len(arrays[f"bias_{depth}"]), jax.random.key(0))
+        assert isinstance(net, eqx.nn.MLP)
         for i in range(depth + 1):
             own = arrays[f"weight_{i}"], arrays[f"bias_{i}"]
             net = eqx.tree_at(lambda net, i=i: (net.layers[i].weight, net.layers[i].bias), net, own)
         whitening = arrays["shift"], arrays["scale"], arrays["chol"]
         return cls(net, *whitening, settings["activation"], int(settings["steps"]), float(settings["smoothing"]))
+
+
+class OwnNetworkPolicy(NetworkPolicy):
+    """A network of somebody's own class: the mean action is `centre + spread net(s)`."""
+
+    kind: ClassVar[str] = "own-network"
+    centre: Float[Array, "du"] = eqx.field(kw_only=True)
+    spread: Float[Array, "du"] = eqx.field(kw_only=True)
+
+    def outputs(self, o: Float[Array, "do"]) -> Float[Array, "outputs"]:
+        out, du = super().outputs(o), len(self.factor)
+        return jnp.concatenate([self.centre + self.spread * out[:du], out[du:]])
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The arrays net_0, net_1, ... of the network, in the order of its fields; shift, scale (do,), centre, spread
+        (du,), chol (du, du).
+        """
+        arrays = {f"net_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(weights(self.net)))}
+        return arrays | {name: np.asarray(getattr(self, name)) for name in OUTSIDE} | {"chol": np.asarray(self.factor)}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, np.ndarray], settings: dict[str, Any]) -> "NetworkPolicy":
+        raise ValueError(
+            "a network of your own class is made by your own code: give one that is made alike, "
+            "load(path, like=YourNetwork().policy(problem, key))."
+        )
+
+    def filled(self, tensors: dict[str, np.ndarray]) -> "OwnNetworkPolicy":
+        """The same policy with the arrays of a file. KeyError or ValueError if these are not those of such a policy."""
+        own, structure = jax.tree.flatten(weights(self.net))
+        names = [*(f"net_{i}" for i in range(len(own))), *OUTSIDE, "chol"]
+        arrays = [jnp.asarray(tensors[name]) for name in names]
+        mine = [*own, *(getattr(self, name) for name in OUTSIDE), self.factor]
+        for name, here, found in zip(names, mine, arrays, strict=True):
+            if here.shape != found.shape:
+                raise ValueError(f"{name} has the shape {found.shape}, and here {here.shape}")
+        net = eqx.combine(jax.tree.unflatten(structure, arrays[: len(own)]), self.net)
+        return eqx.tree_at(
+            lambda p: (p.net, *(getattr(p, name) for name in OUTSIDE), p.factor), self, (net, *arrays[len(own) :])
+        )
+
+
+OUTSIDE = ("shift", "scale", "centre", "spread")
+"""What scales a network of somebody's own class from outside."""
+
+
+def weights(net: eqx.Module) -> Any:
+    """The arrays of a network that are learned: all of floats."""
+    return eqx.filter(net, eqx.is_inexact_array)
 
 
 class Network(eqx.Module):
@@ -114,17 +173,27 @@ class Network(eqx.Module):
         if self.depth < 0 or (self.depth > 0 and self.width < 1):
             raise ValueError(f"width={self.width}, depth={self.depth}: give at least one unit, and 0 layers or more.")
 
-    def layers(self, inputs: int, outputs: int, key: Key) -> eqx.nn.MLP:
-        """The network itself, with equinox's initial weights."""
+    def layers(self, inputs: int, outputs: int, key: Key) -> eqx.Module:
+        """The network itself, with random weights: called with s (inputs,) it gives (outputs,), both of magnitude 1. A
+        subclass may make any module; here it is equinox's, with its initial weights.
+        """
         return eqx.nn.MLP(
             inputs, outputs, self.width if self.depth else 0, self.depth, ACTIVATIONS[self.activation], key=key
         )
 
     def policy(self, problem: Problem, key: Key, smoothing: float = 0.0) -> NetworkPolicy:
         """A policy for a problem, with random weights, no whitening yet, and the problem's first noise."""
-        do, outputs = problem.do, problem.du * (1 if self.covariance == "shared" else 2)
+        do, du = problem.do, problem.du
+        outputs = du * (1 if self.covariance == "shared" else 2)
         net = self.layers(do, outputs, key)
-        whitening = jnp.zeros(do), jnp.ones(do)
-        return NetworkPolicy(
-            net, *whitening, jnp.diag(problem.initial_std), self.activation, problem.horizon, smoothing
-        )
+        found = jax.eval_shape(net, jnp.zeros(do))  # type: ignore[arg-type]
+        if getattr(found, "shape", None) != (outputs,):
+            raise ValueError(
+                f"{type(self).__name__}.layers({do}, {outputs}, key): called with an array of shape ({do},), what it "
+                f"makes gives {getattr(found, 'shape', found)}; it must give an array of shape ({outputs},)."
+            )
+        whitening, std = (jnp.zeros(do), jnp.ones(do)), jnp.diag(problem.initial_std)
+        rest = std, self.activation, problem.horizon, smoothing
+        if isinstance(net, eqx.nn.MLP):
+            return NetworkPolicy(net, *whitening, *rest)
+        return OwnNetworkPolicy(net, *whitening, *rest, centre=jnp.zeros(du), spread=jnp.ones(du))

@@ -20,7 +20,8 @@ in the controller's standard deviations, a sample counts `min(1, 30 D_it / d_itj
 step t's distances or of the condition's, whichever is larger, and at least du.
 
 All is done in coordinates without units. Inputs are centred and divided by their standard deviations; the network's
-function does not change by that, for the first layer is changed inversely. Actions are centred at the best constant
+function does not change by that, for the first layer is changed inversely (of a network of somebody's own class the
+layers are not known: it keeps the coordinates of its first lesson). Actions are centred at the best constant
 action, and divided by the root of their targets' variance plus the network's. Minibatches are drawn in proportion to
 the weight and to the root of the precision, one sample from each of `batch` equal parts of the memory, so that all
 conditions and times have their share in each.
@@ -43,7 +44,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from pilotfish.algebra import gaussian, regression
-from pilotfish.policies.network import ACTIVATIONS, Activation, NetworkPolicy, log_factors
+from pilotfish.policies import network
+from pilotfish.policies.network import ACTIVATIONS, NetworkPolicy, OwnNetworkPolicy, log_factors
 from pilotfish.types import Key, LinearGaussian, Problem, Rollouts
 
 Optimiser = Literal["adam", "lbfgs"]
@@ -97,6 +99,8 @@ class Taught(NamedTuple):
 
 Layers = list[tuple[Float[Array, "..."], Float[Array, "..."]]]
 """Weights (out, in) and bias (out,) of each layer."""
+Forward = Callable[[Any, Float[Array, "b do"]], tuple[Float[Array, "b outputs"], list]]
+"""Outputs and hidden units of a batch of inputs, from what is trained: layers, or a module's arrays."""
 
 
 class _Goal(NamedTuple):
@@ -174,7 +178,7 @@ class SStep(eqx.Module):
     def begin(self, problem: Problem, policy: NetworkPolicy, episodes: int) -> Memory:
         """What is remembered before the first of iterations with `episodes` rollouts from each condition: nothing."""
         shape = (self.memory, len(problem.conditions.mean), episodes, problem.horizon)
-        weights = ravel_pytree(eqx.filter(policy.net, eqx.is_array))[0].astype(self.precision)
+        weights = ravel_pytree(network.weights(policy.net))[0].astype(self.precision)
         return Memory(
             o=jnp.zeros((*shape, problem.do)),
             x=jnp.zeros((*shape, problem.dx)),
@@ -200,16 +204,16 @@ class SStep(eqx.Module):
         """
         memory = _remembered(memory, rollouts)
         goal = _goal(memory, controllers, weight, linear)
-        white = _white(memory, goal, policy)
-        samples = _samples(memory, goal, white)
+        white = _kept(policy, _white(memory, goal, policy), memory.taught)
+        samples, forward = _samples(memory, goal, white), _forward(policy)
         start = _folded(policy, white, memory.taught)
-        trained, moments = self._trained(start, policy.activation, samples, memory.optimiser, key)
+        trained, moments = self._trained(start, forward, samples, memory.optimiser, key)
         new = _unfolded(trained, policy, white, goal.factor)
         anything, finite = (goal.share > 0).any(), _all_finite((new, moments))
         ok = anything & finite
         new, layers, moments = _chosen(ok, (new, trained, moments), (policy, start, memory.optimiser))
         both = jax.tree.map(lambda *leaves: jnp.stack(leaves), start, layers)
-        said: _Measured = jax.lax.map(lambda layers: _measured(layers, policy.activation, samples), both)
+        said: _Measured = jax.lax.map(lambda layers: _measured(layers, forward, samples), both)
         kl, kl_worst = _kl(new, memory, goal, controllers)
         report = Taught(
             loss_before=jnp.where(anything, said.loss[0], 0.0),
@@ -222,20 +226,18 @@ class SStep(eqx.Module):
         )
         return new, memory._replace(taught=memory.taught | ok, optimiser=moments), report
 
-    def _trained(
-        self, layers: Layers, activation: Activation, samples: _Samples, moments: Any, key: Key
-    ) -> tuple[Layers, Any]:
+    def _trained(self, layers: Any, forward: Forward, samples: _Samples, moments: Any, key: Key) -> tuple[Any, Any]:
         """The layers after training, and Adam's moments."""
         weights, unravel = ravel_pytree(_cast(layers, self.precision))
         low: _Samples = _cast(samples, self.precision)
 
         def loss(weights: Float[Array, "p"], rows: Int[Array, "b"]) -> Float[Array, ""]:
             some = low.at(rows)
-            out, _ = _forward(unravel(weights), activation, some.s)
+            out, _ = forward(unravel(weights), some.s)
             return _losses(out, some).mean()
 
         def whole(weights: Float[Array, "p"]) -> Float[Array, ""]:
-            out, _ = _forward(unravel(weights), activation, low.s)
+            out, _ = forward(unravel(weights), low.s)
             return low.share @ _losses(out, low) / low.share.sum()
 
         if self.optimiser == "adam":
@@ -396,8 +398,20 @@ def _losses(out: Float[Array, "n outputs"], samples: _Samples) -> Float[Array, "
     return distances + noise / samples.size[samples.row]
 
 
-def _folded(policy: NetworkPolicy, white: _White, taught: Bool[Array, ""]) -> Layers:
-    """The layers of the same function in whitened coordinates; of small output if nothing was taught yet."""
+def _kept(policy: NetworkPolicy, white: _White, taught: Bool[Array, ""]) -> _White:
+    """These coordinates; for a network of somebody's own class, once it is taught, those that it has."""
+    if not isinstance(policy, OwnNetworkPolicy):
+        return white
+    own = _White(policy.shift, policy.scale, jnp.ones_like(white.varies), policy.centre, policy.spread)
+    return _chosen(taught, own, white)
+
+
+def _folded(policy: NetworkPolicy, white: _White, taught: Bool[Array, ""]) -> Any:
+    """The layers of the same function in whitened coordinates; of small output if nothing was taught yet. Of a network
+    of somebody's own class its arrays.
+    """
+    if isinstance(policy, OwnNetworkPolicy):
+        return network.weights(policy.net)
     layers = _layers(policy)
     weight, bias = layers[0]
     again = weight * (white.scale / policy.scale), bias + weight @ ((white.shift - policy.shift) / policy.scale)
@@ -409,8 +423,14 @@ def _folded(policy: NetworkPolicy, white: _White, taught: Bool[Array, ""]) -> La
     return layers
 
 
-def _unfolded(layers: Layers, policy: NetworkPolicy, white: _White, factor: Float[Array, "du du"]) -> NetworkPolicy:
-    """The policy in users' units of layers in whitened coordinates."""
+def _unfolded(layers: Any, policy: NetworkPolicy, white: _White, factor: Float[Array, "du du"]) -> NetworkPolicy:
+    """The policy in users' units of what was trained in whitened coordinates."""
+    if isinstance(policy, OwnNetworkPolicy):
+        return eqx.tree_at(
+            lambda p: (p.net, p.shift, p.scale, p.centre, p.spread, p.factor),
+            policy,
+            (eqx.combine(layers, policy.net), white.shift, white.scale, white.centre, white.spread, factor),
+        )
     weight, bias = layers[-1]
     centre, spread = _of_outputs(white, len(bias))
     layers = [*layers[:-1], (spread[:, None] * weight, spread * bias + centre)]
@@ -434,14 +454,23 @@ def _of_outputs(white: _White, outputs: int) -> tuple[Float[Array, "outputs"], F
 
 
 def _layers(policy: NetworkPolicy) -> Layers:
+    assert isinstance(policy.net, eqx.nn.MLP)
     return [(layer.weight, cast(Array, layer.bias)) for layer in policy.net.layers]
 
 
-def _forward(layers: Layers, activation: Activation, s: Float[Array, "b do"]) -> tuple[Float[Array, "b du"], list]:
-    """Output and hidden units of a batch of inputs."""
+def _forward(policy: NetworkPolicy) -> Forward:
+    """How outputs and hidden units, as far as these are known, follow from what is trained."""
+    if isinstance(policy, OwnNetworkPolicy):
+        return lambda arrays, s: (jax.vmap(eqx.combine(arrays, policy.net))(s), [])  # type: ignore[arg-type]
+    return lambda layers, s: _through(layers, ACTIVATIONS[policy.activation], s)
+
+
+def _through(
+    layers: Layers, activation: Callable[[Array], Array], s: Float[Array, "b do"]
+) -> tuple[Float[Array, "b outputs"], list]:
     hidden = []
     for weight, bias in layers[:-1]:
-        s = ACTIVATIONS[activation](s @ weight.T + bias)
+        s = activation(s @ weight.T + bias)
         hidden.append(s)
     weight, bias = layers[-1]
     return s @ weight.T + bias, hidden
@@ -460,9 +489,9 @@ class _Measured(NamedTuple):
     constant: Bool[Array, ""]
 
 
-def _measured(layers: Layers, activation: Activation, samples: _Samples) -> _Measured:
+def _measured(layers: Any, forward: Forward, samples: _Samples) -> _Measured:
     """What the whole memory says of a network."""
-    out, hidden = _forward(layers, activation, samples.s)
+    out, hidden = forward(layers, samples.s)
     known = samples.share > 0
 
     def extent(z: Float[Array, "n d"]) -> tuple[Float[Array, "d"], Float[Array, "d"]]:
@@ -486,9 +515,7 @@ def _kl(
 ) -> tuple[Float[Array, "N"], Float[Array, "N T"]]:
     """KL of the network to the controllers, mean over the newest iteration's steps and largest of each, in nats."""
     happened, x, o = memory.happened[0], memory.x[0], memory.o[0]
-    layers = _layers(policy)
-    out, _ = _forward(layers, policy.activation, ((o - policy.shift) / policy.scale).reshape(-1, o.shape[-1]))
-    out = out.reshape(*o.shape[:-1], -1)
+    out = jax.vmap(policy.outputs)(o.reshape(-1, o.shape[-1])).reshape(*o.shape[:-1], -1)
     mean = jnp.einsum("ntij,nmtj->nmti", p.K, x) + p.k[:, None]
     du = mean.shape[-1]
     action, h = out[..., :du], log_factors(out[..., du:])
