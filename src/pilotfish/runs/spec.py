@@ -82,6 +82,8 @@ class Spec:
         for part, (_, module) in zip(stored, (task, algorithm), strict=True):
             if files := module.files:
                 part["files"] = {path: digest_of(path) for path in files}
+                if missing := [path for path, digest in part["files"].items() if digest is None]:
+                    raise ValueError(f"{missing[0]}: there is no such file.")
         return cls(stored[0], stored[1], rollouts, iterations, list(seeds), checkpoint_every, measured)
 
     @classmethod
