@@ -1,9 +1,12 @@
-"""How to go over many independent problems, which depends on the machine alone."""
+"""How to go over many independent problems, which depends on the machine alone, and over the leaves of a tree."""
 
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 
 def each(f: Callable[..., Any], *args: Any) -> Any:
@@ -15,3 +18,9 @@ def each(f: Callable[..., Any], *args: Any) -> Any:
     if jax.default_backend() == "cpu":
         return jax.lax.map(lambda arg: f(*arg), args)
     return jax.vmap(f)(*args)
+
+
+def finite(tree: Any) -> Bool[Array, ""]:
+    """Whether all floats of a tree are finite."""
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()

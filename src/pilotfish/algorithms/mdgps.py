@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import gaussian
-from pilotfish.algebra.batch import each
+from pilotfish.algebra.batch import each, finite
 from pilotfish.algorithms import Algorithm, accepted, check_number
 from pilotfish.models import imitation, local, regressed
 from pilotfish.models.cost import CostExpansion
@@ -332,5 +332,4 @@ def _model_free(belief: LocalQ, kl_step: Array, entropy_drop: float) -> CStep:
     controller, _, found = q_step(
         now.controller, now.mean, now.chol, belief.Q, kl_step * evidence, entropy_drop * evidence
     )
-    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((controller, found.kl))]).all()
-    return CStep(controller, found.eta, found.kl, jnp.asarray(0), finite)
+    return CStep(controller, found.eta, found.kl, jnp.asarray(0), finite((controller, found.kl)))

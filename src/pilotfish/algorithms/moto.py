@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import gaussian, regression
+from pilotfish.algebra.batch import finite
 from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.models import improvement
 from pilotfish.models.local_q import POOLS, FittedQ, History
@@ -141,8 +142,7 @@ class MOTO(FittedQ, Algorithm):
             now.controller, now.mean, now.chol, Q, self.kl_step * evidence, self.entropy_drop * evidence
         )
         change = improvement.change(Q, step, multipliers.kl, found.belief.white, rollouts.happened.T)
-        finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(controller)]).all()
-        moves = found.enough & finite
+        moves = found.enough & finite(controller)
         controller, multipliers, change = jax.tree.map(
             lambda new, none: jnp.where(moves, new, none),
             (controller, multipliers, change),

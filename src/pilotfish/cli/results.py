@@ -141,9 +141,10 @@ def export(argv: list[str]) -> None:
 def teacher_of(run: Run) -> Path:
     """The file, in a run's folder, of the local controllers of its best seed: what it deploys, or what taught that."""
     found = evaluation.trained(run)
-    taught = found.algorithm.local(loop.of_seed(found.states, 0)) is not None
+    if found.algorithm.local(loop.of_seed(found.states, 0)) is not None:
+        found = found._replace(algorithm=evaluation.Teachers(found.algorithm))
     path = run.path / "local.safetensors"
-    packed = evaluation.pack(run, evaluation.trained(run, local=True) if taught else found, _best_seed(run))
+    packed = evaluation.pack(run, found, _best_seed(run))
     with run.writing():
         write_tensors(path, *packed)
     return path

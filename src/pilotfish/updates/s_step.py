@@ -44,6 +44,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from pilotfish.algebra import gaussian, regression
+from pilotfish.algebra.batch import finite
 from pilotfish.policies import network
 from pilotfish.policies.network import ACTIVATIONS, NetworkPolicy, OwnNetworkPolicy, log_factors
 from pilotfish.types import Key, LinearGaussian, Problem, Rollouts
@@ -209,8 +210,8 @@ class SStep(eqx.Module):
         start = _folded(policy, white, memory.taught)
         trained, moments = self._trained(start, forward, samples, memory.optimiser, key)
         new = _unfolded(trained, policy, white, goal.factor)
-        anything, finite = (goal.share > 0).any(), _all_finite((new, moments))
-        ok = anything & finite
+        anything, whole = (goal.share > 0).any(), finite((new, moments))
+        ok = anything & whole
         new, layers, moments = _chosen(ok, (new, trained, moments), (policy, start, memory.optimiser))
         both = jax.tree.map(lambda *leaves: jnp.stack(leaves), start, layers)
         said: _Measured = jax.lax.map(lambda layers: _measured(layers, forward, samples), both)
@@ -222,7 +223,7 @@ class SStep(eqx.Module):
             kl_worst=kl_worst,
             idle=jnp.where(anything, said.idle[1], 0.0),
             constant=anything & said.constant[1],
-            finite=finite | ~anything,
+            finite=whole | ~anything,
         )
         return new, memory._replace(taught=memory.taught | ok, optimiser=moments), report
 
@@ -530,11 +531,6 @@ def _kl(
 def _cast(tree: Any, dtype: Any) -> Any:
     """The same tree with floats of another precision."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree)
-
-
-def _all_finite(tree: Any) -> Bool[Array, ""]:
-    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
 def _chosen(condition: Bool[Array, ""], this: Any, other: Any) -> Any:

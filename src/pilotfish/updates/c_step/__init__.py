@@ -26,13 +26,14 @@ kept: mostly since q itself, in closed loop with the fitted dynamics, grows beyo
 | lambda | BADMM             | lam     |
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pilotfish.algebra import gaussian
+from pilotfish.algebra.batch import finite
 from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Quadratic
 from pilotfish.updates.c_step import multipliers, passes, white
 
@@ -118,7 +119,7 @@ def c_step(
         measure, first, log_eta = jnp.max, jnp.zeros(()), jnp.zeros(())
     trial, taken = multipliers.common(problem, profile, measure, kl_step, first, log_eta)
     controller = white.unwhiten(trial.controller, q, mean)
-    found = _finite((controller, trial.kl))
+    found = finite((controller, trial.kl))
     return kept_unless(found, CStep(controller, jnp.exp(trial.log_eta), trial.kl, 1 + swept + taken, found), q)
 
 
@@ -131,7 +132,3 @@ def kept_unless(found: Bool[Array, ""], step: CStep, q: LinearGaussian) -> CStep
         passes=step.passes,
         found=found,
     )
-
-
-def _finite(tree: Any) -> Bool[Array, ""]:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
