@@ -136,6 +136,9 @@ def wandering(seed, growth):
     return LinearDynamics(*map(jnp.asarray, (A, B, c, cov))), jnp.asarray(spread), start, p
 
 
+NOTHING = jnp.zeros(DX)
+
+
 def excesses(found, spread, start, p):
     """The eigenvalues of each step's second moment over its spread, by NumPy, and these moments."""
     mean, cov, values = np.asarray(start.mean), np.asarray(start.cov), []
@@ -150,7 +153,7 @@ def excesses(found, spread, start, p):
 @pytest.mark.parametrize(("seed", "growth"), [(20, 1.0), (21, 3.0), (22, 30.0)])
 def test_dynamics_agree_with_where_the_controller_went_in_all_units(seed, growth):
     given, spread, start, p = wandering(seed, growth)
-    found = dynamics.agreeing(given, spread, start, p, 2.0)
+    found = dynamics.agreeing(given, spread, start, p, 2.0, NOTHING)
     before, after = excesses(given, spread, start, p), excesses(found, spread, start, p)
     assert before.max() > 2.0
     assert after.max() <= 2.0 * (1 + 1e-6)
@@ -160,7 +163,7 @@ def test_dynamics_agree_with_where_the_controller_went_in_all_units(seed, growth
 
 def test_dynamics_that_agree_stay_as_they_are():
     given, spread, start, p = wandering(23, 1.0)
-    found = dynamics.agreeing(given, spread, start, p, 2.0 * float(excesses(given, spread, start, p).max()))
+    found = dynamics.agreeing(given, spread, start, p, 2.0 * float(excesses(given, spread, start, p).max()), NOTHING)
     for new, old in zip(jax.tree.leaves(found), jax.tree.leaves(given), strict=True):
         np.testing.assert_array_equal(new, old)
 
@@ -171,7 +174,7 @@ def test_a_state_that_never_varies_agrees():
     given = LinearDynamics(
         given.A * still[:, None], given.B * still[:, None], given.c * still, given.cov * np.outer(still, still)
     )
-    found = dynamics.agreeing(given, spread * np.outer(still, still), start, p, 2.0)
+    found = dynamics.agreeing(given, spread * np.outer(still, still), start, p, 2.0, jnp.array([0.0, 0.0, 1.0]))
     for leaf in jax.tree.leaves(found):
         assert np.isfinite(leaf).all()
     np.testing.assert_array_equal(found.A[:, 2], 0.0)

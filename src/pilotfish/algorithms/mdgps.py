@@ -221,6 +221,8 @@ class MDGPS(Algorithm):
         fit_key, linear_key, imagine_key, teach_key = jax.random.split(key, 4)
         nominal, linearise = jax.vmap(Nominal.of)(data), functools.partial(self.linearise, problem, state.policy)
         visited, network = each(linearise, state.visited, data, nominal, jax.random.split(linear_key, N))
+        if visited is not None:  # what an untaught network does is no start for the next mixture
+            visited = visited._replace(fitted=visited.fitted & state.taught)
         last, network = state.controller, jax.vmap(Nominal.outwards)(nominal, network)
         rolled = accepted(jnp.broadcast_to(state.taught & (self.sampling == "on"), N), network, last)
         believe = functools.partial(self._believed, problem)

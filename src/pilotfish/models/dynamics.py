@@ -96,7 +96,8 @@ class FittedDynamics(eqx.Module):
         prior = None if memory is None else memory.mixture
         found, spread = fit(rollouts.x, rollouts.u, rollouts.weight[:, :-1], count, nominal, prior)
         if math.isfinite(self.excess):
-            found = agreeing(found, spread, start, controller, self.excess)
+            x = rollouts.x[:, 1:].reshape(-1, rollouts.x.shape[-1])
+            found = agreeing(found, spread, start, controller, self.excess, regression.least_std(x, happened.ravel()))
         return memory, found, enough
 
 
@@ -129,6 +130,7 @@ def agreeing(
     start: Gaussian,
     controller: LinearGaussian,
     excess: float,
+    least: Float[Array, "dx"],
 ) -> LinearDynamics:
     """Dynamics in which this controller goes, in no direction, much further than it went: the second moment of every
     step's outcome is at most `excess` times its `spread`. Dynamics that are so already stay as they are.
@@ -137,9 +139,9 @@ def agreeing(
     long are shortened. With `L^-1 E[x'x''] L^-T = V diag(v) V'` the outcome is multiplied by
 
         M = L V diag(min(1, sqrt(excess / v))) V' L^-1.
+
+    An entry that varies by less than `least` is taken to vary by that: rounding is no excess.
     """
-    std = jnp.sqrt(jnp.diagonal(spread, axis1=-2, axis2=-1).mean(0))
-    least = regression.RESOLUTION * jnp.where(std > 0, std, 1.0 / regression.RESOLUTION)
 
     def step(x: Gaussian, at_t: tuple[LinearDynamics, LinearGaussian, Array]):
         f, p, spread = at_t

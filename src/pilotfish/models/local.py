@@ -39,14 +39,17 @@ def imagined(
 
     The new controllers will go where those that were rolled out have not been: whoever learns from them should see
     those states too. A model is believed near its data only. So an episode breaks off where it leaves the box of all
-    states that were `visited` from any condition, doubled about its middle.
+    states that were `visited` from any condition, doubled about its middle. An entry that never changed but for
+    rounding stays as it is.
     """
     low, high = _box(visited)
-    low, high = low - (high - low) / 2, high + (high - low) / 2
+    rounding = regression.ROUNDING * jnp.finfo(low.dtype).eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
+    varies, margin = high - low > rounding, (high - low) / 2
+    low, high = low - jnp.maximum(margin, rounding), high + jnp.maximum(margin, rounding)
 
     def episode(model: LocalModel, controller: LinearGaussian, key: Key) -> Rollouts:
-        x, u = _simulated(model, model.nominal.inwards(controller), key)
-        x, u = x + model.nominal.x, u + model.nominal.u
+        dx, u = _simulated(model, model.nominal.inwards(controller), varies, key)
+        x, u = dx + model.nominal.x, u + model.nominal.u
         inside = ((x >= low) & (x <= high)).all(-1)
         steps = jnp.cumprod(inside[:-1] & inside[1:]).sum()
         return Rollouts(x, jax.vmap(problem.observe)(x), u, jnp.zeros(len(x)), steps, None)
@@ -75,17 +78,24 @@ def _box(rollouts: Rollouts) -> tuple[Float[Array, "dx"], Float[Array, "dx"]]:
     )
 
 
-def _simulated(model: LocalModel, p: LinearGaussian, key: Key) -> tuple[Float[Array, "T1 dx"], Float[Array, "T du"]]:
-    """States and actions of an episode, in deviations."""
+def _simulated(
+    model: LocalModel, p: LinearGaussian, varies: Bool[Array, "dx"], key: Key
+) -> tuple[Float[Array, "T1 dx"], Float[Array, "T du"]]:
+    """States and actions of an episode, in deviations; only some entries vary."""
     first, *keys = jax.random.split(key, 1 + len(p.k))
+
+    def drawn(x: Gaussian, key: Key) -> Float[Array, "dx"]:
+        return jnp.where(
+            varies, gaussian.draw(Gaussian(x.mean, jnp.where(jnp.outer(varies, varies), x.cov, 0)), key), 0
+        )
 
     def step(x: Float[Array, "dx"], now: tuple[LinearDynamics, LinearGaussian, Key]):
         f, p, key = now
         act, move = jax.random.split(key)
         u = p.mean(x) + p.chol @ jax.random.normal(act, p.k.shape)
-        return gaussian.draw(Gaussian(f.A @ x + f.B @ u + f.c, f.cov), move), (x, u)
+        return drawn(Gaussian(f.A @ x + f.B @ u + f.c, f.cov), move), (x, u)
 
-    last, (x, u) = jax.lax.scan(step, gaussian.draw(model.start, first), (model.dynamics, p, jnp.stack(keys)))
+    last, (x, u) = jax.lax.scan(step, drawn(model.start, first), (model.dynamics, p, jnp.stack(keys)))
     return jnp.concatenate([x, last[None]]), u
 
 
