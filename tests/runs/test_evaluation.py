@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jaxtyping import Array
 
 import pilotfish as pf
+from pilotfish import cli
 from pilotfish.algorithms import Algorithm
 from pilotfish.policies import files
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
@@ -124,7 +125,7 @@ def test_local_controllers_have_none_for_other_conditions(local, still):
         pf.Run.open(local.path).evaluate(0)
 
 
-def test_local_controllers_act_where_they_are_nearest(tmp_path):
+def test_local_controllers_act_where_they_are_nearest(tmp_path, monkeypatch):
     run = trained(tmp_path / "run", "obstacles", Obstacles(), "moto", pf.MOTO(reuse="iterations"), 2, [0])
     found = run.evaluate(2, "held-out")
     assert found.rollouts.x.shape[:3] == (1, 4, 2)
@@ -132,6 +133,10 @@ def test_local_controllers_act_where_they_are_nearest(tmp_path):
     for n in range(4):  # halfway between the starts n and n + 1: either is nearest
         expected = [K[own, 0] @ x[0, n, 0, 0] + k[own, 0] for own in (n, n + 1)]
         assert min(np.abs(u[0, n, 0, 0] - each).max() for each in expected) < 1e-9
+    shown = []
+    monkeypatch.setattr("pilotfish.view.film.film", lambda path, x, *_: shown.append(x) or path)
+    assert cli.run(["render", str(run.path), "--held-out"]) == 0
+    np.testing.assert_array_equal(shown[0], run.evaluate(1, "held-out").rollouts.x[0, :, 0])
 
 
 @settings(deadline=None, max_examples=30)

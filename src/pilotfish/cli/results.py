@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
 from pilotfish.cli import COMMANDS, complain
@@ -64,9 +65,14 @@ class _Render:
     run: tyro.conf.Positional[Path]
     """The run's folder."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """A .gif, .mp4 (needs pilotfish[video]) or .png (filmstrip); by default film.gif in the run's folder."""
+    """A .gif, .mp4 (needs pilotfish[video]) or .png (filmstrip); by default film.gif in the run's folder, or
+    film-held-out.gif, film-local.gif."""
     seed: int | None = None
     """Which seed's policy; by default the one of lowest cost."""
+    held_out: bool = False
+    """From the conditions that the task keeps for testing, instead of those of training."""
+    local: bool = False
+    """The local controllers that teach a network, instead of the network."""
     trust: bool = False
     """Run the code that the run names, though it was made elsewhere: once said, it holds."""
 
@@ -77,11 +83,19 @@ def render(argv: list[str]) -> None:
 
     args = tyro.cli(_Render, args=argv, prog="pilotfish render", description=COMMANDS["render"])
     run = Run.open(args.run, trust=args.trust)
-    if (summary := run.evaluation()) is None:
-        raise RunError(f"{run.path} is not evaluated yet. First: pilotfish evaluate {run.path}")
+    words = ("film", *(word for word in ("held-out", "local") if getattr(args, word.replace("-", "_"))))
+    path = _output(args.output, run.path / f"{'-'.join(words)}.gif", ".gif", ".mp4", ".png")
+    if len(words) == 1:
+        if (summary := run.evaluation()) is None:
+            raise RunError(f"{run.path} is not evaluated yet. First: pilotfish evaluate {run.path}")
+        x, best = run.load_tensors("evaluation")["x"], summary["best_seed"]
+    else:
+        found = run.evaluate(1, "held-out" if args.held_out else "trained", args.local)
+        x, best = np.asarray(found.rollouts.x), found.best_seed
     task, *_ = run.assemble()
-    path = _output(args.output, run.path / "film.gif", ".gif", ".mp4", ".png")
-    print(_film(run, task, scene(task), summary, path, args.seed))
+    if args.held_out and isinstance(task, evaluation.Generalises):
+        task = task.held_out()
+    print(_film(run, task, scene(task), x, best if args.seed is None else args.seed, path))
 
 
 @dataclasses.dataclass
@@ -180,17 +194,17 @@ def draw(run: Run, task: Task, summary: dict[str, Any], film: bool) -> None:
 
         try:
             look = scene(task)
-            _film(run, task, look, summary, run.path / "filmstrip.png", None)
-            _film(run, task, look, summary, run.path / "film.gif", None)
+            x = run.load_tensors("evaluation")["x"]
+            for name in ("filmstrip.png", "film.gif"):
+                _film(run, task, look, x, summary["best_seed"], run.path / name)
         except RunError as error:
             complain(str(error), 0)
 
 
-def _film(run: Run, task: Task, look: "Scene", summary: dict[str, Any], path: Path, seed: int | None) -> Path:
+def _film(run: Run, task: Task, look: "Scene", x: np.ndarray, seed: int, path: Path) -> Path:
+    """The first episode of a seed from each condition; x (S, N, M, T+1, dx)."""
     from pilotfish.view import film
 
-    chosen: int = summary["best_seed"] if seed is None else seed
-    x = run.load_tensors("evaluation")["x"][run.index(chosen), :, 0]
     make = film.filmstrip if path.suffix == ".png" else film.film
-    caption = f"{run.spec.task['name']}, {run.spec.algorithm['name']}, seed {chosen}"
-    return make(path, x, task.problem().dt, look, caption)
+    caption = f"{run.spec.task['name']}, {run.spec.algorithm['name']}, seed {seed}"
+    return make(path, x[run.index(seed), :, 0], task.problem().dt, look, caption)

@@ -15,24 +15,25 @@ from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.tasks.peg import NINE
 
 MIXTURE = FittedDynamics(prior="gmm")
+LOOSE = FittedDynamics(prior="gmm", memory=60, excess=10.0)
 
 DEFAULT = "lqr-gps"
 SETUPS = {
     "obstacles": {
         "lqr-gps": Setup(LQRGPS(dynamics=MIXTURE, kl_step=2.0, noise_smoothing=4.0), rollouts=5, iterations=60),
-        "mdgps": Setup(MDGPS(noise_smoothing=2.0), rollouts=5, iterations=15),
-        "badmm": Setup(BADMM(kl_step=2.0, noise_smoothing=2.0), rollouts=5, iterations=15),
+        "mdgps": Setup(MDGPS(dynamics=LOOSE, noise_smoothing=4.0), rollouts=5, iterations=15),
+        "badmm": Setup(BADMM(dynamics=LOOSE, kl_step=2.0, noise_smoothing=4.0), rollouts=5, iterations=15),
         "moto": Setup(MOTO(reuse="iterations", memory=5, kl_step=0.2, entropy_drop=0.02), rollouts=40, iterations=150),
     },
     "peg": {
         "lqr-gps": Setup(LQRGPS(dynamics=MIXTURE, kl_step=2.0, noise_smoothing=1.0), rollouts=5, iterations=12),
-        "mdgps": Setup(MDGPS(noise_smoothing=1.0), rollouts=5, iterations=15),
-        "badmm": Setup(BADMM(kl_step=2.0, noise_smoothing=1.0), rollouts=5, iterations=15),
+        "mdgps": Setup(MDGPS(noise_smoothing=2.0), rollouts=5, iterations=15),
+        "badmm": Setup(BADMM(kl_step=2.0, noise_smoothing=2.0), rollouts=5, iterations=15),
     },
     "peg-blind": {
         "lqr-gps": Setup(LQRGPS(dynamics=MIXTURE, kl_step=2.0, noise_smoothing=2.0), rollouts=5, iterations=12),
-        "mdgps": Setup(MDGPS(noise_smoothing=1.0), rollouts=5, iterations=15),
-        "badmm": Setup(BADMM(kl_step=2.0, noise_smoothing=1.0), rollouts=5, iterations=15),
+        "mdgps": Setup(MDGPS(noise_smoothing=2.0), rollouts=5, iterations=15),
+        "badmm": Setup(BADMM(kl_step=2.0, noise_smoothing=2.0), rollouts=5, iterations=15),
     },
 }
 """By task and algorithm."""
