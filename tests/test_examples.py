@@ -59,6 +59,22 @@ def test_own_network():
     assert int(re.search(r"(\d+)% of 50 boats arrive", out).group(1)) > 90
 
 
+@pytest.mark.slow
+def test_the_tutorial_teaches_a_network(tmp_path, monkeypatch, capsys):
+    text = (ROOT / "docs" / "tutorials" / "network.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    said = {}
+    for command in re.findall(r"^    pilotfish (.*)$", text, re.MULTILINE):
+        assert run(command.split()) == 0, command
+        said[command] = capsys.readouterr().out
+    for command in ("train peg --algorithm mdgps --out peg", "evaluate peg --held-out"):
+        assert float(re.search(r"episodes that succeed: ([\d.]+)%", said[command]).group(1)) > 70
+    assert (tmp_path / "peg" / "film-held-out.gif").stat().st_size > 10_000
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "act.py").write_text(block)
+    assert len(execute(tmp_path / "act.py").strip(" []\n").split()) == 7
+
+
 def test_environment():
     total, inserted = re.search(
         r"return (-\d+), the peg is in: (\w+)", execute(ROOT / "examples" / "environment.py")

@@ -118,7 +118,7 @@ class Info(NamedTuple):
     guaranteed: Annotated[Float[Array, ""], Shown(OF_NETWORK, scale="log")]
     """The most that an episode of the network as it leaves can cost (Lemma 4.2), as far as the models and the states of
     this iteration go: almost always far too much."""
-    drift: Annotated[Float[Array, ""], Shown("states of the network that may differ, at most", "%")]
+    drift: Annotated[Float[Array, ""], Shown("states that may differ, at most", "%")]
     """Mean total variation of its states from those of the controllers, at most (Lemma 4.1)."""
     followed: Annotated[Float[Array, ""], Shown("conditions that step from the network", "%")]
     """Fraction of the conditions whose trust region is about the network, not their last controller."""
