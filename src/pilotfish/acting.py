@@ -72,7 +72,8 @@ def _linear_gaussian(tensors: Tensors, settings: dict[str, Any], t: int, x: np.n
 
 
 def _network(tensors: Tensors, settings: dict[str, Any], t: int, o: np.ndarray, condition: int) -> np.ndarray:
-    s, depth = (o - tensors["shift"]) / tensors["scale"], sum(name.startswith("weight_") for name in tensors)
+    seen = np.append(o, t / settings["steps"]) if settings.get("time") else o
+    s, depth = (seen - tensors["shift"]) / tensors["scale"], sum(name.startswith("weight_") for name in tensors)
     for i in range(depth):
         s = tensors[f"weight_{i}"] @ s + tensors[f"bias_{i}"]
         s = ACTIVATIONS[settings["activation"]](s) if i < depth - 1 else s

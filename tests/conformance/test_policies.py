@@ -55,7 +55,8 @@ def controllers():
 
 def network(**how):
     policy = Network(**{"width": 5, "depth": 2, "activation": "tanh"} | how).policy(problem(), jax.random.key(1))
-    return eqx.tree_at(lambda p: (p.shift, p.scale), policy, (jnp.array([0.3]), jnp.array([2.0])))
+    whitening = jnp.linspace(0.3, 0.6, len(policy.shift)), jnp.linspace(2.0, 0.4, len(policy.shift))
+    return eqx.tree_at(lambda p: (p.shift, p.scale), policy, whitening)
 
 
 class Cubic(eqx.Module):
@@ -87,6 +88,7 @@ POLICIES = {
     "network, softplus, smooth": lambda: eqx.tree_at(
         lambda p: p.factor, network(activation="softplus"), jnp.array([[0.7]])
     ),
+    "network, time": lambda: network(time=True),
     "linear network": lambda: network(depth=0),
     "network, noise by state": lambda: network(covariance="state"),
     "own network": own,
@@ -258,7 +260,8 @@ def test_acts_in_onnxruntime_as_in_numpy(plain_policy, tmp_path):
         (u,) = session.run(["u"], {"x": x, "t": t, "condition": condition})
     else:
         x = x[:, :1]
-        (u,) = session.run(["u"], {"o": x})
+        known = {"o": x, "t": t}
+        (u,) = session.run(["u"], {entering.name: known[entering.name] for entering in session.get_inputs()})
     expected = [act(int(t[i]), x[i], condition=int(condition[i])) for i in range(50)]
     np.testing.assert_allclose(u, expected, rtol=1e-9, atol=1e-12)
     assert (np.abs(u) <= 2).all()

@@ -136,6 +136,20 @@ def test_a_linear_policy_is_weighted_least_squares(do):
     assert report.loss_after < report.loss_before
 
 
+def test_the_time_is_an_input_like_any_other():
+    p, data = controllers(2), rollouts(3)
+    policy, *_ = taught(EXACT, *begun(EXACT, Network(depth=0, time=True)), data, p)
+    over = np.broadcast_to(np.arange(T + 1.0)[:, None] / T, (N, M, T + 1, 1))
+    seen = eqx.tree_at(lambda d: d.o, data, jnp.concatenate([data.o, over], -1))
+    gain, offset, cov = least_squares([seen], p, np.ones((N, T)), np.zeros((N, T, DU)))
+    assert np.abs(gain[:, -1]).max() > 0.1
+    np.testing.assert_allclose(as_linear(policy)[0], gain, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(as_linear(policy)[1], offset, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(policy.factor @ policy.factor.T, cov, rtol=1e-6)
+    action = policy.mean(2, data.x[0, 0, 2], data.o[0, 0, 2])
+    np.testing.assert_allclose(action, gain @ np.append(data.o[0, 0, 2], 2 / T) + offset, rtol=1e-5, atol=1e-6)
+
+
 def test_minibatches_find_the_same_least_squares():
     """However samples are drawn, weights and precisions count as they should; these range over a factor of 1000."""
     step, rng = SStep(steps=8000, batch=32, learning_rate=2e-3, precision="float64"), np.random.default_rng(1)

@@ -43,9 +43,9 @@ class NetworkPolicy(GaussianPolicy):
     per_condition: ClassVar[bool] = False
     net: eqx.Module
     """Called with s: by default an `eqx.nn.MLP`."""
-    shift: Float[Array, "do"]
-    """Subtracted from what is observed."""
-    scale: Float[Array, "do"]
+    shift: Float[Array, "inputs"]
+    """Subtracted from its inputs: what is observed, and the time if that is one of them."""
+    scale: Float[Array, "inputs"]
     """What remains is divided by this."""
     factor: Float[Array, "du du"]
     """Lower Cholesky factor of the actions' covariance; where that depends on what is observed, before its columns are
@@ -55,19 +55,25 @@ class NetworkPolicy(GaussianPolicy):
     """Number of steps for which an episode draws noise."""
     smoothing: float = eqx.field(static=True, default=0.0)
     """Standard deviation, in time steps, of the Gaussian filter over time that the noise has passed; 0: none."""
+    time: bool = eqx.field(static=True, default=False)
+    """Whether the part of the episode that is over, t / steps, is its last input."""
 
     def begin(self, key: Key, x0: Float[Array, "dx"], o0: Float[Array, "do"]) -> Float[Array, "T du"]:
         return noise(key, self.steps, self.factor.shape[-1], self.smoothing, self.factor.dtype)
 
-    def outputs(self, o: Float[Array, "do"]) -> Float[Array, "outputs"]:
+    def inputs(self, t: Step, o: Float[Array, "do"]) -> Float[Array, "inputs"]:
+        """What the network sees: what is observed, and the time if that is one of its inputs."""
+        return jnp.append(o, t / self.steps) if self.time else o
+
+    def outputs(self, inputs: Float[Array, "inputs"]) -> Float[Array, "outputs"]:
         """The mean action, and what multiplies the factor's columns where that depends on what is observed."""
-        return self.net((o - self.shift) / self.scale)  # type: ignore[operator]
+        return self.net((inputs - self.shift) / self.scale)  # type: ignore[operator]
 
     def mean(self, t: Step, x: Float[Array, "dx"], o: Float[Array, "do"]) -> Float[Array, "du"]:
-        return self.outputs(o)[: len(self.factor)]
+        return self.outputs(self.inputs(t, o))[: len(self.factor)]
 
     def chol(self, t: Step, x: Float[Array, "dx"], o: Float[Array, "do"]) -> Float[Array, "du du"]:
-        h = self.outputs(o)[len(self.factor) :]
+        h = self.outputs(self.inputs(t, o))[len(self.factor) :]
         return self.factor * jnp.exp(log_factors(h)) if len(h) else self.factor
 
     def noise_free(self) -> "NetworkPolicy":
@@ -88,21 +94,23 @@ class NetworkPolicy(GaussianPolicy):
         }
 
     def settings(self) -> dict[str, Any]:
-        return {"activation": self.activation, "steps": self.steps, "smoothing": self.smoothing}
+        known = {"activation": self.activation, "steps": self.steps, "smoothing": self.smoothing}
+        return known | ({"time": True} if self.time else {})
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, np.ndarray], settings: dict[str, Any]) -> "NetworkPolicy":
         arrays = {name: jnp.asarray(array) for name, array in tensors.items()}
         depth = sum(name.startswith("weight_") for name in arrays) - 1
-        width, do = arrays["weight_0"].shape if depth else (0, arrays["weight_0"].shape[1])
+        width, inputs = arrays["weight_0"].shape if depth else (0, arrays["weight_0"].shape[1])
         shape = Network(width=width, depth=depth, activation=settings["activation"])
-        net = shape.layers(do, len(arrays[f"bias_{depth}"]), jax.random.key(0))
+        net = shape.layers(inputs, len(arrays[f"bias_{depth}"]), jax.random.key(0))
         assert isinstance(net, eqx.nn.MLP)
         for i in range(depth + 1):
             own = arrays[f"weight_{i}"], arrays[f"bias_{i}"]
             net = eqx.tree_at(lambda net, i=i: (net.layers[i].weight, net.layers[i].bias), net, own)
         whitening = arrays["shift"], arrays["scale"], arrays["chol"]
-        return cls(net, *whitening, settings["activation"], int(settings["steps"]), float(settings["smoothing"]))
+        smoothing, time = float(settings["smoothing"]), bool(settings.get("time", False))
+        return cls(net, *whitening, settings["activation"], int(settings["steps"]), smoothing, time)
 
 
 class OwnNetworkPolicy(NetworkPolicy):
@@ -112,8 +120,8 @@ class OwnNetworkPolicy(NetworkPolicy):
     centre: Float[Array, "du"] = eqx.field(kw_only=True)
     spread: Float[Array, "du"] = eqx.field(kw_only=True)
 
-    def outputs(self, o: Float[Array, "do"]) -> Float[Array, "outputs"]:
-        out, du = super().outputs(o), len(self.factor)
+    def outputs(self, inputs: Float[Array, "inputs"]) -> Float[Array, "outputs"]:
+        out, du = super().outputs(inputs), len(self.factor)
         return jnp.concatenate([self.centre + self.spread * out[:du], out[du:]])
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -165,6 +173,9 @@ class Network(eqx.Module):
     """Between layers (MDGPS: relu)."""
     covariance: Covariance = eqx.field(static=True, default="shared")
     """Of the actions: the same everywhere, or dependent on what is observed (state)."""
+    time: bool = eqx.field(static=True, default=False)
+    """Whether the part of the episode that is over is an input beside what is observed: for a cost that changes over
+    time."""
 
     def __check_init__(self):
         for name, choices in (("activation", Activation), ("covariance", Covariance)):
@@ -183,17 +194,17 @@ class Network(eqx.Module):
 
     def policy(self, problem: Problem, key: Key, smoothing: float = 0.0) -> NetworkPolicy:
         """A policy for a problem, with random weights, no whitening yet, and the problem's first noise."""
-        do, du = problem.do, problem.du
+        inputs, du = problem.do + self.time, problem.du
         outputs = du * (1 if self.covariance == "shared" else 2)
-        net = self.layers(do, outputs, key)
-        found = jax.eval_shape(net, jnp.zeros(do))  # type: ignore[arg-type]
+        net = self.layers(inputs, outputs, key)
+        found = jax.eval_shape(net, jnp.zeros(inputs))  # type: ignore[arg-type]
         if getattr(found, "shape", None) != (outputs,):
             raise ValueError(
-                f"{type(self).__name__}.layers({do}, {outputs}, key): called with an array of shape ({do},), what it "
-                f"makes gives {getattr(found, 'shape', found)}; it must give an array of shape ({outputs},)."
+                f"{type(self).__name__}.layers({inputs}, {outputs}, key): called with an array of shape ({inputs},), "
+                f"what it makes gives {getattr(found, 'shape', found)}; it must give an array of shape ({outputs},)."
             )
-        whitening, std = (jnp.zeros(do), jnp.ones(do)), jnp.diag(problem.initial_std)
-        rest = std, self.activation, problem.horizon, smoothing
+        whitening, std = (jnp.zeros(inputs), jnp.ones(inputs)), jnp.diag(problem.initial_std)
+        rest = std, self.activation, problem.horizon, smoothing, self.time
         if isinstance(net, eqx.nn.MLP):
             return NetworkPolicy(net, *whitening, *rest)
         return OwnNetworkPolicy(net, *whitening, *rest, centre=jnp.zeros(du), spread=jnp.ones(du))

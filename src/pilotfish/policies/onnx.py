@@ -1,6 +1,7 @@
 """Policies as ONNX models, which run without Python: inputs as they are measured, actions within the plant's bounds.
 
     network            u = act(o)                  o (batch, do), what is observed; u (batch, du)
+    with the time      u = act(o, t)               t (batch,), whole numbers from 0
     linear-gaussian    u = act(x, t, condition)    x (batch, dx), the state; t, condition (batch,), whole numbers from 0
 
 Whitening and clipping are part of the model. Actions are without exploration. It computes in the policy's own
@@ -84,8 +85,18 @@ class _Graph:
 
 
 def _network(graph: _Graph, settings: Mapping[str, Any]) -> "ModelProto":
+    from onnx import helper
+
     tensors = graph.tensors
-    s = graph("Div", graph("Sub", "o", graph.constant("shift")), graph.constant("scale"))
+    seen, entering = "o", [graph.entering("o", len(tensors["shift"]) - bool(settings.get("time")))]
+    if settings.get("time"):
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(graph.dtype))
+        over = graph(
+            "Div", graph("Cast", "t", to=kind), graph.constant("steps", np.ones(1, graph.dtype) * settings["steps"])
+        )
+        seen = graph("Concat", "o", graph("Unsqueeze", over, graph.constant("last", np.array([-1], np.int64))), axis=1)
+        entering.append(graph.entering("t", dtype=np.int64))
+    s = graph("Div", graph("Sub", seen, graph.constant("shift")), graph.constant("scale"))
     depth = sum(name.startswith("weight_") for name in tensors)
     for i in range(depth):
         weight, bias = np.asarray(tensors[f"weight_{i}"]), np.asarray(tensors[f"bias_{i}"])
@@ -95,7 +106,7 @@ def _network(graph: _Graph, settings: Mapping[str, Any]) -> "ModelProto":
         s = graph("Add", product, graph.constant(f"bias_{i}", bias.astype(graph.dtype)))
         if i < depth - 1:
             s = ACTIVATIONS[settings["activation"]](graph, s)
-    return graph.finished(s, graph.entering("o", len(tensors["shift"])))
+    return graph.finished(s, *entering)
 
 
 def _softplus(graph: _Graph, s: str) -> str:

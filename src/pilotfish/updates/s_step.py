@@ -69,7 +69,8 @@ one in a thousand is so far off."""
 class Memory(NamedTuple):
     """What the S-step remembers: K iterations of rollouts, the newest first, and where its optimiser stopped."""
 
-    o: Float[Array, "K N M T do"]
+    o: Float[Array, "K N M T inputs"]
+    """What the network sees: what is observed, and the time if that is one of its inputs."""
     x: Float[Array, "K N M T dx"]
     happened: Bool[Array, "K N M T"]
     taught: Bool[Array, ""]
@@ -181,7 +182,7 @@ class SStep(eqx.Module):
         shape = (self.memory, len(problem.conditions.mean), episodes, problem.horizon)
         weights = ravel_pytree(network.weights(policy.net))[0].astype(self.precision)
         return Memory(
-            o=jnp.zeros((*shape, problem.do)),
+            o=jnp.zeros((*shape, len(policy.shift))),
             x=jnp.zeros((*shape, problem.dx)),
             happened=jnp.zeros(shape, bool),
             taught=jnp.asarray(False),
@@ -203,7 +204,7 @@ class SStep(eqx.Module):
         `controllers` have the leading axes (N, T). Weights need not be normalised, and `linear` belongs to them: both
         may be multiplied by one number. Where a weight is 0 nothing is learned. Rollouts should be `cleaned`.
         """
-        memory = _remembered(memory, rollouts)
+        memory = _remembered(memory, policy, rollouts)
         goal = _goal(memory, controllers, weight, linear)
         white = _kept(policy, _white(memory, goal, policy), memory.taught)
         samples, forward = _samples(memory, goal, white), _forward(policy)
@@ -287,14 +288,16 @@ def lbfgs(loss: Callable[[Array], Array], weights: Float[Array, "p"], steps: int
     return jax.lax.while_loop(lambda carry: carry[2] & (carry[3] < steps), step, start)[0]
 
 
-def _remembered(old: Memory, rollouts: Rollouts) -> Memory:
+def _remembered(old: Memory, policy: NetworkPolicy, rollouts: Rollouts) -> Memory:
     """The memory with this iteration in front; the oldest is forgotten. What did not happen is 0."""
 
     def front(new: Array, old: Array) -> Array:
         return jnp.concatenate([new[None], old[:-1]])
 
     happened = rollouts.happened
-    o, x = (jnp.where(happened[..., None], leaf[..., :-1, :], 0.0) for leaf in (rollouts.o, rollouts.x))
+    over_time = jax.vmap(policy.inputs)
+    o = jax.vmap(jax.vmap(over_time, (None, 0)), (None, 0))(jnp.arange(happened.shape[-1]), rollouts.o[..., :-1, :])
+    o, x = (jnp.where(happened[..., None], leaf, 0.0) for leaf in (o, rollouts.x[..., :-1, :]))
     return old._replace(o=front(o, old.o), x=front(x, old.x), happened=front(happened, old.happened))
 
 
