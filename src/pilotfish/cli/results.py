@@ -83,9 +83,9 @@ def render(argv: list[str]) -> None:
 
     args = tyro.cli(_Render, args=argv, prog="pilotfish render", description=COMMANDS["render"])
     run = Run.open(args.run, trust=args.trust)
-    words = ("film", *(word for word in ("held-out", "local") if getattr(args, word.replace("-", "_"))))
-    path = _output(args.output, run.path / f"{'-'.join(words)}.gif", ".gif", ".mp4", ".png")
-    if len(words) == 1:
+    name = "film" + "-held-out" * args.held_out + "-local" * args.local + ".gif"
+    path = _output(args.output, run.path / name, ".gif", ".mp4", ".png")
+    if not (args.held_out or args.local):
         if (summary := run.evaluation()) is None:
             raise RunError(f"{run.path} is not evaluated yet. First: pilotfish evaluate {run.path}")
         x, best = run.load_tensors("evaluation")["x"], summary["best_seed"]

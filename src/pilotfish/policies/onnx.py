@@ -92,7 +92,7 @@ def _network(graph: _Graph, settings: Mapping[str, Any]) -> "ModelProto":
     if settings.get("time"):
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(graph.dtype))
         over = graph(
-            "Div", graph("Cast", "t", to=kind), graph.constant("steps", np.ones(1, graph.dtype) * settings["steps"])
+            "Div", graph("Cast", "t", to=kind), graph.constant("steps", np.array([settings["steps"]], graph.dtype))
         )
         seen = graph("Concat", "o", graph("Unsqueeze", over, graph.constant("last", np.array([-1], np.int64))), axis=1)
         entering.append(graph.entering("t", dtype=np.int64))

@@ -101,7 +101,7 @@ class Taught(NamedTuple):
 
 Layers = list[tuple[Float[Array, "..."], Float[Array, "..."]]]
 """Weights (out, in) and bias (out,) of each layer."""
-Forward = Callable[[Any, Float[Array, "b do"]], tuple[Float[Array, "b outputs"], list]]
+Forward = Callable[[Any, Float[Array, "b inputs"]], tuple[Float[Array, "b outputs"], list]]
 """Outputs and hidden units of a batch of inputs, from what is trained: layers, or a module's arrays."""
 
 
@@ -120,9 +120,9 @@ class _Goal(NamedTuple):
 class _White(NamedTuple):
     """Coordinates without units: `s = (o - shift) / scale`, `v = (u - centre) / spread`."""
 
-    shift: Float[Array, "do"]
-    scale: Float[Array, "do"]
-    varies: Bool[Array, "do"]
+    shift: Float[Array, "inputs"]
+    scale: Float[Array, "inputs"]
+    varies: Bool[Array, "inputs"]
     """Whether an entry varies in the memory."""
     centre: Float[Array, "du"]
     spread: Float[Array, "du"]
@@ -135,7 +135,7 @@ class _Samples(NamedTuple):
     vary least if errors are as large as the controllers' noise.
     """
 
-    s: Float[Array, "n do"]
+    s: Float[Array, "n inputs"]
     v: Float[Array, "n du"]
     share: Float[Array, "n"]
     root: Float[Array, "it du du"]
@@ -470,7 +470,7 @@ def _forward(policy: NetworkPolicy) -> Forward:
 
 
 def _through(
-    layers: Layers, activation: Callable[[Array], Array], s: Float[Array, "b do"]
+    layers: Layers, activation: Callable[[Array], Array], s: Float[Array, "b inputs"]
 ) -> tuple[Float[Array, "b outputs"], list]:
     hidden = []
     for weight, bias in layers[:-1]:
