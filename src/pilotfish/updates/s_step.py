@@ -202,7 +202,9 @@ class SStep(eqx.Module):
         """The network after it learned from these rollouts and from those remembered.
 
         `controllers` have the leading axes (N, T). Weights need not be normalised, and `linear` belongs to them: both
-        may be multiplied by one number. Where a weight is 0 nothing is learned. Rollouts should be `cleaned`.
+        may be multiplied by one number. Where a weight is 0 nothing is learned. A training that ends with a larger loss
+        than it began with (so steps on few samples at a time may, where one has nearly all the weight) leaves the
+        network's function as it was. Rollouts should be `cleaned`.
         """
         memory = _remembered(memory, policy, rollouts)
         goal = _goal(memory, controllers, weight, linear)
@@ -210,20 +212,23 @@ class SStep(eqx.Module):
         samples, forward = _samples(memory, goal, white), _forward(policy)
         start = _folded(policy, white, memory.taught)
         trained, moments = self._trained(start, forward, samples, memory.optimiser, key)
+        both = jax.tree.map(lambda *leaves: jnp.stack(leaves), start, trained)
+        said: _Measured = jax.lax.map(lambda layers: _measured(layers, forward, samples), both)
+        before, after = (jax.tree.map(lambda leaf, i=i: leaf[i], said) for i in (0, 1))
+        worse = after.trained > before.trained
+        trained, after = _chosen(worse, (start, before), (trained, after))
         new = _unfolded(trained, policy, white, goal.factor)
         anything, whole = (goal.share > 0).any(), finite((new, moments))
         ok = anything & whole
-        new, layers, moments = _chosen(ok, (new, trained, moments), (policy, start, memory.optimiser))
-        both = jax.tree.map(lambda *leaves: jnp.stack(leaves), start, layers)
-        said: _Measured = jax.lax.map(lambda layers: _measured(layers, forward, samples), both)
+        new, after, moments = _chosen(ok, (new, after, moments), (policy, before, memory.optimiser))
         kl, kl_worst = _kl(new, memory, goal, controllers)
         report = Taught(
-            loss_before=jnp.where(anything, said.loss[0], 0.0),
-            loss_after=jnp.where(anything, said.loss[1], 0.0),
+            loss_before=jnp.where(anything, before.loss, 0.0),
+            loss_after=jnp.where(anything, after.loss, 0.0),
             kl=kl,
             kl_worst=kl_worst,
-            idle=jnp.where(anything, said.idle[1], 0.0),
-            constant=anything & said.constant[1],
+            idle=jnp.where(anything, after.idle, 0.0),
+            constant=anything & after.constant,
             finite=whole | ~anything,
         )
         return new, memory._replace(taught=memory.taught | ok, optimiser=moments), report
@@ -489,6 +494,8 @@ def _draws(share: Float[Array, "n"], steps: int, batch: int, key: Key) -> Int[Ar
 
 class _Measured(NamedTuple):
     loss: Float[Array, ""]
+    trained: Float[Array, ""]
+    """What training lowers: the loss, and of a state-dependent head what its noise costs."""
     idle: Float[Array, ""]
     constant: Bool[Array, ""]
 
@@ -509,6 +516,7 @@ def _measured(layers: Any, forward: Forward, samples: _Samples) -> _Measured:
     acts, wanted = extent(out[:, : samples.v.shape[-1]])[0].max(), extent(samples.v)[0].max()
     return _Measured(
         loss=samples.share @ _distances(out, samples),
+        trained=samples.share @ _losses(out, samples),
         idle=jnp.concatenate(idle).mean(dtype=float) if idle else jnp.zeros(()),
         constant=(wanted > COLLAPSED) & (acts < COLLAPSED * wanted),
     )
