@@ -234,6 +234,12 @@ ALGORITHMS = _table(
         "pilotfish.algorithms.ilqg:ILQG",
         {"initial_noise": 0.1},
     ),
+    Entry(
+        "ilqg-learned",
+        "the same on dynamics learned from all transitions so far: a handful of episodes (ours)",
+        "pilotfish.algorithms.ilqg:ILQG",
+        {"dynamics": "learned"},
+    ),
 )
 """Our algorithms by name, with what differs from the papers' settings where nothing is known of the task: few rollouts
 are assumed, so samples are reused and dynamics have a prior."""

@@ -9,7 +9,7 @@ to keep its promises; set the environment variable `JAX_ENABLE_X64=0` to stay in
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -197,6 +197,9 @@ class Problem(eqx.Module):
     """`success(x, u)`: True if one rollout, x (T+1, dx) and u (T, du), reached the goal; None if undefined."""
     distance: Callable[[Array, Array], Array] | None
     """`distance(x, u)`: how far from its goal one rollout ended, in the task's own unit; None if undefined."""
+    angles: tuple[int, ...] = eqx.field(static=True)
+    """The entries of the state that are angles in rad, of which a full turn changes nothing but the number: so dynamics
+    that are learned of all states see their sine and cosine. Empty where none is, or none is known to be."""
     first_controller: LinearGaussian
     """Controllers with which learning begins, leading axes (N, T): one that walks, say. Where none is given, zero gains
     and `initial_std`."""
@@ -216,6 +219,7 @@ class Problem(eqx.Module):
         observe: Callable[[Array], Array] = identity,
         success: Callable[[Array, Array], Array] | None = None,
         distance: Callable[[Array, Array], Array] | None = None,
+        angles: Sequence[int] = (),
         first_controller: LinearGaussian | None = None,
     ):
         self.horizon, self.dt = horizon, dt
@@ -225,6 +229,7 @@ class Problem(eqx.Module):
         N, du, dx = len(self.conditions.mean), self.initial_std.shape[-1], self.conditions.mean.shape[-1]
         self.cost, self.final_cost, self.observe = cost, final_cost, observe
         self.success, self.distance = success, distance
+        self.angles = tuple(int(entry) for entry in angles)
         self.dynamics = dynamics if dynamics is None or isinstance(dynamics, Dynamics) else Equations(dynamics)
         self.noise_std = _of_size(noise_std, dx, "noise_std")
         self.action_low = _of_size(action_low, du, "action_low")
@@ -240,6 +245,11 @@ class Problem(eqx.Module):
         if not self.dt > 0:
             raise ValueError(f"dt={self.dt}: the time between two actions must be positive.")
         _check_values(self)
+        if not set(self.angles) <= set(range(self.dx)) or len(set(self.angles)) < len(self.angles):
+            raise ValueError(
+                f"angles={self.angles}: give each entry of the state that is an angle once, by its number from 0 to "
+                f"{self.dx - 1}."
+            )
         if self.cost is None and self.final_cost is not no_cost:
             raise ValueError("final_cost without cost: give both, or neither where the world brings the costs.")
         x, u, t = jnp.zeros(self.dx), jnp.zeros(self.du), jnp.asarray(0)

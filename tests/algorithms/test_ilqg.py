@@ -10,13 +10,14 @@ import pytest
 from oracles import draw, point_mass, regulator
 from scipy import optimize
 
-from pilotfish.algorithms import ilqg
 from pilotfish.algorithms.ilqg import ILQG
+from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs import loop
 from pilotfish.runs.store import Run, Spec
 from pilotfish.tasks.cartpole import CartPole
 from pilotfish.tasks.lq import LinearQuadratic
 from pilotfish.types import Gaussian, Problem, Rollouts
+from pilotfish.updates import ilqg_step
 from pilotfish.worlds.jax import JaxWorld
 from pilotfish.worlds.mujoco import MujocoWorld
 
@@ -49,7 +50,7 @@ def solve(problem, count, key=KEY, **settings):
 
 
 def at(states, i, condition=0):
-    return jax.tree.map(lambda leaf: leaf[i, condition], states)
+    return jax.tree.map(lambda leaf: leaf[i, condition], states.nominal)
 
 
 def problem_of(dynamics, cost, start, horizon=T, du=DU, **more):
@@ -75,7 +76,7 @@ def cases(rng, n, d, decades):
 def test_box_minimum_is_optimal(d, decades):
     """By the conditions of Karush, Kuhn and Tucker on many programs, by SciPy's active set method on some."""
     H, g, low, high = cases(np.random.default_rng(d), 2000, d, decades)
-    u, free = map(np.asarray, jax.jit(jax.vmap(ilqg.box_minimum))(*map(jnp.asarray, (H, g, low, high))))
+    u, free = map(np.asarray, jax.jit(jax.vmap(ilqg_step.box_minimum))(*map(jnp.asarray, (H, g, low, high))))
     slope = np.einsum("nij,nj->ni", H, u) + g
     assert (u >= low).all()
     assert (u <= high).all()
@@ -140,7 +141,9 @@ def test_one_iteration_on_a_quadratic_problem_is_the_dense_quadratic_program():
     states, info = solve(quadratic_problem(numbers, starts), 20)
     plans = [dense(numbers, x0) for x0 in starts]
     np.testing.assert_allclose(info.nominal_cost[0], np.mean([cost for _, cost in plans]), rtol=1e-10)
-    np.testing.assert_allclose(info.expected_reduction[0], states.cost[0].mean() - info.nominal_cost[0], rtol=1e-10)
+    np.testing.assert_allclose(
+        info.expected_reduction[0], states.nominal.cost[0].mean() - info.nominal_cost[0], rtol=1e-10
+    )
     for i, (u, cost) in enumerate(plans):
         now = at(states, 1, i)
         np.testing.assert_allclose(now.u, u, rtol=1e-8, atol=1e-10)
@@ -152,7 +155,7 @@ def test_one_iteration_on_a_quadratic_problem_is_the_dense_quadratic_program():
     assert info.step_length[0] == 1.0
     assert (info.gradient[1:] < 1e-8).all()
     np.testing.assert_array_equal(info.regularisation, 0.0)
-    np.testing.assert_allclose(states.controller.K[2], states.controller.K[1], rtol=1e-9)
+    np.testing.assert_allclose(states.nominal.controller.K[2], states.nominal.controller.K[1], rtol=1e-9)
 
 
 def test_regularised_step_is_that_of_the_penalised_program():
@@ -160,7 +163,7 @@ def test_regularised_step_is_that_of_the_penalised_program():
     numbers, x0, mu, std = quadratic_numbers(2), np.array([1.0, -1.0, 0.5]), 3.0, np.array([0.5, 2.0])
     A, B, c, H, h, final_H, final_h = numbers
     states, _ = solve(quadratic_problem(numbers, [x0] * 3, std=std), 20, regularisation=mu)
-    x, AB = np.asarray(states.x[0, 0]), np.hstack([A, B])
+    x, AB = np.asarray(states.nominal.x[0, 0]), np.hstack([A, B])
     # what actions of that spread drive the states to, by the powers of A
     spread = [sum(((np.linalg.matrix_power(A, i) @ B * std) ** 2).sum(1) for i in range(t)) for t in range(T + 1)]
     scale = np.append(np.sqrt(np.mean([np.broadcast_to(var, DX) for var in spread], 0)), std)
@@ -206,8 +209,8 @@ def test_within_limits_it_finds_what_scipy_finds_over_all_actions():
     numbers, starts = quadratic_numbers(3), np.array([[2.0, -1.0, 1.0], [-2.0, 0.0, 3.0], [0.0, 0.0, 0.0]])
     low, high = np.array([-0.4, -0.1]), np.array([0.2, 0.5])
     states, info = solve(quadratic_problem(numbers, starts, low, high), 20)
-    assert (states.u >= low).all()
-    assert (states.u <= high).all()
+    assert (states.nominal.u >= low).all()
+    assert (states.nominal.u <= high).all()
     for i, x0 in enumerate(starts):
 
         def cost(u, x0=x0):
@@ -243,8 +246,8 @@ def test_reported_gradient_is_that_of_finite_differences():
 
     moves = 1e-5 * jnp.concatenate([jnp.eye(horizon), -jnp.eye(horizon)])[..., None]
     differences = jax.jit(jax.vmap(jax.vmap(lambda u, move: cost(u + move), (None, 0)), (0, None)))
-    value = np.asarray(differences(states.u[:3, 0], moves))
-    slope, u = (value[:, :horizon] - value[:, horizon:]) / 2e-5, np.asarray(states.u[:3, 0, :, 0])
+    value = np.asarray(differences(states.nominal.u[:3, 0], moves))
+    slope, u = (value[:, :horizon] - value[:, horizon:]) / 2e-5, np.asarray(states.nominal.u[:3, 0, :, 0])
     pressed = (np.isclose(u, -4, rtol=1e-12) & (slope > 0)) | (np.isclose(u, 4, rtol=1e-12) & (slope < 0))
     assert pressed.any(1).all()
     np.testing.assert_allclose(info.gradient[:3], np.linalg.norm(np.where(pressed, 0.0, slope), axis=1), rtol=1e-4)
@@ -256,27 +259,27 @@ def test_swings_up_the_cart_pole_and_its_cost_never_rises(noise, seed):
     assert np.all(info.ok)
     for name, values in info._asdict().items():
         assert np.isfinite(values).all(), name
-    cost = np.append(states.cost[0].mean(), info.nominal_cost)
+    cost = np.append(states.nominal.cost[0].mean(), info.nominal_cost)
     assert (np.diff(cost) <= 0).all()
     assert cost[-1] < 130
     assert cost[0] > 1e5
     last = at(states, 80)
     assert CART_POLE.success(last.x, last.u)
-    assert (np.abs(states.u) <= 20).all()
+    assert (np.abs(states.nominal.u) <= 20).all()
     np.testing.assert_allclose(last.controller.mean(last.x[:-1]), last.u, atol=1e-9)
 
 
 def test_feedback_holds_the_cart_pole_from_disturbed_starts():
-    state = jax.tree.map(lambda leaf: leaf[-1], solve(CART_POLE, 80)[0])
+    nominal = jax.tree.map(lambda leaf: leaf[-1], solve(CART_POLE, 80)[0]).nominal
 
     @jax.jit
     def success(K, k):
-        controller = eqx.tree_at(lambda c: (c.K, c.k), state.controller, (K, k))
-        rollouts = JaxWorld(CART_POLE).rollout(ILQG().exploit(state._replace(controller=controller)), 30, KEY)
+        controller = eqx.tree_at(lambda c: (c.K, c.k), nominal.controller, (K, k))
+        rollouts = JaxWorld(CART_POLE).rollout(LinearGaussianPolicy(controller), 30, KEY)
         return jax.vmap(CART_POLE.success)(rollouts.x[0], rollouts.u[0]).mean()
 
-    assert success(state.controller.K, state.controller.k) > 0.9
-    assert success(0 * state.controller.K, state.u) < 0.5  # without feedback
+    assert success(nominal.controller.K, nominal.controller.k) > 0.9
+    assert success(0 * nominal.controller.K, nominal.u) < 0.5  # without feedback
 
 
 class Drift(eqx.Module):
@@ -324,7 +327,7 @@ def test_where_curvature_is_negative_the_regularisation_is_raised():
     assert info.regularisation[0] > 0.1
     assert (np.diff(info.nominal_cost) <= 0).all()
     assert info.nominal_cost[-1] < 1e-12
-    np.testing.assert_allclose(np.abs(states.u[-1]), 1.0, atol=1e-6)
+    np.testing.assert_allclose(np.abs(states.nominal.u[-1]), 1.0, atol=1e-6)
     assert info.regularisation[-1] < info.regularisation[0]
 
 
@@ -332,14 +335,14 @@ def test_without_a_gradient_it_stays_and_says_so():
     states, info = solve(trap("two wells"), 30)
     assert np.all(info.ok)
     np.testing.assert_array_equal(info.gradient, 0.0)
-    np.testing.assert_array_equal(states.u, 0.0)
+    np.testing.assert_array_equal(states.nominal.u, 0.0)
 
 
 def test_a_refused_step_changes_nothing_but_the_regularisation_which_grows_ever_faster():
     states, info = solve(trap("false"), 30)
     assert np.all(info.ok)
     np.testing.assert_array_equal(info.step_length, 0.0)
-    for leaf in jax.tree.leaves((states.controller, states.x, states.u, states.cost)):
+    for leaf in jax.tree.leaves((states.nominal.controller, states.nominal.x, states.nominal.u, states.nominal.cost)):
         np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
     mu = info.regularisation
     assert mu[0] == 1e-6
@@ -365,8 +368,8 @@ def test_trajectories_that_are_not_finite_lose():
     assert np.all(info.ok)
     assert 0 < info.step_length[0] < 1
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((states, info)))
-    assert info.nominal_cost[-1] < states.cost[0, 0]
-    assert 0.1 < np.abs(states.u).max() < 0.5
+    assert info.nominal_cost[-1] < states.nominal.cost[0, 0]
+    assert 0.1 < np.abs(states.nominal.u).max() < 0.5
 
 
 def test_an_action_without_effect_or_cost_does_no_harm():
@@ -375,19 +378,21 @@ def test_an_action_without_effect_or_cost_does_no_harm():
     nothing, zero = np.zeros((T, 1)), np.zeros(1)
     u, cost = regulator.best_actions(np.ones(1), one, one, nothing, H, np.zeros((T, 2)), np.zeros((1, 1)), zero)
     assert np.all(info.ok)
-    np.testing.assert_array_equal(states.u[-1, 0, :, 1], 0.0)
-    np.testing.assert_allclose(states.u[-1, 0, :, :1], u, atol=1e-6)
+    np.testing.assert_array_equal(states.nominal.u[-1, 0, :, 1], 0.0)
+    np.testing.assert_allclose(states.nominal.u[-1, 0, :, :1], u, atol=1e-6)
     np.testing.assert_allclose(info.nominal_cost[-1], cost, rtol=1e-8)
 
 
 def test_it_begins_at_the_conditions_means_within_the_limits():
     problem = trap("two wells", action_low=[0.25, -1.0], action_high=[2.0, 1.0], initial_std=jnp.array([0.1, 3.0]))
-    state = ILQG().init(problem, 1, KEY)
+    state = ILQG().init(problem, 1, KEY).nominal
     np.testing.assert_array_equal(state.u, np.broadcast_to([0.25, 0.0], (1, T, DU)))
     np.testing.assert_allclose(state.x[0, -1], 0.1 * T * np.array([0.25, 0.0]), rtol=1e-12)
     np.testing.assert_allclose(state.cost[0], T * ((0.25**2 - 1) ** 2 + 1), rtol=1e-12)
     free = trap("two wells", initial_std=jnp.array([0.1, 3.0]), horizon=4000)
-    np.testing.assert_allclose(np.std(ILQG(initial_noise=0.5).init(free, 1, KEY).u, (0, 1)), [0.05, 1.5], rtol=0.05)
+    np.testing.assert_allclose(
+        np.std(ILQG(initial_noise=0.5).init(free, 1, KEY).nominal.u, (0, 1)), [0.05, 1.5], rtol=0.05
+    )
 
 
 def test_conditions_are_solved_apart_and_copies_alike():
@@ -397,7 +402,7 @@ def test_conditions_are_solved_apart_and_copies_alike():
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_allclose(a[:, 0], a[:, 1], rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(a[:, (0, 2, 1)], b, rtol=1e-12, atol=1e-12)
-    assert np.abs(first.u[-1, 0] - first.u[-1, 2]).max() > 0.1
+    assert np.abs(first.nominal.u[-1, 0] - first.nominal.u[-1, 2]).max() > 0.1
 
 
 def test_in_the_loop_it_reaches_the_known_optimum_compiles_once_and_survives_the_store(tmp_path):
@@ -418,7 +423,7 @@ def test_in_the_loop_it_reaches_the_known_optimum_compiles_once_and_survives_the
     assert counts == counts[:1] * 3
     assert turns[2].report.outcome.cost[0] < 0.7 * turns[0].report.outcome.cost[0]
     assert np.all(turns[1].report.info.ok)
-    controller = jax.tree.map(lambda leaf: leaf[0, 0], turns[1].states.controller)
+    controller = jax.tree.map(lambda leaf: leaf[0, 0], turns[1].states.nominal.controller)
     reached, optimum = jax.jit(lambda p: (task.expected_cost(p), task.optimum()[1]))(controller)
     np.testing.assert_allclose(reached, optimum, rtol=1e-9)
     run = Run.create(tmp_path / "run", Spec({"name": "lq"}, {"name": "any"}, 5, 3, [0], 10))
@@ -456,11 +461,12 @@ def test_a_simulator_serves_as_well_as_its_equations():
         of_equations = algorithm.init(problem, 1, keys[0])
         for _ in range(12):
             of_equations, _ = algorithm.update(problem, of_equations, no_rollouts(problem), KEY)
-        found = jax.tree.map(lambda leaf, n=n: leaf[0, n], turn.states)
+        found = jax.tree.map(lambda leaf, n=n: leaf[0, n], turn.states.nominal)
+        expected = of_equations.nominal
         for name in ("x", "u", "cost"):
-            np.testing.assert_allclose(getattr(found, name), getattr(of_equations, name)[0], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(found.controller.K, of_equations.controller.K[0], rtol=1e-3, atol=1e-4)
-    assert np.ptp(np.asarray(turn.states.cost)) > 0.1
+            np.testing.assert_allclose(getattr(found, name), getattr(expected, name)[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found.controller.K, expected.controller.K[0], rtol=1e-3, atol=1e-4)
+    assert np.ptp(np.asarray(turn.states.nominal.cost)) > 0.1
 
 
 def test_a_trajectory_on_which_the_simulation_breaks_is_not_taken():
@@ -472,7 +478,7 @@ def test_a_trajectory_on_which_the_simulation_breaks_is_not_taken():
     new, info = ILQG().update(problem, state, no_rollouts(problem), KEY)
     assert info.ok
     assert 0 < info.step_length < 1
-    assert 0 < new.cost[0] < state.cost[0]
+    assert 0 < new.nominal.cost[0] < state.nominal.cost[0]
 
 
 def test_without_equations_of_motion_it_says_what_is_missing():

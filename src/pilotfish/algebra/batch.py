@@ -20,6 +20,20 @@ def each(f: Callable[..., Any], *args: Any) -> Any:
     return jax.vmap(f)(*args)
 
 
+def chosen(condition: Bool[Array, "*N"], new: Any, old: Any) -> Any:
+    """`new` where the condition holds, `old` elsewhere: two trees whose arrays have the condition's axes in front.
+
+    What is no array is the same in both.
+    """
+
+    def of(new: Any, old: Any) -> Any:
+        if not eqx.is_array(new):
+            return new
+        return jnp.where(condition.reshape(*condition.shape, *(1,) * (new.ndim - condition.ndim)), new, old)
+
+    return jax.tree.map(of, new, old)
+
+
 def finite(tree: Any) -> Bool[Array, ""]:
     """Whether all floats of a tree are finite."""
     leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))

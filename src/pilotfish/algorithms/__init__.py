@@ -2,11 +2,9 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from pilotfish.policies import Policy
@@ -19,13 +17,13 @@ class Algorithm(eqx.Module):
 
     `State` is what the next iteration needs, `Info` what this one reports: a NamedTuple of scalars, of which `Shown`
     annotations say how they are shown, and of `ok` (N,): False for a condition that could not be improved. What such a
-    condition keeps is the algorithm's to say (`accepted`); where no condition could be, the loop keeps the old state.
+    condition keeps is the algorithm's to say; where no condition could be, the loop keeps the old state.
     """
 
-    default_rollouts: ClassVar[int] = 20
-    """What `pilotfish train` takes for a task for which no setup is known."""
-    default_iterations: ClassVar[int] = 50
-    """Likewise."""
+    @property
+    def defaults(self) -> tuple[int, int]:
+        """Rollouts an iteration and iterations that `pilotfish train` takes for a task for which no setup is known."""
+        return 20, 50
 
     @property
     def files(self) -> Sequence[str]:
@@ -67,15 +65,6 @@ class Algorithm(eqx.Module):
     def refusal(self, problem: Problem, state: Any, rollouts: Rollouts, ok: Bool[Array, "N"]) -> str:
         """Why these rollouts improved no condition that is not `ok`, in words for the user; "" if that is not known."""
         return ""
-
-
-def accepted(ok: Bool[Array, "N"], new: Any, old: Any) -> Any:
-    """`new` of the conditions that are `ok`, `old` of the others; the leading axis of all leaves is the condition."""
-
-    def chosen(new: Array, old: Array) -> Array:
-        return jnp.where(ok.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
-    return jax.tree.map(chosen, new, old)
 
 
 def check_number(algorithm: Algorithm, name: str, holds: Callable[[float], bool], remedy: str) -> None:

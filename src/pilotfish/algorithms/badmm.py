@@ -20,7 +20,7 @@ precision, for whose inverse Sigma stands, makes lambda a price of the action in
 """
 
 import functools
-from typing import Annotated, ClassVar, NamedTuple, get_args
+from typing import Annotated, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -111,9 +111,6 @@ class Info(NamedTuple):
 class BADMM(Algorithm):
     """Guided policy search by multipliers: local controllers and the network that they teach are drawn together."""
 
-    default_rollouts: ClassVar[int] = 5
-    default_iterations: ClassVar[int] = 20
-
     kl_step: float = 1.0
     """Bound on the expected KL of a controller to the last one, nats a step (paper: eps / T)."""
     trust: TrustRegion = eqx.field(static=True, default="trajectory")
@@ -141,6 +138,10 @@ class BADMM(Algorithm):
     rollouts: it sees where it is sent before it is there. 0: from the rollouts alone (the paper)."""
     noise_smoothing: float = eqx.field(static=True, default=0.0)
     """Standard deviation, in time steps, of the Gaussian filter that smooths exploration noise over time; 0: white."""
+
+    @property
+    def defaults(self) -> tuple[int, int]:
+        return 5, 20
 
     def __check_init__(self):
         if self.trust not in get_args(TrustRegion):

@@ -17,7 +17,7 @@ whose way it cannot go. Guided policy search (algorithms/mdgps.py) improves the 
 """
 
 import os
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -65,9 +65,6 @@ def _absolute(path: str) -> str:
 class DAgger(Algorithm):
     """Imitation of a fixed teacher where the learner goes."""
 
-    default_rollouts: ClassVar[int] = 5
-    default_iterations: ClassVar[int] = 20
-
     teacher: str = eqx.field(static=True, default="", converter=_absolute)
     """The file of the local controllers that teach, as by `pilotfish export RUN --local`. `--teacher RUN` does both."""
     beta: float = 0.5
@@ -79,6 +76,10 @@ class DAgger(Algorithm):
     """The network."""
     teach: SStep = SStep(batch=128, memory=20)
     """How it learns; its memory should be the number of iterations, for DAgger forgets nothing."""
+
+    @property
+    def defaults(self) -> tuple[int, int]:
+        return 5, 20
 
     def __check_init__(self):
         check_number(self, "beta", lambda v: 0 <= v <= 1, "a probability")

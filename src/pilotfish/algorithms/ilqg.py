@@ -1,79 +1,57 @@
-"""iLQG: trajectory optimisation on known dynamics (Todorov & Li 2005; Tassa, Erez & Todorov 2012).
+"""iLQG: trajectory optimisation on dynamics that are known, or learned from all transitions so far.
 
-Each iteration, about the nominal trajectory (x_t, u_t) of each condition, in deviations dz = [dx; du] from it:
+Known (Todorov & Li 2005; Tassa, Erez & Todorov 2012): each iteration is one step from the nominal trajectory of each
+condition to a cheaper one, as updates/ilqg_step.py has it. What it knows it has from the problem's dynamics: equations,
+or a simulation, whose derivatives are finite differences; then all but the simulation is compiled. The rollouts given
+to `update` are only what the loop reports.
 
-    f(x, u) ~ A dx + B du,    cost ~ quadratic in dz,    both by automatic differentiation
-    Q_t(dz) = cost_t + V_{t+1}(A dx + B du),    V_T = final cost                                backwards
-    du = K dx + k minimises Q_t + regularisation within the actions' limits,   V_t(dx) = Q_t(dx, K dx + k)
-    u = u_t + alpha k + K (x - x_t), clipped to the limits, for all alpha at once               forwards
+Learned (ours): each iteration, from an episode or a few,
 
-The cheapest of these trajectories is the next nominal one, if it brings enough of the expected reduction
+    the dynamics of all states, from all transitions     models/learned_dynamics.py
+    many steps on them, from several first trajectories  updates/ilqg_step.py
+    what is deployed: the best controller tried          updates/best_so_far.py
 
-    -alpha sum_t k'q_u - 1/2 alpha^2 sum_t k'Q_uu k.
-
-Else the nominal trajectory stays and mu is raised, as it is until every Q_uu is positive definite. The regularisation
-
-    mu/2 |(A dx + B du) / sigma_x|^2 + mu/2 |du / sigma_u|^2
-
-holds the next state near the old one (2012, equation 10), and the action too, without which an action of neither effect
-nor cost would never be definite. The paper adds up states of different units; here sigma_u is the problem's initial_std
-and sigma_x how far actions of that spread would drive each state, and mu is in units of how much the cost varies on
-that scale. V_t is made of the Q_t without it (2012, equation 11). The factor by which mu changes grows while mu goes on
-in one direction.
-
-Costs are compared up to their rounding. Where the reduction that a full step promises is lost in it the derivatives
-know better than the costs, and the step is taken unless it costs more.
-
-Within limits k minimises Q_t(0, du) over the box, and K is zero in the actions that lie at a limit (Tassa, Mansard &
-Todorov 2014). Process noise has no part in it, as it has none in 2005 unless it depends on the state or the action.
-
-| symbol | paper          | code                |
-| mu     | 2012, (10)     | regularisation      |
-| delta  | 2012, II-F     | growth              |
-| alpha  | 2012, (12)     | step_length         |
-| c1     | 2012, (13)     | sufficient_decrease |
-
-What it knows it has from the problem's dynamics (models/known.py): equations, or a simulation, whose derivatives are
-finite differences; then all but the simulation is compiled. The rollouts given to `update` are only what the loop
-reports.
+The cheapest plan is followed next, with a little noise, so that what is learned becomes right where it matters. A poor
+local minimum is no dead end, for the other plans begin anew: from the problem's first controller, with other noise each
+time.
 """
 
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.scipy.linalg as jsl
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from pilotfish.algebra import quadratic
-from pilotfish.algorithms import Algorithm, accepted, check_number
+from pilotfish.algebra.batch import chosen
+from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.models.cost import without_derivative
-from pilotfish.models.known import Expansion, expand, known
+from pilotfish.models.known import known
+from pilotfish.models.learned_dynamics import Experience, LearnedDynamics, Report
+from pilotfish.policies.gaussian import noise
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
-from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Quadratic, Rollouts, Shown
+from pilotfish.types import DECREASE, Equations, Key, LinearGaussian, Problem, Rollouts, Shown
+from pilotfish.updates import ilqg_step
+from pilotfish.updates.best_so_far import BestSoFar
+from pilotfish.updates.ilqg_step import LARGEST, Trajectory
 
-STEP_LENGTHS = 10.0 ** np.linspace(0, -3, 11)  # (Tassa et al. 2012, code)
-GROWTH, SMALLEST, LARGEST = 2.0, 1e-6, 1e10  # of the regularisation (Tassa et al. 2012, code: 1.6, 1e-6, 1e10)
-ROUNDING = 4.0  # times the machine's precision of all costs: what their sum is known to
-SETTLED = 1e4  # the same: an expected reduction below that cannot be measured
+Source = Literal["known", "learned"]
+
+
+class Learning(NamedTuple):
+    """What belongs to dynamics that are learned."""
+
+    experience: Experience
+    best: BestSoFar
 
 
 class State(NamedTuple):
     """What the next iteration needs; leading axis: the condition."""
 
-    controller: LinearGaussian
-    """Feedback about the nominal trajectory, without noise."""
-    x: Float[Array, "*N T1 dx"]
-    """Nominal states."""
-    u: Float[Array, "*N T du"]
-    """Nominal actions, within the limits."""
-    cost: Float[Array, "*N"]
-    """Cost of the nominal trajectory."""
-    regularisation: Float[Array, "*N"]
-    growth: Float[Array, "*N"]
-    """The factor by which the regularisation last changed."""
+    nominal: Trajectory
+    """With known dynamics its controller has no noise."""
+    learning: Learning | None
+    """None with known dynamics."""
 
 
 class Info(NamedTuple):
@@ -93,324 +71,181 @@ class Info(NamedTuple):
     """Mean norm of the cost's gradient in the actions before the step, without what presses against a limit."""
 
 
-class Plan(NamedTuple):
-    """What a backward pass proposes, per time step, and what it promises."""
+class LearnedInfo(NamedTuple):
+    """What an iteration on learned dynamics reports. Means are over conditions."""
 
-    K: Float[Array, "T du dx"]
-    k: Float[Array, "T du"]
-    change: Float[Array, "T 2"]
-    """A step of length alpha changes the cost by alpha times the first, alpha^2 times the second."""
-    gradient: Float[Array, "T du"]
-    """Gradient of the whole cost in the actions, without what presses against a limit."""
-    definite: Bool[Array, "T"]
-    """False where Q_uu is not positive definite: nothing before that step is of use."""
-
-    def reduction(self, alpha: Float[Array, ""] | float) -> Float[Array, ""]:
-        """What a step of length `alpha` is expected to take off the cost."""
-        linear, curved = self.change.sum(0)
-        return -(alpha * linear + alpha**2 * curved)
-
-
-class Proposal(NamedTuple):
-    """A plan, and the regularisation it took."""
-
-    plan: Plan
-    regularisation: Float[Array, ""]
-    growth: Float[Array, ""]
-
-
-class Trajectories(NamedTuple):
-    """Where controllers lead, without any noise."""
-
-    x: Float[Array, "*N A T1 dx"]
-    u: Float[Array, "*N A T du"]
-    """Executed actions."""
-    cost: Float[Array, "*N A T1"]
-    """The last is the final one."""
+    ok: Bool[Array, "N"]
+    """False if no plan is finite: the controller is kept."""
+    nominal_cost: Annotated[Float[Array, ""], Shown("cost of the nominal trajectories", scale="log", column="plan")]
+    """Mean cost of the plans, by the dynamics as they were learned."""
+    astray: Annotated[
+        Float[Array, ""], Shown("distance of episodes from their plan", scale="log", column="astray", form="{:.2g}")
+    ]
+    """Root mean square distance of the episodes' states from those that were planned, in standard deviations of all
+    states seen; nan before there is a plan."""
+    unexplained: Annotated[
+        Float[Array, ""],
+        Shown("part of the changes that is not explained", scale="log", column="unexplained", form="{:.2g}"),
+    ]
+    """Of the changes of the state in the newest episodes, the part of the variance that the learned dynamics do not
+    explain: near 1 where they miss what matters, a contact or something hidden."""
+    basis: Annotated[Float[Array, ""], Shown("transitions on which basis functions are centred")]
+    """Their number, at most `learned.points`."""
+    anew: Annotated[Float[Array, ""], Shown("plans that began anew", "%")]
+    """Fraction of the conditions in which such a plan was the cheapest."""
 
 
 class ILQG(Algorithm):
     """Iterative linear-quadratic-Gaussian control."""
-
-    default_rollouts: ClassVar[int] = 10
-    default_iterations: ClassVar[int] = 100
 
     regularisation: float = 0.0
     """The regularisation to begin with, as a part of the cost's variation (paper: mu)."""
     sufficient_decrease: float = 1e-3
     """Smallest part of the expected reduction that a step must bring (paper: c1)."""
     initial_noise: float = 0.0
-    """Standard deviation of the first nominal actions, in units of the problem's initial_std; all conditions get the
-    same. At 0 they are zero, where a symmetric task may have no gradient at all: one that swings up from hanging
-    straight down by a cost in the sine or cosine of the angle, say."""
+    """With known dynamics: standard deviation of the first nominal actions, in units of the problem's initial_std; all
+    conditions get the same. At 0 they are zero, where a symmetric task may have no gradient at all: one that swings up
+    from hanging straight down by a cost in the sine or cosine of the angle, say."""
+    dynamics: Source = eqx.field(static=True, default="known")
+    """Whether the dynamics are known, or learned from the rollouts; what follows belongs to learned ones."""
+    learned: LearnedDynamics = LearnedDynamics()
+    """How the dynamics are learned."""
+    steps: int = eqx.field(static=True, default=40)
+    """Steps of a plan."""
+    starts: int = eqx.field(static=True, default=4)
+    """Number of plans: one goes on from the last, the others begin anew."""
+    exploration: float = 0.1
+    """Standard deviation of the noise with which a plan is followed, in units of the problem's first noise."""
+    noise_smoothing: float = eqx.field(static=True, default=2.0)
+    """Standard deviation, in time steps, of the Gaussian filter that smooths this noise over time; 0: white."""
+
+    @property
+    def defaults(self) -> tuple[int, int]:
+        return (1, 15) if self.dynamics == "learned" else (10, 100)
 
     def __check_init__(self):
+        if self.dynamics not in get_args(Source):
+            raise ValueError(f"dynamics={self.dynamics!r}: choose one of {', '.join(get_args(Source))}.")
         check_number(self, "regularisation", lambda v: 0 <= v <= LARGEST, f"give a number from 0 to {LARGEST:g}")
         check_number(
             self, "sufficient_decrease", lambda v: 0 <= v < 1, "a part of the expected reduction, from 0 to below 1"
         )
         check_number(self, "initial_noise", lambda v: v >= 0, "a standard deviation is 0 or more")
+        check_number(self, "steps", lambda v: v >= 1, "a plan is at least one step")
+        check_number(self, "starts", lambda v: v >= 1, "at least one plan is made")
+        check_number(self, "exploration", lambda v: v >= 0, "a standard deviation is 0 or more")
+        check_number(self, "noise_smoothing", lambda v: v >= 0, "a standard deviation; 0 leaves the noise white")
 
     def traceable(self, problem: Problem) -> bool:
-        return known(problem, "ilqg").traceable
+        return self.dynamics == "learned" or known(problem, "ilqg").traceable
 
     def init(self, problem: Problem, episodes: int, key: Key) -> State:
-        """Trajectories from the conditions' means under the problem's first controller, or with noise."""
-        known(problem, "ilqg")
-        first = problem.first_controller
+        """Trajectories from the conditions' means under the problem's first controller, or with noise; with learned
+        dynamics that controller, and no trajectory yet.
+        """
+        first, mean = problem.first_controller, problem.conditions.mean
+        if self.dynamics == "learned":
+            N, T = first.k.shape[:2]
+            nothing, unknown = jnp.zeros((N, T + 1, problem.dx)), jnp.full(N, jnp.nan, float)
+            nominal = Trajectory(first, nothing, jnp.zeros((N, T, problem.du)), unknown, jnp.zeros(N), jnp.ones(N))
+            return State(nominal, Learning(self.learned.begin(problem, episodes), BestSoFar.begin(first)))
         noise = self.initial_noise * problem.initial_std * jax.random.normal(key, (problem.horizon, problem.du))
-        silent = jnp.zeros_like(first.chol)
-        tried = LinearGaussian(first.K[:, None], (first.k + noise)[:, None], silent[:, None])
-        x, u, cost = (leaf[:, 0] for leaf in _follow(problem, problem.conditions.mean, tried))
-        return State(
-            controller=LinearGaussian(first.K, _offsets(first.K, x, u), silent),
-            x=x,
-            u=u,
-            cost=cost.sum(-1),
-            regularisation=jnp.full(len(x), self.regularisation, x.dtype),
-            growth=jnp.ones(len(x), x.dtype),
-        )
+        begun = LinearGaussian(first.K, first.k + noise, first.chol)
+        return State(ilqg_step.begin(problem, known(problem, "ilqg"), mean, begun, self.regularisation), None)
 
     def explore(self, state: State) -> LinearGaussianPolicy:
-        return LinearGaussianPolicy(state.controller)
+        smoothing = 0.0 if state.learning is None else self.noise_smoothing
+        return LinearGaussianPolicy(state.nominal.controller, smoothing)
 
     def exploit(self, state: State) -> LinearGaussianPolicy:
-        return LinearGaussianPolicy(state.controller)
+        """The nominal controller; with learned dynamics the best that was tried."""
+        best = state.nominal.controller if state.learning is None else state.learning.best.controller
+        return LinearGaussianPolicy(best).noise_free()
+
+    def latest(self, state: State) -> LinearGaussianPolicy:
+        return LinearGaussianPolicy(state.nominal.controller).noise_free()
 
     def refusal(self, problem: Problem, state: State, rollouts: Rollouts, ok: Bool[Array, "N"]) -> str:
-        return without_derivative(problem, state.x[~ok], state.u[~ok])
+        return without_derivative(problem, state.nominal.x[~ok], state.nominal.u[~ok])
 
-    def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
-        f = known(problem, "ilqg").linearised(problem, state.x[:, :-1], state.u)
-        expansion, proposal = self._propose(problem, state, jnp.concatenate([f.A, f.B], -1))
-        tried = _follow(problem, state.x[:, 0], jax.vmap(_along)(state, proposal.plan))
-        return self._choose(state, expansion, proposal, tried)
-
-    @eqx.filter_jit
-    def _propose(self, problem: Problem, state: State, AB: Float[Array, "N T dx dz"]) -> tuple[Expansion, Proposal]:
-        """The expansion of each condition, and the step by it."""
-        model = jax.vmap(lambda AB, x, u: expand(problem, AB, x, u))(AB, state.x, state.u)
-        return model, jax.vmap(lambda state, model: self._plan(problem, state, model))(state, model)
-
-    @eqx.filter_jit
-    def _choose(self, state: State, model: Expansion, proposal: Proposal, tried: Trajectories) -> tuple[State, Info]:
-        """The next state by the trajectories tried."""
-        old = state
-        state, (ok, expected, step_length, gradient) = jax.vmap(self._step)(state, model, proposal, tried)
-        state = accepted(ok, state, old)
+    def update(
+        self, problem: Problem, state: State, rollouts: Rollouts, key: Key
+    ) -> tuple[State, Info] | tuple[State, LearnedInfo]:
+        if state.learning is not None:
+            return self._learn(problem, state.nominal, state.learning, rollouts.cleaned(), key)
+        dynamics = known(problem, "ilqg")
+        nominal, step = ilqg_step.improved(problem, dynamics, state.nominal, self.sufficient_decrease)
         info = Info(
-            ok=ok,
-            nominal_cost=state.cost.mean(),
-            expected_reduction=expected.mean(),
-            step_length=step_length.mean(),
-            regularisation=state.regularisation.max(),
-            gradient=gradient.mean(),
+            ok=step.ok,
+            nominal_cost=nominal.cost.mean(),
+            expected_reduction=step.expected.mean(),
+            step_length=step.length.mean(),
+            regularisation=nominal.regularisation.max(),
+            gradient=step.gradient.mean(),
         )
-        return state, jax.tree.map(jnp.nan_to_num, info)
+        return State(nominal, None), jax.tree.map(jnp.nan_to_num, info)
 
-    def _step(self, state: State, model: Expansion, proposal: Proposal, tried: Trajectories):
-        """One condition."""
-        (plan, mu, growth), (x, u, costs) = proposal, tried
-        lengths = jnp.asarray(STEP_LENGTHS, state.x.dtype)
-        finite = jnp.isfinite(x).all((1, 2)) & jnp.isfinite(u).all((1, 2)) & jnp.isfinite(costs).all(1)
-        nominal = jnp.append(model.cost.c, model.final.c)
-        gains = jnp.where(finite, (nominal - costs).sum(1), -jnp.inf)
-        precision = jnp.finfo(x.dtype).eps * jnp.abs(nominal).sum()
-        # the longest of those that are best but for rounding
-        best = jnp.argmax(gains >= gains.max() - ROUNDING * precision)
-        gained, definite = gains[best], plan.definite.all()
-        decreased = (gained > 0) & (gained >= self.sufficient_decrease * plan.reduction(lengths[best]))
-        settled = definite & (plan.reduction(1.0) <= SETTLED * precision)
-        unmeasured = settled & (best == 0) & (gained >= -ROUNDING * precision)
-        taken = definite & decreased | unmeasured
-        x, u = jnp.where(taken, x[best], state.x), jnp.where(taken, u[best], state.u)
-        K = jnp.where(taken | settled, plan.K, state.controller.K)
-        mu, growth = _regularisation(mu, growth, taken | settled)
+    def _learn(
+        self, problem: Problem, nominal: Trajectory, learning: Learning, rollouts: Rollouts, key: Key
+    ) -> tuple[State, LearnedInfo]:
+        """Learn from rollouts of the nominal controller, and plan anew."""
+        fit_key, plan_key = jax.random.split(key)
+        experience, model, report = self.learned.fit(problem, learning.experience, rollouts, fit_key)
+        plan, anew = self._plan(model.of(problem), nominal.controller, plan_key)
+        chol = self.exploration * problem.first_controller.chol
+        plan = plan._replace(controller=LinearGaussian(plan.controller.K, plan.controller.k, chol))
+        ok = jnp.isfinite(plan.cost) & jax.vmap(_finite)(plan.controller) & (report.transitions > 1)
         new = State(
-            controller=LinearGaussian(K, _offsets(K, x, u), state.controller.chol),
-            x=x,
-            u=u,
-            cost=jnp.where(taken, costs[best].sum(), state.cost),
-            regularisation=mu,
-            growth=growth,
+            nominal=chosen(ok, plan, nominal),
+            learning=Learning(experience, learning.best.after(nominal.controller, rollouts)),
         )
-        ok = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((new, model))]).all()
-        step_length = jnp.where(taken, lengths[best], 0.0)
-        return new, (ok, plan.reduction(1.0), step_length, jnp.linalg.norm(plan.gradient))
+        return new, self._info(new, nominal, ok, anew, report, rollouts)
 
-    def _plan(self, problem: Problem, state: State, model: Expansion) -> Proposal:
-        """The step, by the least regularisation from the present one up that makes every Q_uu positive definite."""
-        weight = _regulariser(problem, model)
+    def _plan(self, problem: Problem, last: LinearGaussian, key: Key) -> tuple[Trajectory, Bool[Array, "N"]]:
+        """The cheapest plan for each condition, and whether it began anew."""
+        first, dynamics, (N, T, du) = problem.first_controller, problem.dynamics, last.k.shape
+        assert isinstance(dynamics, Equations)
 
-        def attempt(mu: Array, growth: Array) -> Proposal:
-            return Proposal(self._backward(problem, state, model, mu * weight), mu, growth)
+        def begun(key: Key) -> LinearGaussian:
+            drawn = jax.vmap(lambda key: noise(key, T, du, self.noise_smoothing, first.k.dtype))
+            e = drawn(jax.random.split(key, N))
+            return LinearGaussian(first.K, first.k + jnp.einsum("ntij,ntj->nti", first.chol, e), first.chol)
 
-        def unusable(proposal: Proposal) -> Array:
-            return ~proposal.plan.definite.all() & (proposal.regularisation < LARGEST)
+        anew = jax.vmap(begun)(jax.random.split(key, self.starts - 1))
+        every = jax.tree.map(lambda *both: jnp.concatenate([both[0][None], both[1]]), last, anew)
+        every = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), every)
+        start = jnp.tile(problem.conditions.mean, (self.starts, 1))
 
-        def raised(proposal: Proposal) -> Proposal:
-            return attempt(*_regularisation(proposal.regularisation, proposal.growth, jnp.asarray(False)))
+        def step(now: Trajectory, _):
+            return ilqg_step.improved(problem, dynamics, now, self.sufficient_decrease)[0], None
 
-        return jax.lax.while_loop(unusable, raised, attempt(state.regularisation, state.growth))
+        begun_from = ilqg_step.begin(problem, dynamics, start, every, self.regularisation)
+        plans = jax.lax.scan(step, begun_from, None, length=self.steps)[0]
+        plans: Trajectory = jax.tree.map(lambda leaf: leaf.reshape(self.starts, N, *leaf.shape[1:]), plans)
+        best = jnp.argmin(jnp.where(jnp.isfinite(plans.cost), plans.cost, jnp.inf), 0)
+        return jax.tree.map(lambda leaf: leaf[best, jnp.arange(N)], plans), best > 0
 
-    def _backward(self, problem: Problem, state: State, model: Expansion, weight: Float[Array, "dz"]) -> Plan:
-        """The minimiser of every Q_t and of the regularisation, by weights of next state and action, from the last to
-        the first.
-        """
-        dx = problem.dx
-        low, high = problem.action_low, problem.action_high
-        action = jnp.diag(weight.at[:dx].set(0.0))
-
-        def step(carry: tuple[Quadratic, Float[Array, "dx"]], at_t: tuple):
-            V, costate = carry
-            AB, cost, u = at_t
-            ahead = quadratic.compose(V, AB, jnp.zeros(dx))
-            Q = Quadratic(cost.H + ahead.H, cost.h + ahead.h, cost.c + ahead.c)
-            H = Q.H + (AB.T * weight[:dx]) @ AB + action
-            k, free = box_minimum(H[dx:, dx:], Q.h[dx:], low - u, high - u)
-            K = -_solve_free(H[dx:, dx:], free, H[dx:, :dx])
-            slope = cost.h + AB.T @ costate
-            pressed = _pressed(u, slope[dx:], low, high)
-            plan = Plan(
-                K=K,
-                k=k,
-                change=jnp.stack([k @ Q.h[dx:], 0.5 * k @ Q.H[dx:, dx:] @ k]),
-                gradient=slope[dx:] * ~pressed,
-                definite=jnp.isfinite(jnp.linalg.cholesky(H[dx:, dx:])).all(),
-            )
-            V = quadratic.compose(Q, jnp.concatenate([jnp.eye(dx), K]), jnp.concatenate([jnp.zeros(dx), k]))
-            return (V, slope[:dx]), plan
-
-        return jax.lax.scan(step, (model.final, model.final.h), (model.AB, model.cost, state.u), reverse=True)[1]
+    def _info(
+        self,
+        new: State,
+        old: Trajectory,
+        ok: Bool[Array, "N"],
+        anew: Bool[Array, "N"],
+        report: Report,
+        rollouts: Rollouts,
+    ) -> LearnedInfo:
+        weight = rollouts.weight[..., 1:, None]
+        scale = jnp.where(report.spread > 0, report.spread, jnp.inf)
+        far = (weight * ((rollouts.x - old.x[:, None])[..., 1:, :] / scale) ** 2).sum((1, 3))
+        return LearnedInfo(
+            ok=ok,
+            nominal_cost=jnp.nan_to_num(new.nominal.cost.mean()),
+            astray=jnp.where(jnp.isfinite(old.cost).all(), jnp.sqrt(far.mean()), jnp.nan),
+            unexplained=report.unexplained,
+            basis=report.basis,
+            anew=anew.mean(),
+        )
 
 
-def _regulariser(problem: Problem, model: Expansion) -> Float[Array, "dz"]:
-    """Weights of the squares of next state and action, at mu = 1.
-
-    They scale each entry by its spread under actions of the problem's initial_std, and the whole by how much the cost
-    varies on that scale. What does not spread, or beyond all bounds, has no weight.
-    """
-    dx, spread = problem.dx, jnp.diag(problem.initial_std)
-
-    def step(cov: Float[Array, "dx dx"], AB: Float[Array, "dx dz"]) -> tuple[Array, Array]:
-        return AB @ jsl.block_diag(cov, spread**2) @ AB.T, jnp.diagonal(cov)
-
-    last, before = jax.lax.scan(step, jnp.zeros((dx, dx)), model.AB)
-    states = jnp.sqrt(jnp.concatenate([before, jnp.diagonal(last)[None]]).mean(0))
-    scale = jnp.concatenate([jnp.where(jnp.isfinite(states), states, 0.0), problem.initial_std])
-
-    def variation(cost: Quadratic, scale: Array) -> Array:
-        return jnp.linalg.norm(cost.h * scale) + jnp.linalg.norm(cost.H * scale * scale[:, None])
-
-    steps = jax.vmap(lambda cost: variation(cost, scale))(model.cost)
-    unit = (steps.sum() + variation(model.final, scale[:dx])) / (len(steps) + 1)
-    return jnp.where(scale > 0, jnp.where(unit > 0, unit, 1.0) / jnp.where(scale > 0, scale, 1.0) ** 2, 0.0)
-
-
-def box_minimum(
-    H: Float[Array, "du du"], g: Float[Array, "du"], low: Float[Array, "du"], high: Float[Array, "du"]
-) -> tuple[Float[Array, "du"], Bool[Array, "du"]]:
-    """The minimiser of `1/2 u'Hu + g'u` within `low <= u <= high`, and which of its entries are at no limit.
-
-    Projected Newton steps (Bertsekas 1982; Tassa, Mansard & Todorov 2014): entries that the gradient presses against
-    their limit are held, the others go along a Newton step, each until it meets its limit. H must be positive definite.
-    """
-
-    def slope(u: Float[Array, "du"]) -> Float[Array, "du"]:
-        return H @ u + g
-
-    def unfinished(carry: tuple[Array, Array, Array]) -> Array:
-        u, moved, i = carry
-        residual = jnp.where(_pressed(u, slope(u), low, high), 0.0, jnp.abs(slope(u)))
-        size = jnp.abs(H) @ jnp.abs(u) + jnp.abs(g)
-        return moved & (i < 50) & (residual > 1e-10 * size).any()
-
-    def step(carry: tuple[Array, Array, Array]):
-        u, _, i = carry
-        q = slope(u)[:, None]
-        free = ~_pressed(u, q[:, 0], low, high)
-        # what a first Newton step would push out of its limit is held too: the steps would zigzag else
-        free = free & ~_pressed(u, _solve_free(H, free, q)[:, 0], low, high)
-        better = _best_along(u, -_solve_free(H, free, q)[:, 0], H, g, low, high)
-        return better, (better != u).any(), i + 1
-
-    start = jnp.clip(-_solve_free(H, jnp.ones_like(g, bool), g[:, None])[:, 0], low, high)
-    u, *_ = jax.lax.while_loop(unfinished, step, (start, jnp.asarray(True), jnp.asarray(0)))
-    return u, ~_pressed(u, slope(u), low, high)
-
-
-def _best_along(
-    u: Float[Array, "du"],
-    move: Float[Array, "du"],
-    H: Float[Array, "du du"],
-    g: Float[Array, "du"],
-    low: Float[Array, "du"],
-    high: Float[Array, "du"],
-) -> Float[Array, "du"]:
-    """The minimiser of `1/2 u'Hu + g'u` on the way from u along `move`, on which each entry stops at its limit.
-
-    The way is straight between the lengths at which limits are met, so each of its pieces has a closed form.
-    """
-    limit = jnp.where(move < 0, low, high)
-    met = jnp.where(move == 0, jnp.inf, (limit - u) / move)
-
-    def at(length: Float[Array, "n"]) -> Float[Array, "n du"]:
-        return jnp.where(met <= length[:, None], limit, u + length[:, None] * move)
-
-    knots = jnp.sort(jnp.clip(jnp.append(met, jnp.array([0.0, 1.0])), 0.0, 1.0))
-    begin, end = knots[:-1], knots[1:]
-    on = jnp.where(met > begin[:, None], move, 0.0)
-    curvature = jnp.maximum((on @ H * on).sum(1), jnp.finfo(g.dtype).tiny)
-    tried = at(jnp.clip(begin - (on * (at(begin) @ H + g)).sum(1) / curvature, begin, end))
-    change = ((tried - u) * (H @ u + g + 0.5 * (tried - u) @ H)).sum(1)
-    best = jnp.argmin(change)
-    return jnp.where(change[best] < 0, tried[best], u)
-
-
-def _solve_free(H: Float[Array, "du du"], free: Bool[Array, "du"], b: Float[Array, "du n"]) -> Float[Array, "du n"]:
-    """`H^-1 b` among the free entries, 0 in the others."""
-    within = jnp.where(free[:, None] & free, H, jnp.eye(H.shape[0]))
-    return jsl.cho_solve((jnp.linalg.cholesky(within), True), jnp.where(free[:, None], b, 0.0))
-
-
-def _pressed(
-    u: Float[Array, "du"], gradient: Float[Array, "du"], low: Float[Array, "du"], high: Float[Array, "du"]
-) -> Bool[Array, "du"]:
-    """Where an action lies at a limit, but for rounding, and a lower cost beyond it."""
-    rounding = 4 * jnp.finfo(u.dtype).eps * jnp.abs(u)
-    return ((u <= low + rounding) & (gradient > 0)) | ((u >= high - rounding) & (gradient < 0))
-
-
-def _regularisation(
-    mu: Float[Array, ""], growth: Float[Array, ""], succeeded: Bool[Array, ""]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The next regularisation, and the factor to it (Tassa et al. 2012, section II-F)."""
-    less, more = jnp.minimum(growth, 1.0) / GROWTH, jnp.minimum(jnp.maximum(growth, 1.0) * GROWTH, LARGEST)
-    lowered = jnp.where(mu * less < SMALLEST, 0.0, mu * less)
-    raised = jnp.clip(mu * more, SMALLEST, LARGEST)
-    return jnp.where(succeeded, lowered, raised), jnp.where(succeeded, less, more)
-
-
-def _follow(problem: Problem, start: Float[Array, "N dx"], controllers: LinearGaussian) -> Trajectories:
-    """Where A controllers of each condition lead."""
-    first = jnp.broadcast_to(start[:, None], (*controllers.k.shape[:2], problem.dx))
-    x, u = map(jnp.asarray, known(problem, "ilqg").simulate(problem, first, controllers))
-    return Trajectories(x, u, _costs(problem, x, u))
-
-
-@eqx.filter_jit
-def _costs(problem: Problem, x: Float[Array, "N A T1 dx"], u: Float[Array, "N A T du"]) -> Float[Array, "N A T1"]:
-    return jax.vmap(jax.vmap(problem.costs))(x, u)
-
-
-def _along(state: State, plan: Plan) -> LinearGaussian:
-    """The controllers that make a step of each length."""
-    lengths = jnp.asarray(STEP_LENGTHS, state.x.dtype)[:, None, None]
-    k = _offsets(plan.K, state.x, state.u) + lengths * plan.k
-    over = (len(lengths), 1, 1, 1)
-    return LinearGaussian(jnp.tile(plan.K, over), k, jnp.tile(state.controller.chol, over))
-
-
-def _offsets(K: Float[Array, "*N T du dx"], x: Float[Array, "*N T1 dx"], u: Float[Array, "*N T du"]) -> Array:
-    """k, for which `K x + k` is u along a trajectory."""
-    return u - jnp.einsum("...ij,...j->...i", K, x[..., :-1, :])
+def _finite(controller: LinearGaussian) -> Bool[Array, ""]:
+    return jnp.isfinite(controller.K).all() & jnp.isfinite(controller.k).all()

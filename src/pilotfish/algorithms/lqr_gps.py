@@ -13,7 +13,7 @@ What the MOTO paper calls "GPS". Each iteration, from rollouts of the current ti
 """
 
 import functools
-from typing import Annotated, ClassVar, NamedTuple, get_args
+from typing import Annotated, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -87,9 +87,6 @@ class Info(NamedTuple):
 class LQRGPS(Algorithm):
     """Trajectory optimisation by KL-constrained LQR on fitted dynamics."""
 
-    default_rollouts: ClassVar[int] = 20
-    default_iterations: ClassVar[int] = 20
-
     kl_step: float = 0.1
     """Bound on the expected KL between successive controllers, nats a step (paper: eps / T)."""
     trust: TrustRegion = eqx.field(static=True, default="trajectory")
@@ -102,6 +99,10 @@ class LQRGPS(Algorithm):
     """How `kl_step` is adapted."""
     noise_smoothing: float = eqx.field(static=True, default=0.0)
     """Standard deviation, in time steps, of the Gaussian filter that smooths exploration noise over time; 0: white."""
+
+    @property
+    def defaults(self) -> tuple[int, int]:
+        return 20, 20
 
     def __check_init__(self):
         if self.trust not in get_args(TrustRegion):

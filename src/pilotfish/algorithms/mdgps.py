@@ -26,7 +26,7 @@ controllers were, the trust region is about that condition's last controller; so
 
 import functools
 import math
-from typing import Annotated, ClassVar, Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -34,8 +34,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import gaussian
-from pilotfish.algebra.batch import each, finite
-from pilotfish.algorithms import Algorithm, accepted, check_number
+from pilotfish.algebra.batch import chosen, each, finite
+from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.models import imitation, local, regressed
 from pilotfish.models.cost import CostExpansion
 from pilotfish.models.dynamics import FittedDynamics
@@ -129,9 +129,6 @@ class Info(NamedTuple):
 class MDGPS(Algorithm):
     """Mirror descent guided policy search: local controllers teach a network, about which they are improved."""
 
-    default_rollouts: ClassVar[int] = 5
-    default_iterations: ClassVar[int] = 20
-
     kl_step: float = 1.0
     """Bound on the expected KL of a controller to the linearised network, nats a step (paper: eps / T)."""
     trust: TrustRegion = eqx.field(static=True, default="trajectory")
@@ -166,6 +163,10 @@ class MDGPS(Algorithm):
     the rollouts: it sees where it is sent before it is there. 0: from the rollouts alone (the paper)."""
     noise_smoothing: float = eqx.field(static=True, default=0.0)
     """Standard deviation, in time steps, of the Gaussian filter that smooths exploration noise over time; 0: white."""
+
+    @property
+    def defaults(self) -> tuple[int, int]:
+        return 5, 20
 
     def __check_init__(self):
         words = (("trust", TrustRegion), ("sampling", Sampling), ("step_rule", StepRule), ("c_step", Improvement))
@@ -224,7 +225,7 @@ class MDGPS(Algorithm):
         if visited is not None:  # what an untaught network does is no start for the next mixture
             visited = visited._replace(fitted=visited.fitted & state.taught)
         last, network = state.controller, jax.vmap(Nominal.outwards)(nominal, network)
-        rolled = accepted(jnp.broadcast_to(state.taught & (self.sampling == "on"), N), network, last)
+        rolled = chosen(jnp.broadcast_to(state.taught & (self.sampling == "on"), N), network, last)
         believe = functools.partial(self._believed, problem)
         transitions, belief, enough, collects = each(
             believe, state.transitions, data, rolled, jax.random.split(fit_key, N)
@@ -232,7 +233,7 @@ class MDGPS(Algorithm):
         spent, spent_last = (jax.vmap(_expected_cost)(belief, p) for p in (network, last))
         began = jnp.where(enough & jnp.isnan(state.began), spent_last, state.began)
         follows = state.taught & (spent <= began)
-        reference, before = accepted(follows, (network, spent), (last, spent_last))
+        reference, before = chosen(follows, (network, spent), (last, spent_last))
         factor = self.step.factor(state.steps, before if self.step_rule == "global" else spent_last)
         step = each(self._step, belief, reference, last, self.kl_step * factor, state.eta, enough)
         seen = data

@@ -8,7 +8,7 @@ The network of `mdgps` is what takes the controller's place on everything else.
 """
 
 import functools
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,15 +61,16 @@ class Info(NamedTuple):
 class MDGPSLinear(Algorithm):
     """Mirror descent in the space of one linear-Gaussian controller for all conditions."""
 
-    default_rollouts: ClassVar[int] = 20
-    default_iterations: ClassVar[int] = 20
-
     kl_step: float = 0.1
     """Bound on the expected KL of a condition's controller to the last one, nats a step (paper: eps / T)."""
     dynamics: FittedDynamics = FittedDynamics()
     """How the dynamics are fitted."""
     cost: CostExpansion = CostExpansion()
     """How the cost becomes quadratic."""
+
+    @property
+    def defaults(self) -> tuple[int, int]:
+        return 20, 20
 
     def __check_init__(self):
         check_number(self, "kl_step", lambda v: v > 0, "the bound on the KL must be positive")

@@ -18,7 +18,7 @@ Each iteration, from rollouts of the current time-varying linear-Gaussian contro
 """
 
 import time
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,13 +77,14 @@ class Info(NamedTuple):
 class MOTO(FittedQ, Algorithm):
     """Model-free trajectory optimisation: how Q is fitted, and how far a controller may move on it."""
 
-    default_rollouts: ClassVar[int] = 20
-    default_iterations: ClassVar[int] = 30
-
     kl_step: float = 0.1
     """Bound on each step's expected KL between successive controllers, nats (paper: eps)."""
     entropy_drop: float = 0.05
     """Largest loss of entropy of a step's actions per iteration, nats; `inf`: no bound (paper: beta0)."""
+
+    @property
+    def defaults(self) -> tuple[int, int]:
+        return 20, 30
 
     def __check_init__(self):
         check_number(self, "kl_step", lambda v: v > 0, "the bound on the KL must be positive")

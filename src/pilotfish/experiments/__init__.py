@@ -37,7 +37,7 @@ def setup(task: str, algorithm: str) -> "Setup":
         if found := paper.SETUPS.get(task, {}).get(algorithm):
             return found
     made: algorithms.Algorithm = named(algorithms.registry(), algorithm, "algorithm").make()
-    return algorithms.Setup(made, made.default_rollouts, made.default_iterations)
+    return algorithms.Setup(made, *made.defaults)
 
 
 def default_algorithm(task: str) -> str:

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Int
 
+from pilotfish.algebra.batch import chosen
 from pilotfish.algorithms import Algorithm
 from pilotfish.policies import Policy, over_conditions
 from pilotfish.types import Key, Outcome, Problem, Rollouts
@@ -58,12 +59,7 @@ def _explore(algorithm: Algorithm, root_key: Key, i: Int[Array, ""] | int, state
 
 def _learn(algorithm: Algorithm, problem: Problem, state: Any, rollouts: Rollouts, key: Key) -> tuple[Any, Report]:
     new, info = algorithm.update(problem, state, rollouts, key)
-    return _where(info.ok.any(), new, state), Report(outcome(problem, rollouts), info)
-
-
-def _where(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
-    """One of two trees; what is no array is the same in both."""
-    return jax.tree.map(lambda n, o: jnp.where(condition, n, o) if eqx.is_array(n) else n, new, old)
+    return chosen(info.ok.any(), new, state), Report(outcome(problem, rollouts), info)
 
 
 @eqx.filter_jit

@@ -52,6 +52,7 @@ class CartPole(DrawnTask):
             action_low=-limit,
             action_high=limit,
             success=self.holds,
+            angles=(1,),
         )
 
     def cost(self, x: Float[Array, "dx"], u: Float[Array, "du"], t: Step) -> Float[Array, ""]:

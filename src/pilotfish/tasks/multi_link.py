@@ -91,6 +91,7 @@ class MultiLink(DrawnTask):
             action_low=-limit,
             action_high=limit,
             success=self.holds,
+            angles=range(n),
         )
 
     def cost(self, x: Float[Array, "dx"], u: Float[Array, "du"], t: Step) -> Float[Array, ""]:

@@ -1,10 +1,10 @@
 """The best controller tried: an update may spoil what the one before could do, so what is deployed is the best."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pilotfish.algebra.batch import chosen
 from pilotfish.types import LinearGaussian, Rollouts
 
 
@@ -25,8 +25,4 @@ class BestSoFar(eqx.Module):
         """What is best after these rollouts of `controller`. One of which a rollout broke off is no better."""
         spent = jnp.where(rollouts.valid.all(-1), rollouts.cost.sum(-1).mean(-1), jnp.inf)
         better = spent < self.cost
-
-        def chosen(new: Array, old: Array) -> Array:
-            return jnp.where(better.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
-        return BestSoFar(jax.tree.map(chosen, controller, self.controller), jnp.where(better, spent, self.cost))
+        return BestSoFar(*chosen(better, (controller, spent), (self.controller, self.cost)))

@@ -44,7 +44,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from pilotfish.algebra import gaussian, regression
-from pilotfish.algebra.batch import finite
+from pilotfish.algebra.batch import chosen, finite
 from pilotfish.policies import network
 from pilotfish.policies.network import ACTIVATIONS, NetworkPolicy, OwnNetworkPolicy, log_factors
 from pilotfish.types import Key, LinearGaussian, Problem, Rollouts
@@ -213,14 +213,15 @@ class SStep(eqx.Module):
         start = _folded(policy, white, memory.taught)
         trained, moments = self._trained(start, forward, samples, memory.optimiser, key)
         both = jax.tree.map(lambda *leaves: jnp.stack(leaves), start, trained)
-        said: _Measured = jax.lax.map(lambda layers: _measured(layers, forward, samples), both)
-        before, after = (jax.tree.map(lambda leaf, i=i: leaf[i], said) for i in (0, 1))
+        said = cast(_Measured, jax.lax.map(lambda layers: _measured(layers, forward, samples), both))
+        before: _Measured = jax.tree.map(lambda leaf: leaf[0], said)
+        after: _Measured = jax.tree.map(lambda leaf: leaf[1], said)
         worse = after.trained > before.trained
-        trained, after = _chosen(worse, (start, before), (trained, after))
+        trained, after = chosen(worse, (start, before), (trained, after))
         new = _unfolded(trained, policy, white, goal.factor)
         anything, whole = (goal.share > 0).any(), finite((new, moments))
         ok = anything & whole
-        new, after, moments = _chosen(ok, (new, after, moments), (policy, before, memory.optimiser))
+        new, after, moments = chosen(ok, (new, after, moments), (policy, before, memory.optimiser))
         kl, kl_worst = _kl(new, memory, goal, controllers)
         report = Taught(
             loss_before=jnp.where(anything, before.loss, 0.0),
@@ -412,7 +413,7 @@ def _kept(policy: NetworkPolicy, white: _White, taught: Bool[Array, ""]) -> _Whi
     if not isinstance(policy, OwnNetworkPolicy):
         return white
     own = _White(policy.shift, policy.scale, jnp.ones_like(white.varies), policy.centre, policy.spread)
-    return _chosen(taught, own, white)
+    return chosen(taught, own, white)
 
 
 def _folded(policy: NetworkPolicy, white: _White, taught: Bool[Array, ""]) -> Any:
@@ -424,11 +425,11 @@ def _folded(policy: NetworkPolicy, white: _White, taught: Bool[Array, ""]) -> An
     layers = _layers(policy)
     weight, bias = layers[0]
     again = weight * (white.scale / policy.scale), bias + weight @ ((white.shift - policy.shift) / policy.scale)
-    layers[0] = _chosen(taught, again, (jnp.where(white.varies, weight, 0.0), bias))
+    layers[0] = chosen(taught, again, (jnp.where(white.varies, weight, 0.0), bias))
     weight, bias = layers[-1]
     centre, spread = _of_outputs(white, len(bias))
     again = weight / spread[:, None], (bias - centre) / spread
-    layers[-1] = _chosen(taught, again, (FIRST_OUTPUT * weight, jnp.zeros_like(bias)))
+    layers[-1] = chosen(taught, again, (FIRST_OUTPUT * weight, jnp.zeros_like(bias)))
     return layers
 
 
@@ -542,8 +543,3 @@ def _kl(
 def _cast(tree: Any, dtype: Any) -> Any:
     """The same tree with floats of another precision."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree)
-
-
-def _chosen(condition: Bool[Array, ""], this: Any, other: Any) -> Any:
-    """One of two trees alike."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b) if eqx.is_array(a) else a, this, other)

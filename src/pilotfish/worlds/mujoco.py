@@ -256,11 +256,17 @@ class MujocoPlant(Plant):
         return np.where(whole[:, None], self._simulation.state(self._batch), np.nan)
 
 
+def angles_of(model: mujoco.MjModel) -> tuple[int, ...]:
+    """The entries of qpos that may turn around: those of hinges without limits."""
+    turns = (model.jnt_type == starts.HINGE) & (model.jnt_limited == 0)
+    return tuple(model.jnt_qposadr[turns].tolist())
+
+
 class MujocoWorld(HostWorld):
     """Simulates a MuJoCo model; the problem says what it is for."""
 
     problem: Problem
-    """Its dynamics are the simulation."""
+    """Its dynamics are the simulation; its angles, where the problem names none, those of the hinges without limits."""
     simulation: Simulation = eqx.field(static=True)
 
     def __init__(
@@ -273,7 +279,8 @@ class MujocoWorld(HostWorld):
     ):
         """`fields`, `forces` and `threads` are those of Simulation."""
         self.simulation = Simulation(model, fields or {}, forces, threads)
-        self.problem = dataclasses.replace(problem, dynamics=self.simulation)
+        angles = problem.angles or angles_of(model)
+        self.problem = dataclasses.replace(problem, dynamics=self.simulation, angles=angles)
 
     def __check_init__(self):
         problem, model, fields, forces = self.problem, self.model, self.simulation.fields, self.simulation.forces

@@ -1,0 +1,177 @@
+"""Gaussian processes: smooth functions of few samples, and how sure one can be of them (Rasmussen & Williams 2006).
+
+    y_j = f_j(s) + e,    f_j ~ GP(0, sigma_j^2 k),    e ~ N(0, sigma_j^2 n_j^2)
+    k(s, s') = exp( -1/2 |(s - s') / l|^2 ) + w^2 (1 + s's')
+
+The inputs s are whitened. All outputs j share the lengths l and the weight w of the linear part, so that one kernel
+matrix serves all of them; each has its own noise n_j, as a part of its size sigma_j.
+
+l, w and n maximise the likelihood of some of the samples, of which sigma_j drops out (5.8, with its maximum in
+sigma_j^2 = y'(K + n_j^2)^-1 y / N put in). Beyond 10 times the spread of an input its length has a weak prior, and w
+beyond 10: there they make no difference to the samples, and much to what is far from them.
+
+What is predicted uses all samples by as many basis functions as they need: those of the samples that a pivoted Cholesky
+factorisation chooses, each where the others leave most unsaid, until they leave nothing above the noise. That is the
+method of the subset of regressors (8.13), exact if every sample is chosen.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.scipy.linalg as jsl
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from pilotfish.algebra.batch import chosen, each
+
+LEAST_NOISE = 1e-4
+"""Smallest n_j: a part of the function's size that samples are not believed to tell."""
+FIRST_NOISE = 0.05
+"""n_j before any sample."""
+RATE = 0.2
+"""First step of a logarithm by Adam."""
+ROUNDING = 10.0
+"""Noise below so many units in the last place of the kernel matrix is taken to be that."""
+LONG, WEAK = 10.0, 2.0
+"""From where on lengths and the weight of the linear part have a prior, and its own weight."""
+UNSAID = 0.1
+"""The factorisation ends where what it leaves is less than this part of the least noise, as variances."""
+
+
+class Kernel(NamedTuple):
+    """What is learned of the process, as logarithms."""
+
+    length: Float[Array, "d"]
+    linear: Float[Array, ""]
+    """Of w."""
+    noise: Float[Array, "outputs"]
+
+    def __call__(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
+        """K between all of two sets of inputs."""
+        p, q = a * jnp.exp(-self.length), b * jnp.exp(-self.length)
+        squared = (p**2).sum(1)[:, None] + (q**2).sum(1) - 2.0 * p @ q.T
+        return jnp.exp(-0.5 * jnp.maximum(squared, 0.0)) + jnp.exp(2.0 * self.linear) * (1.0 + a @ b.T)
+
+    def own(self, s: Float[Array, "n d"]) -> Float[Array, "n"]:
+        """K of every input with itself."""
+        return 1.0 + jnp.exp(2.0 * self.linear) * (1.0 + (s**2).sum(1))
+
+    @property
+    def variance(self) -> Float[Array, "outputs"]:
+        """n_j^2."""
+        return jnp.exp(2.0 * self.noise) + LEAST_NOISE**2
+
+
+class Process(eqx.Module):
+    """The functions f_j, given samples."""
+
+    kernel: Kernel
+    pivots: Float[Array, "m d"]
+    """The inputs at which the basis functions are centred."""
+    weight: Float[Array, "m outputs"]
+    """Of the basis functions, 0 for those that are not needed."""
+    linear: Float[Array, "d outputs"]
+    constant: Float[Array, "outputs"]
+
+    def __call__(self, s: Float[Array, "d"]) -> Float[Array, "outputs"]:
+        """The mean of f in one input."""
+        squared = ((s - self.pivots) ** 2) @ jnp.exp(-2.0 * self.kernel.length)
+        return jnp.exp(-0.5 * squared) @ self.weight + s @ self.linear + self.constant
+
+
+def begin(d: int, outputs: int) -> Kernel:
+    """What is believed before any sample: inputs are about sqrt(2 d) apart, and f changes on a scale of that."""
+    return Kernel(
+        length=jnp.full(d, 0.5 * math.log(d), float),
+        linear=jnp.zeros(()),
+        noise=jnp.full(outputs, math.log(FIRST_NOISE), float),
+    )
+
+
+def surprise(
+    kernel: Kernel, s: Float[Array, "n d"], y: Float[Array, "n outputs"], known: Bool[Array, "n"]
+) -> Float[Array, ""]:
+    """-log likelihood of the samples that are known, and of the prior, but for a constant. Outputs that are 0
+    everywhere say nothing.
+    """
+    both = known[:, None] & known
+    K = jnp.where(both, kernel(s, s), 0.0)
+    count, rounding = known.sum(), ROUNDING * jnp.finfo(s.dtype).eps * jnp.trace(K)
+
+    def of_output(y: Float[Array, "n"], variance: Float[Array, ""]) -> Float[Array, ""]:
+        L = jnp.linalg.cholesky(K + jnp.diag(jnp.where(known, variance + rounding, 1.0)))
+        z = jsl.solve_triangular(L, jnp.where(known, y, 0.0), lower=True)
+        size, varies = z @ z, (jnp.where(known, y, 0.0) ** 2).sum() > 0
+        fits = 0.5 * count * jnp.log(jnp.where(varies, size, 1.0))
+        return jnp.where(varies, fits + jnp.log(jnp.diagonal(L)).sum(), 0.0)
+
+    beyond = jnp.maximum(jnp.append(kernel.length, kernel.linear) - math.log(LONG), 0.0)
+    return jax.vmap(of_output)(y.T, kernel.variance).sum() + WEAK * (beyond**2).sum()
+
+
+def likeliest(
+    kernel: Kernel, s: Float[Array, "n d"], y: Float[Array, "n outputs"], known: Bool[Array, "n"], steps: int
+) -> Kernel:
+    """The most likely kernel that so many steps of Adam meet; they settle towards the end."""
+    solver: Any = optax.adam(optax.linear_schedule(RATE, 0.0, steps))
+
+    def step(carry, _):
+        kernel, state, best = carry
+        value, grad = jax.value_and_grad(surprise)(kernel, s, y, known)
+        best = chosen(value < best[1], (kernel, value), best)
+        change, state = solver.update(grad, state, kernel)
+        return (jax.tree.map(jnp.add, kernel, change), state, best), None
+
+    first = kernel, solver.init(kernel), (kernel, jnp.asarray(jnp.inf, s.dtype))
+    (last, _, best), _ = jax.lax.scan(step, first, None, length=steps)
+    return chosen(surprise(last, s, y, known) < best[1], last, best[0])
+
+
+def given(
+    kernel: Kernel, s: Float[Array, "n d"], y: Float[Array, "n outputs"], known: Bool[Array, "n"], most: int
+) -> Process:
+    """The process, given the samples that are known, by at most so many basis functions."""
+    order, G = factor(kernel, s, known, most)
+    L = G[order]
+    used = jnp.diagonal(L) > 0
+    L = jnp.where(used[:, None] & used, L, 0.0) + jnp.diag(jnp.where(used, 0.0, 1.0))
+    normal, rounding = G.T @ G, ROUNDING * jnp.finfo(s.dtype).eps * (G**2).sum()
+    target = G.T @ jnp.where(known[:, None], y, 0.0)
+
+    def solved(target: Float[Array, "m"], variance: Float[Array, ""]) -> Float[Array, "m"]:
+        return jsl.cho_solve((jnp.linalg.cholesky(normal + (variance + rounding) * jnp.eye(len(normal))), True), target)
+
+    inner = each(solved, target.T, kernel.variance)
+    weight = jnp.where(used[:, None], jsl.solve_triangular(L, inner.T, lower=True, trans=1), 0.0)
+    pivots, w2 = s[order], jnp.exp(2.0 * kernel.linear)
+    return Process(kernel, pivots, weight, w2 * pivots.T @ weight, w2 * weight.sum(0))
+
+
+def factor(
+    kernel: Kernel, s: Float[Array, "n d"], known: Bool[Array, "n"], most: int
+) -> tuple[Int[Array, "m"], Float[Array, "n m"]]:
+    """Pivots, and G with K ~ GG' among the samples that are known: a pivoted Cholesky factorisation of at most so many
+    columns. Those that are not needed are 0.
+    """
+    least = UNSAID * kernel.variance.min()
+    n = len(s)
+
+    def unfinished(carry):
+        i, left, *_ = carry
+        return (i < most) & (left.max() > least)
+
+    def column(carry):
+        i, left, order, G = carry
+        p = jnp.argmax(left)
+        new = (kernel(s, s[p][None])[:, 0] - G @ G[p]) / jnp.sqrt(left[p])
+        new = jnp.where(known, new, 0.0)
+        left = jnp.maximum(left - new**2, 0.0).at[p].set(0.0)
+        return i + 1, left, order.at[i].set(p), G.at[:, i].set(new)
+
+    left = jnp.where(known, kernel.own(s), 0.0)
+    start = 0, left, jnp.zeros(most, int), jnp.zeros((n, most), s.dtype)
+    _, _, order, G = jax.lax.while_loop(unfinished, column, start)
+    return order, G

@@ -1,0 +1,204 @@
+"""Dynamics learned from all transitions so far: one model of the whole state space, for all conditions and time steps.
+
+    x' = x + f(s),    s = [sin and cos of angles, other states, executed action], whitened
+
+where f is a Gaussian process (algebra/process.py). Where a local fit needs as many rollouts as a step's state and
+action have entries, every transition here tells something of all that are near it: a handful of episodes will do, if
+the dynamics are smooth. (With a mean that is linear far from the data, this is the model of PILCO, Deisenroth &
+Rasmussen 2011, without its uncertainty.)
+
+Where no formula of the cost is known it is learned as one more output.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from pilotfish.algebra import process, regression
+from pilotfish.algebra.process import Kernel, Process
+from pilotfish.types import Equations, Key, Problem, Rollouts, Step
+
+
+class Experience(NamedTuple):
+    """All transitions that are remembered, newest first, and what was learned of the kernel."""
+
+    x: Float[Array, "n dx"]
+    u: Float[Array, "n du"]
+    """Executed actions."""
+    ahead: Float[Array, "n dx"]
+    cost: Float[Array, "n"]
+    happened: Bool[Array, "n"]
+    kernel: Kernel
+
+
+class White(NamedTuple):
+    """Coordinates without units: of the inputs `(a - shift) / scale`, of the outputs `(y - centre) / spread`. Of what
+    does not vary the scale is infinite and the spread 0.
+    """
+
+    shift: Float[Array, "d"]
+    scale: Float[Array, "d"]
+    centre: Float[Array, "outputs"]
+    spread: Float[Array, "outputs"]
+
+
+class Learned(eqx.Module):
+    """What was learned: called with state and action it gives the next state."""
+
+    process: Process
+    white: White
+    low: Float[Array, "du"]
+    high: Float[Array, "du"]
+    angles: tuple[int, ...] = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, "dx"], u: Float[Array, "du"]) -> Float[Array, "dx"]:
+        return x + self._outputs(x, u)[: len(x)]
+
+    def cost(self, x: Float[Array, "dx"], u: Float[Array, "du"], t: Step) -> Float[Array, ""]:
+        """The cost of a step, where that was learned."""
+        return self._outputs(x, u)[len(x)]
+
+    def of(self, problem: Problem) -> Problem:
+        """The problem as it is believed to be."""
+        believed = eqx.tree_at(lambda p: p.dynamics, problem, Equations(self), is_leaf=lambda leaf: leaf is None)
+        if problem.cost is None:
+            believed = eqx.tree_at(lambda p: p.cost, believed, self.cost, is_leaf=lambda leaf: leaf is None)
+        return believed
+
+    def _outputs(self, x: Float[Array, "dx"], u: Float[Array, "du"]) -> Float[Array, "outputs"]:
+        a, white = inputs(x, jnp.clip(u, self.low, self.high), self.angles), self.white
+        return white.centre + white.spread * self.process((a - white.shift) / white.scale)
+
+
+class Report(NamedTuple):
+    """How well what was learned fits."""
+
+    spread: Float[Array, "dx"]
+    """Standard deviation of all states that are remembered; 0 of an entry that does not vary."""
+    unexplained: Float[Array, ""]
+    """Part of the variance of the newest transitions' changes, whitened, that is not explained."""
+    basis: Int[Array, ""]
+    """Number of basis functions."""
+    transitions: Int[Array, ""]
+    """Number of transitions that are remembered."""
+
+
+class LearnedDynamics(eqx.Module):
+    """How dynamics are learned from all transitions so far."""
+
+    memory: int = eqx.field(static=True, default=3000)
+    """Number of the newest transitions, of all conditions, that are remembered, rounded up to whole iterations."""
+    points: int = eqx.field(static=True, default=500)
+    """Most transitions on which basis functions are centred. With more, more is told apart, at a cost of its cube."""
+    sample: int = eqx.field(static=True, default=200)
+    """Number of transitions by which lengths and noise are learned, drawn anew each time."""
+    steps: int = eqx.field(static=True, default=30)
+    """Steps of Adam by which they are; they go on from where the last ended."""
+
+    def __check_init__(self):
+        for name, least in (("memory", 1), ("points", 1), ("sample", 2), ("steps", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: give {least} or more.")
+
+    def begin(self, problem: Problem, episodes: int) -> Experience:
+        """What is remembered before the first rollouts."""
+        N, T, dx, du = len(problem.conditions.mean), problem.horizon, problem.dx, problem.du
+        n = -(-self.memory // (N * episodes * T)) * N * episodes * T
+        d = len(inputs(jnp.zeros(dx), jnp.zeros(du), problem.angles))
+        return Experience(
+            x=jnp.zeros((n, dx)),
+            u=jnp.zeros((n, du)),
+            ahead=jnp.zeros((n, dx)),
+            cost=jnp.zeros(n),
+            happened=jnp.zeros(n, bool),
+            kernel=process.begin(d, dx + (problem.cost is None)),
+        )
+
+    def fit(
+        self, problem: Problem, experience: Experience, rollouts: Rollouts, key: Key
+    ) -> tuple[Experience, Learned, Report]:
+        """What is remembered after these `cleaned` rollouts, what is learned from it, and how well that fits."""
+        known = remembered(problem, experience, rollouts)
+        a, y = samples(problem, known)
+        white, row = _white(a, known, y), known.happened[:, None]
+        s = jnp.where(row, (a - white.shift) / white.scale, 0.0)
+        v = jnp.where(
+            row & (white.spread > 0), (y - white.centre) / jnp.where(white.spread > 0, white.spread, 1.0), 0.0
+        )
+        some = _drawn(known.happened, min(self.sample, len(s)), key)
+        kernel = process.likeliest(known.kernel, s[some], v[some], known.happened[some], self.steps)
+        found = process.given(kernel, s, v, known.happened, min(self.points, len(s)))
+        new = rollouts.happened.size
+        off = jnp.where(row[:new], v[:new] - jax.vmap(found)(s[:new]), 0.0)[:, : problem.dx]
+        scatter = (jnp.where(row[:new], v[:new] - v[:new].mean(0), 0.0)[:, : problem.dx] ** 2).sum()
+        report = Report(
+            spread=_moments(known.x, jnp.abs(known.x), known.happened)[1],
+            unexplained=(off**2).sum() / jnp.where(scatter > 0, scatter, 1.0),
+            basis=(found.weight != 0).any(1).sum(),
+            transitions=known.happened.sum(),
+        )
+        model = Learned(found, white, problem.action_low, problem.action_high, problem.angles)
+        return known._replace(kernel=kernel), model, report
+
+
+def inputs(
+    x: Float[Array, "*batch dx"], u: Float[Array, "*batch du"], angles: tuple[int, ...]
+) -> Float[Array, "*batch d"]:
+    """What dynamics depend on smoothly: sine and cosine of what is an angle, the other states, the action."""
+    turn, rest = np.array(angles, int), np.setdiff1d(np.arange(x.shape[-1]), angles)
+    return jnp.concatenate([jnp.sin(x[..., turn]), jnp.cos(x[..., turn]), x[..., rest], u], -1)
+
+
+def remembered(problem: Problem, old: Experience, rollouts: Rollouts) -> Experience:
+    """The experience with these transitions in front; the oldest are forgotten."""
+
+    def front(new: Array, old: Array) -> Array:
+        new = new.reshape(-1, *old.shape[1:])
+        return jnp.concatenate([new, old[: len(old) - len(new)]])
+
+    return Experience(
+        x=front(rollouts.x[..., :-1, :], old.x),
+        u=front(problem.admissible(rollouts.u), old.u),
+        ahead=front(rollouts.x[..., 1:, :], old.ahead),
+        cost=front(rollouts.cost[..., :-1], old.cost),
+        happened=front(rollouts.happened, old.happened),
+        kernel=old.kernel,
+    )
+
+
+def samples(problem: Problem, known: Experience) -> tuple[Float[Array, "n d"], Float[Array, "n outputs"]]:
+    """Inputs and outputs of what is learned."""
+    y = known.ahead - known.x
+    if problem.cost is None:
+        y = jnp.concatenate([y, known.cost[:, None]], 1)
+    return inputs(known.x, known.u, problem.angles), y
+
+
+def _white(a: Float[Array, "n d"], known: Experience, y: Float[Array, "n outputs"]) -> White:
+    happened, size = known.happened, jnp.abs(known.ahead)
+    if y.shape[1] > size.shape[1]:
+        size = jnp.concatenate([size, jnp.abs(known.cost)[:, None]], 1)
+    (shift, scale), (centre, spread) = _moments(a, jnp.abs(a), happened), _moments(y, size, happened)
+    return White(shift, jnp.where(scale > 0, scale, jnp.inf), centre, spread)
+
+
+def _moments(
+    a: Float[Array, "n d"], size: Float[Array, "n d"], happened: Bool[Array, "n"]
+) -> tuple[Float[Array, "d"], Float[Array, "d"]]:
+    """Mean and standard deviation, which is 0 where an entry varies by the rounding of such sizes alone."""
+    weight = happened / jnp.maximum(happened.sum(), 1)
+    pivot = a[jnp.argmax(happened)]
+    mean = pivot + weight @ (a - pivot)
+    std = jnp.sqrt(weight @ (a - mean) ** 2)
+    rounding = regression.ROUNDING * jnp.finfo(a.dtype).eps * jnp.where(happened[:, None], size, 0.0).max(0)
+    return mean, jnp.where(std > rounding, std, 0.0)
+
+
+def _drawn(happened: Bool[Array, "n"], count: int, key: Key) -> Int[Array, "count"]:
+    """Indices of `count` transitions, without repetition: of those that happened, as long as there are any."""
+    order = jax.random.uniform(key, happened.shape) + ~happened
+    return jnp.argsort(order)[:count]
