@@ -22,6 +22,7 @@ from pilotfish.algorithms.mdgps_linear import MDGPSLinear
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.models.cost import CostExpansion
 from pilotfish.models.dynamics import FittedDynamics
+from pilotfish.models.learned_dynamics import LearnedDynamics
 from pilotfish.models.linearised import Linearisation
 from pilotfish.models.local_q import FittedQ
 from pilotfish.policies import files
@@ -58,6 +59,7 @@ CASES = {
     "lqr-gps, mixture, adapted": LQRGPS(dynamics=MIXTURE, step=StepSize(smallest=0.5, largest=2.0, rule="mean")),
     "lqr-gps, step, at the mean": LQRGPS(trust="step", cost=CostExpansion(at="mean"), noise_smoothing=1.0),
     "ilqg": ILQG(),
+    "ilqg, learned": ILQG(dynamics="learned", learned=LearnedDynamics(points=60, sample=60), steps=10, starts=2),
     "mdgps": MDGPS(kl_step=0.5, teach=QUICK, imagined=20),
     "mdgps, on policy, global, by regression": MDGPS(
         kl_step=0.5,
@@ -81,6 +83,7 @@ DRAWS = {
     "mdgps",
     "mdgps, on policy, global, by regression",
     "mdgps, without a model",
+    "ilqg, learned",
     "dagger",
     "badmm",
 }

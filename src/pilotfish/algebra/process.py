@@ -37,7 +37,7 @@ ROUNDING = 10.0
 """Noise below so many units in the last place of the kernel matrix is taken to be that."""
 LONG, WEAK = 10.0, 2.0
 """From where on lengths and the weight of the linear part have a prior, and its own weight."""
-UNSAID = 0.1
+UNSAID = 0.01
 """The factorisation ends where what it leaves is less than this part of the least noise, as variances."""
 
 
@@ -142,7 +142,7 @@ def given(
     target = G.T @ jnp.where(known[:, None], y, 0.0)
 
     def solved(target: Float[Array, "m"], variance: Float[Array, ""]) -> Float[Array, "m"]:
-        return jsl.cho_solve((jnp.linalg.cholesky(normal + (variance + rounding) * jnp.eye(len(normal))), True), target)
+        return jsl.cho_solve((jnp.linalg.cholesky(normal + (variance + rounding) * jnp.eye(len(normal), dtype=s.dtype)), True), target)
 
     inner = each(solved, target.T, kernel.variance)
     weight = jnp.where(used[:, None], jsl.solve_triangular(L, inner.T, lower=True, trans=1), 0.0)
@@ -166,12 +166,12 @@ def factor(
     def column(carry):
         i, left, order, G = carry
         p = jnp.argmax(left)
-        new = (kernel(s, s[p][None])[:, 0] - G @ G[p]) / jnp.sqrt(left[p])
-        new = jnp.where(known, new, 0.0)
+        rest: Array = (kernel(s, s[p][None])[:, 0] - G @ G[p]) / jnp.sqrt(left[p])
+        new = jnp.where(known, rest, 0.0)
         left = jnp.maximum(left - new**2, 0.0).at[p].set(0.0)
         return i + 1, left, order.at[i].set(p), G.at[:, i].set(new)
 
     left = jnp.where(known, kernel.own(s), 0.0)
-    start = 0, left, jnp.zeros(most, int), jnp.zeros((n, most), s.dtype)
+    start: Any = 0, left, jnp.zeros(most, int), jnp.zeros((n, most), s.dtype)
     _, _, order, G = jax.lax.while_loop(unfinished, column, start)
     return order, G

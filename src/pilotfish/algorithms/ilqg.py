@@ -82,7 +82,7 @@ class LearnedInfo(NamedTuple):
         Float[Array, ""], Shown("distance of episodes from their plan", scale="log", column="astray", form="{:.2g}")
     ]
     """Root mean square distance of the episodes' states from those that were planned, in standard deviations of all
-    states seen; nan before there is a plan."""
+    states seen; 0 before there is a plan."""
     unexplained: Annotated[
         Float[Array, ""],
         Shown("part of the changes that is not explained", scale="log", column="unexplained", form="{:.2g}"),
@@ -240,7 +240,7 @@ class ILQG(Algorithm):
         return LearnedInfo(
             ok=ok,
             nominal_cost=jnp.nan_to_num(new.nominal.cost.mean()),
-            astray=jnp.where(jnp.isfinite(old.cost).all(), jnp.sqrt(far.mean()), jnp.nan),
+            astray=jnp.where(jnp.isfinite(old.cost).all(), jnp.sqrt(far.mean()), 0.0),
             unexplained=report.unexplained,
             basis=report.basis,
             anew=anew.mean(),
