@@ -142,7 +142,9 @@ def given(
     target = G.T @ jnp.where(known[:, None], y, 0.0)
 
     def solved(target: Float[Array, "m"], variance: Float[Array, ""]) -> Float[Array, "m"]:
-        return jsl.cho_solve((jnp.linalg.cholesky(normal + (variance + rounding) * jnp.eye(len(normal), dtype=s.dtype)), True), target)
+        return jsl.cho_solve(
+            (jnp.linalg.cholesky(normal + (variance + rounding) * jnp.eye(len(normal), dtype=s.dtype)), True), target
+        )
 
     inner = each(solved, target.T, kernel.variance)
     weight = jnp.where(used[:, None], jsl.solve_triangular(L, inner.T, lower=True, trans=1), 0.0)

@@ -112,7 +112,7 @@ class ILQG(Algorithm):
     """How the dynamics are learned."""
     steps: int = eqx.field(static=True, default=40)
     """Steps of a plan."""
-    starts: int = eqx.field(static=True, default=4)
+    starts: int = eqx.field(static=True, default=2)
     """Number of plans: one goes on from the last, the others begin anew."""
     exploration: float = 0.1
     """Standard deviation of the noise with which a plan is followed, in units of the problem's first noise."""

@@ -23,6 +23,11 @@ from pilotfish.algebra.process import Kernel, Process
 from pilotfish.types import Equations, Key, Problem, Rollouts, Step
 
 
+BEYOND = 0.5
+"""By how much of its range in all data an input may leave it, to either side: further out the model is taken to go on
+as it is there."""
+
+
 class Experience(NamedTuple):
     """All transitions that are remembered, newest first, and what was learned of the kernel."""
 
@@ -42,6 +47,9 @@ class White(NamedTuple):
 
     shift: Float[Array, "d"]
     scale: Float[Array, "d"]
+    low: Float[Array, "d"]
+    high: Float[Array, "d"]
+    """White inputs beyond these are taken to be these."""
     centre: Float[Array, "outputs"]
     spread: Float[Array, "outputs"]
 
@@ -71,7 +79,8 @@ class Learned(eqx.Module):
 
     def _outputs(self, x: Float[Array, "dx"], u: Float[Array, "du"]) -> Float[Array, "outputs"]:
         a, white = inputs(x, jnp.clip(u, self.low, self.high), self.angles), self.white
-        return white.centre + white.spread * self.process((a - white.shift) / white.scale)
+        s = jnp.clip((a - white.shift) / white.scale, white.low, white.high)
+        return white.centre + white.spread * self.process(s)
 
 
 class Report(NamedTuple):
@@ -183,7 +192,11 @@ def _white(a: Float[Array, "n d"], known: Experience, y: Float[Array, "n outputs
     if y.shape[1] > size.shape[1]:
         size = jnp.concatenate([size, jnp.abs(known.cost)[:, None]], 1)
     (shift, scale), (centre, spread) = _moments(a, jnp.abs(a), happened), _moments(y, size, happened)
-    return White(shift, jnp.where(scale > 0, scale, jnp.inf), centre, spread)
+    scale = jnp.where(scale > 0, scale, jnp.inf)
+    s = jnp.where(happened[:, None], (a - shift) / scale, 0.0)
+    low, high = s.min(0), s.max(0)
+    margin = BEYOND * (high - low)
+    return White(shift, scale, low - margin, high + margin, centre, spread)
 
 
 def _moments(
