@@ -1,4 +1,4 @@
-"""Dynamics learned from all transitions against the equations that made these, in any units, from broken rollouts too."""
+"""Learned dynamics against the equations that made their transitions, in any units, from broken rollouts too."""
 
 import equinox as eqx
 import jax

@@ -22,7 +22,6 @@ from pilotfish.algebra import process, regression
 from pilotfish.algebra.process import Kernel, Process
 from pilotfish.types import Equations, Key, Problem, Rollouts, Step
 
-
 BEYOND = 0.5
 """By how much of its range in all data an input may leave it, to either side: further out the model is taken to go on
 as it is there."""
