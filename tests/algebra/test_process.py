@@ -14,6 +14,7 @@ from pilotfish.algebra import process
 from pilotfish.algebra.process import Kernel
 
 N, D, OUTPUTS = 30, 3, 2
+ALL = jnp.arange(N)
 
 
 def drawn(seed, n=N, d=D, outputs=OUTPUTS):
@@ -50,13 +51,13 @@ def dense(kernel, s, y, known, at):
 def test_with_every_sample_as_a_pivot_it_is_the_dense_solution(seed):
     kernel, s, y, known = drawn(seed)
     at = np.random.default_rng(seed + 100).normal(size=(7, D))
-    found = jax.vmap(jax.jit(process.given, static_argnums=4)(kernel, s, y, known, N))(jnp.asarray(at))
+    found = jax.vmap(jax.jit(process.given, static_argnums=5)(kernel, s, y, known, ALL, N))(jnp.asarray(at))
     np.testing.assert_allclose(found, dense(kernel, s, y, np.asarray(known), at), atol=3e-3)
 
 
 def test_with_fewer_it_is_least_squares_in_their_basis_functions():
     kernel, s, y, known = drawn(3)
-    found = process.given(kernel, s, y, known, 8)
+    found = process.given(kernel, s, y, known, ALL, 8)
     S = np.asarray(found.pivots)
     s, y, at = np.asarray(s[known]), np.asarray(y[known]), np.random.default_rng(0).normal(size=(5, D))
     assert len(np.unique(S, axis=0)) == 8
@@ -128,7 +129,7 @@ def test_it_learns_which_inputs_matter_and_predicts_where_it_was_not():
     assert process.surprise(kernel, s, y, known) < process.surprise(first, s, y, known) - 100
     assert kernel.length[0] < kernel.length[3] - 1
     at = jnp.asarray(rng.normal(size=(100, 4))) * 0.8
-    off = jax.vmap(process.given(kernel, s, y, known, 150))(at) - smooth(at)
+    off = jax.vmap(process.given(kernel, s, y, known, jnp.arange(150), 150))(at) - smooth(at)
     assert np.sqrt((off**2).mean(0)).max() < 0.03
 
 
@@ -150,14 +151,14 @@ def test_any_samples_leave_numbers(seed, count, repeated, flat):
 @jax.jit
 def prepared(kernel, s, y, known):
     kernel = process.likeliest(process.begin(D, OUTPUTS), s, y, known, 20)
-    return process.given(kernel, s, y, known, 20), kernel
+    return process.given(kernel, s, y, known, ALL, 20), kernel
 
 
 def test_in_float32_it_is_as_exact_as_that_allows():
     kernel, s, y, known = drawn(2)
     low = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == float else leaf, (kernel, s, y))
-    found = process.given(*low, known, N)
+    found = process.given(*low, known, ALL, N)
     assert found.weight.dtype == jnp.float32
-    expected = process.given(kernel, s, y, known, N)
+    expected = process.given(kernel, s, y, known, ALL, N)
     at = jnp.asarray(np.random.default_rng(1).normal(size=(9, D)))
     np.testing.assert_allclose(jax.vmap(found)(at.astype(jnp.float32)), jax.vmap(expected)(at), atol=0.05)

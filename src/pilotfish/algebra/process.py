@@ -131,13 +131,22 @@ def likeliest(
 
 
 def given(
-    kernel: Kernel, s: Float[Array, "n d"], y: Float[Array, "n outputs"], known: Bool[Array, "n"], most: int
+    kernel: Kernel,
+    s: Float[Array, "n d"],
+    y: Float[Array, "n outputs"],
+    known: Bool[Array, "n"],
+    candidates: Int[Array, "c"],
+    most: int,
 ) -> Process:
-    """The process, given the samples that are known, by at most so many basis functions."""
-    order, G = factor(kernel, s, known, most)
-    L = G[order]
+    """The process, given the samples that are known, by at most so many basis functions, centred on some of the
+    candidates.
+    """
+    order, G = factor(kernel, s[candidates], known[candidates], most)
+    L, pivots = G[order], s[candidates[order]]
     used = jnp.diagonal(L) > 0
     L = jnp.where(used[:, None] & used, L, 0.0) + jnp.diag(jnp.where(used, 0.0, 1.0))
+    across = jnp.where(used[:, None] & known, kernel(pivots, s), 0.0)
+    G = jsl.solve_triangular(L, across, lower=True).T
     normal, rounding = G.T @ G, ROUNDING * jnp.finfo(s.dtype).eps * (G**2).sum()
     target = G.T @ jnp.where(known[:, None], y, 0.0)
 
@@ -148,7 +157,7 @@ def given(
 
     inner = each(solved, target.T, kernel.variance)
     weight = jnp.where(used[:, None], jsl.solve_triangular(L, inner.T, lower=True, trans=1), 0.0)
-    pivots, w2 = s[order], jnp.exp(2.0 * kernel.linear)
+    w2 = jnp.exp(2.0 * kernel.linear)
     return Process(kernel, pivots, weight, w2 * pivots.T @ weight, w2 * weight.sum(0))
 
 

@@ -27,6 +27,10 @@ BEYOND = 0.5
 as it is there."""
 
 
+CANDIDATES = 2
+"""Basis functions are centred on some of so many times their number of transitions, which are drawn."""
+
+
 class Experience(NamedTuple):
     """All transitions that are remembered, newest first, and what was learned of the kernel."""
 
@@ -137,9 +141,10 @@ class LearnedDynamics(eqx.Module):
         v = jnp.where(
             row & (white.spread > 0), (y - white.centre) / jnp.where(white.spread > 0, white.spread, 1.0), 0.0
         )
-        some = _drawn(known.happened, min(self.sample, len(s)), key)
+        order = _shuffled(known.happened, key)
+        some, candidates = order[: self.sample], order[: CANDIDATES * self.points]
         kernel = process.likeliest(known.kernel, s[some], v[some], known.happened[some], self.steps)
-        found = process.given(kernel, s, v, known.happened, min(self.points, len(s)))
+        found = process.given(kernel, s, v, known.happened, candidates, min(self.points, len(s)))
         new = rollouts.happened.size
         off = jnp.where(row[:new], v[:new] - jax.vmap(found)(s[:new]), 0.0)[:, : problem.dx]
         scatter = (jnp.where(row[:new], v[:new] - v[:new].mean(0), 0.0)[:, : problem.dx] ** 2).sum()
@@ -210,7 +215,6 @@ def _moments(
     return mean, jnp.where(std > rounding, std, 0.0)
 
 
-def _drawn(happened: Bool[Array, "n"], count: int, key: Key) -> Int[Array, "count"]:
-    """Indices of `count` transitions, without repetition: of those that happened, as long as there are any."""
-    order = jax.random.uniform(key, happened.shape) + ~happened
-    return jnp.argsort(order)[:count]
+def _shuffled(happened: Bool[Array, "n"], key: Key) -> Int[Array, "n"]:
+    """Indices of all transitions in random order, those that happened first."""
+    return jnp.argsort(jax.random.uniform(key, happened.shape) + ~happened)
