@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from pilotfish.algorithms.mdgps import MDGPS
     from pilotfish.algorithms.moto import MOTO
     from pilotfish.models.dynamics import FittedDynamics
+    from pilotfish.models.learned_dynamics import LearnedDynamics
     from pilotfish.policies import Policy
     from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
     from pilotfish.policies.network import Network, NetworkPolicy
@@ -113,6 +114,7 @@ _HOME = {
     "ILQG": "algorithms.ilqg",
     "JaxWorld": "worlds.jax",
     "LQRGPS": "algorithms.lqr_gps",
+    "LearnedDynamics": "models.learned_dynamics",
     "LinearGaussian": "types",
     "LinearGaussianPolicy": "policies.linear_gaussian",
     "MDGPS": "algorithms.mdgps",
@@ -153,6 +155,7 @@ __all__ = [
     "FittedDynamics",
     "Gaussian",
     "JaxWorld",
+    "LearnedDynamics",
     "LinearGaussian",
     "LinearGaussianPolicy",
     "ModelTask",

@@ -10,6 +10,7 @@ import pytest
 from oracles import draw, point_mass, regulator
 from scipy import optimize
 
+from pilotfish import algorithms
 from pilotfish.algorithms.ilqg import ILQG
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs import loop
@@ -507,3 +508,27 @@ def test_bad_settings_are_refused_in_the_users_words(settings, message, monkeypa
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as in production
     with pytest.raises(ValueError, match=message):
         ILQG(**settings)
+
+
+def test_on_learned_dynamics_the_cart_pole_swings_up_after_three_episodes():
+    """20 of 20 seeds do by then; what is deployed is the best that was rolled out, so an episode later."""
+    world, algorithm = CartPole().world(), algorithms.registry()["ilqg-learned"].make()
+    keys = loop.root_keys([100])
+    *_, turn = loop.turns(algorithm, world, 1, keys, 0, 4, loop.initial(algorithm, world, 1, keys))
+    info = jax.tree.map(lambda leaf: leaf[0], turn.report.info)
+    assert info.ok.all()
+    assert info.unexplained < 1e-4
+    deployed = loop.deploy(algorithm, world, 20, KEY, turn.states)
+    assert jax.vmap(CART_POLE.success)(deployed.x[0, 0], deployed.u[0, 0]).all()
+    assert deployed.cost.sum(-1).mean() < 2000
+
+
+def test_a_plan_that_began_anew_is_taken_where_the_last_is_stuck():
+    """At the top between two wells the derivative is zero, and iLQG stays."""
+    problem, algorithm = trap("two wells"), ILQG(dynamics="learned", starts=3, steps=20)
+    first = problem.first_controller
+    plan, anew = eqx.filter_jit(algorithm._plan)(problem, first, KEY)
+    stuck, no = eqx.filter_jit(ILQG(dynamics="learned", starts=1, steps=20)._plan)(problem, first, KEY)
+    assert anew.all()
+    assert not no.any()
+    assert plan.cost[0] < 0.5 * stuck.cost[0]
