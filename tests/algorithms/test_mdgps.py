@@ -60,7 +60,7 @@ def first(algorithm):
 
 @eqx.filter_jit
 def fitted(algorithm, data, controller):
-    return local.fit(algorithm.dynamics, algorithm.cost, PROBLEM, None, data, controller, KEY)[1]
+    return local.fit(algorithm.dynamics, algorithm.cost, PROBLEM, None, data, controller, None, KEY)[1]
 
 
 @eqx.filter_jit

@@ -57,6 +57,7 @@ CASES = {
     "moto, reuse over both, propagated": MOTO(reuse="both", marginal="propagated", memory=2),
     "lqr-gps": LQRGPS(),
     "lqr-gps, mixture, adapted": LQRGPS(dynamics=MIXTURE, step=StepSize(smallest=0.5, largest=2.0, rule="mean")),
+    "lqr-gps, learned": LQRGPS(dynamics=FittedDynamics(prior="learned", learned=LearnedDynamics(points=60, sample=60))),
     "lqr-gps, step, at the mean": LQRGPS(trust="step", cost=CostExpansion(at="mean"), noise_smoothing=1.0),
     "ilqg": ILQG(),
     "ilqg-learned": ILQG(dynamics="learned", learned=LearnedDynamics(points=60, sample=60), steps=10, starts=2),
@@ -79,6 +80,7 @@ CASES = {
 }
 """Algorithms with settings: at least one of every registered algorithm."""
 DRAWS = {
+    "lqr-gps, learned",
     "lqr-gps, mixture, adapted",
     "mdgps",
     "mdgps, on policy, global, by regression",
@@ -106,6 +108,7 @@ def roll(algorithm, world, state, key):
 
 FIXED = [name for name in CASES if name not in DRAWS]
 SLOW = {
+    "lqr-gps, learned",
     "ilqg-learned",
     "moto, reuse over both, propagated",
     "lqr-gps, step, at the mean",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pilotfish.algebra import mixture, regression
-from pilotfish.models import dynamics
+from pilotfish.models import dynamics, regressed
 from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.models.nominal import Nominal
 from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian
@@ -18,6 +18,7 @@ ORIGIN = Nominal(jnp.zeros((T + 1, DX)), jnp.zeros((T, DU)))
 
 @eqx.filter_jit
 def fit(x, u, weight, count, prior=None, nominal=ORIGIN):
+    prior = None if prior is None else regressed.near(prior, dynamics.transitions(x, u), weight)
     return dynamics.fit(x, u, weight, count, nominal, prior)[0]
 
 

@@ -33,6 +33,7 @@ from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.models import local, regressed
 from pilotfish.models.cost import CostExpansion
 from pilotfish.models.dynamics import FittedDynamics
+from pilotfish.models.learned_dynamics import Experience
 from pilotfish.models.linearised import Linearisation
 from pilotfish.models.local import LocalModel
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
@@ -67,7 +68,7 @@ class State(NamedTuple):
     steps: Steps
     tie: Tie
     policy: NetworkPolicy
-    transitions: regressed.Memory | None
+    transitions: regressed.Memory | Experience | None
     """What the dynamics' prior remembers; None without one."""
     visited: regressed.Memory | None
     """What the linearisation's prior remembers; None without one."""
@@ -157,8 +158,8 @@ class BADMM(Algorithm):
         """The problem's first controllers, and a network that knows nothing."""
         first, N = problem.first_controller, len(problem.conditions.mean)
         policy = self.policy.policy(problem, key, self.noise_smoothing)
-        memories = self.dynamics.begin(problem, episodes), self.linearise.begin(problem, episodes)
-        transitions, visited = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (N, *leaf.shape)), memories)
+        transitions, visited = self.dynamics.begin(problem, episodes), self.linearise.begin(problem, episodes)
+        visited = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (N, *leaf.shape)), visited)
         return State(
             controller=first,
             eta=jnp.full(N, jnp.nan, float),
@@ -184,8 +185,9 @@ class BADMM(Algorithm):
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
         N, data = len(state.eta), rollouts.cleaned()
         fit_key, key = jax.random.split(key)
-        fit = functools.partial(local.fit, self.dynamics, self.cost, problem)
-        transitions, model, enough = each(fit, state.transitions, data, state.controller, jax.random.split(fit_key, N))
+        transitions, model, enough = local.fits(
+            self.dynamics, self.cost, problem, state.transitions, data, state.controller, fit_key
+        )
         old = jax.vmap(_inwards)(model, state.controller)
         now = jax.vmap(LocalModel.expected_cost)(model, state.controller)
         factor = self.step.factor(state.steps, now)

@@ -12,7 +12,6 @@ What the MOTO paper calls "GPS". Each iteration, from rollouts of the current ti
 | eta    | GPS'14, section 3 | eta       |
 """
 
-import functools
 from typing import Annotated, NamedTuple, get_args
 
 import equinox as eqx
@@ -26,6 +25,7 @@ from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.models import local
 from pilotfish.models.cost import CostExpansion
 from pilotfish.models.dynamics import FittedDynamics
+from pilotfish.models.learned_dynamics import Experience
 from pilotfish.models.local import LocalModel
 from pilotfish.models.regressed import Memory
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
@@ -50,7 +50,7 @@ class State(NamedTuple):
     """Multiplier of the last trust region, nan before the first."""
     steps: Steps
     best: BestSoFar
-    memory: Memory | None
+    memory: Memory | Experience | None
     """What the dynamics' prior remembers; None without one."""
 
 
@@ -119,7 +119,7 @@ class LQRGPS(Algorithm):
             eta=jnp.full(N, jnp.nan, float),
             steps=self.step.begin(N),
             best=BestSoFar.begin(first),
-            memory=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (N, *leaf.shape)), memory),
+            memory=memory,
         )
 
     def explore(self, state: State) -> LinearGaussianPolicy:
@@ -133,9 +133,8 @@ class LQRGPS(Algorithm):
         return LinearGaussianPolicy(state.controller).noise_free()
 
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
-        keys, data = jax.random.split(key, len(state.eta)), rollouts.cleaned()
-        fit = functools.partial(local.fit, self.dynamics, self.cost, problem)
-        memory, model, enough = each(fit, state.memory, data, state.controller, keys)
+        data = rollouts.cleaned()
+        memory, model, enough = local.fits(self.dynamics, self.cost, problem, state.memory, data, state.controller, key)
         now = jax.vmap(LocalModel.expected_cost)(model, state.controller)
         factor = self.step.factor(state.steps, now)
         step = each(self._step, model, state.controller, self.kl_step * factor, state.eta, enough)

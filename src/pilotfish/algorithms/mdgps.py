@@ -26,7 +26,7 @@ controllers were, the trust region is about that condition's last controller; so
 
 import functools
 import math
-from typing import Annotated, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -39,6 +39,7 @@ from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.models import imitation, local, regressed
 from pilotfish.models.cost import CostExpansion
 from pilotfish.models.dynamics import FittedDynamics
+from pilotfish.models.learned_dynamics import Experience
 from pilotfish.models.linearised import Linearisation
 from pilotfish.models.local import LocalModel
 from pilotfish.models.local_q import FittedQ, History, LocalQ
@@ -74,7 +75,7 @@ class State(NamedTuple):
     policy: NetworkPolicy
     taught: Bool[Array, ""]
     """Whether the network had its first lesson."""
-    transitions: regressed.Memory | History | None
+    transitions: regressed.Memory | Experience | History | None
     """What the dynamics' prior remembers, None without one; or the rollouts that the Q-functions reuse."""
     visited: regressed.Memory | None
     """What the linearisation's prior remembers; None without one."""
@@ -186,8 +187,8 @@ class MDGPS(Algorithm):
         """The problem's first controllers, and a network that knows nothing."""
         first, N = problem.first_controller, len(problem.conditions.mean)
         policy = self.policy.policy(problem, key, self.noise_smoothing)
-        memories = self.dynamics.begin(problem, episodes), self.linearise.begin(problem, episodes)
-        transitions, visited = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (N, *leaf.shape)), memories)
+        transitions, visited = self.dynamics.begin(problem, episodes), self.linearise.begin(problem, episodes)
+        visited = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (N, *leaf.shape)), visited)
         if self.c_step == "moto":
             transitions = self.q.begin(problem, episodes)
         return State(
@@ -226,10 +227,7 @@ class MDGPS(Algorithm):
             visited = visited._replace(fitted=visited.fitted & state.taught)
         last, network = state.controller, jax.vmap(Nominal.outwards)(nominal, network)
         rolled = chosen(jnp.broadcast_to(state.taught & (self.sampling == "on"), N), network, last)
-        believe = functools.partial(self._believed, problem)
-        transitions, belief, enough, collects = each(
-            believe, state.transitions, data, rolled, jax.random.split(fit_key, N)
-        )
+        transitions, belief, enough, collects = self._believed(problem, state.transitions, data, rolled, fit_key)
         spent, spent_last = (jax.vmap(_expected_cost)(belief, p) for p in (network, last))
         began = jnp.where(enough & jnp.isnan(state.began), spent_last, state.began)
         follows = state.taught & (spent <= began)
@@ -261,20 +259,24 @@ class MDGPS(Algorithm):
     def _believed(
         self,
         problem: Problem,
-        memory: regressed.Memory | History | None,
+        memory: regressed.Memory | Experience | History | None,
         data: Rollouts,
         rolled: LinearGaussian,
         key: Key,
-    ) -> tuple[regressed.Memory | History | None, Belief, Bool[Array, ""], Bool[Array, ""]]:
-        """What is remembered of one condition and believed of it, whether that is enough for a step, and whether it is
-        not enough yet.
+    ) -> tuple[Any, Belief, Bool[Array, "N"], Bool[Array, "N"]]:
+        """What is remembered of all conditions and believed of each, whether that is enough for a step, and whether it
+        is not enough yet.
         """
         if not isinstance(memory, History):
-            return *local.fit(self.dynamics, self.cost, problem, memory, data, rolled, key), jnp.asarray(False)
-        found = self.q.fit(problem, rolled, memory, data)
-        keeps = found.enough | found.collects
-        history = jax.tree.map(lambda new, old: jnp.where(keeps, new, old), found.history, memory)
-        return history, found.belief, found.enough, found.collects
+            memory, model, enough = local.fits(self.dynamics, self.cost, problem, memory, data, rolled, key)
+            return memory, model, enough, jnp.zeros_like(enough)
+
+        def of_one(memory: History, data: Rollouts, rolled: LinearGaussian):
+            found = self.q.fit(problem, rolled, memory, data)
+            keeps = found.enough | found.collects
+            return chosen(keeps, found.history, memory), found.belief, found.enough, found.collects
+
+        return each(of_one, memory, data, rolled)
 
     def _step(
         self,

@@ -7,7 +7,6 @@ With linear dynamics and a quadratic cost that is mirror descent: nothing is lin
 The network of `mdgps` is what takes the controller's place on everything else.
 """
 
-import functools
 from typing import Annotated, NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.models import local, regressed
 from pilotfish.models.cost import CostExpansion
 from pilotfish.models.dynamics import FittedDynamics
+from pilotfish.models.learned_dynamics import Experience
 from pilotfish.models.local import LocalModel
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.types import DECREASE, Gaussian, Key, LinearGaussian, Problem, Rollouts, Shown
@@ -34,7 +34,7 @@ class State(NamedTuple):
     """The one, leading axis T."""
     eta: Float[Array, "N"]
     """Multiplier of the last trust region of each condition, nan before the first."""
-    transitions: regressed.Memory | None
+    transitions: regressed.Memory | Experience | None
     """What the dynamics' prior remembers of each condition; None without one."""
 
 
@@ -81,7 +81,7 @@ class MDGPSLinear(Algorithm):
         return State(
             controller=jax.tree.map(lambda leaf: leaf.mean(0), problem.first_controller),
             eta=jnp.full(N, jnp.nan, float),
-            transitions=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (N, *leaf.shape)), memory),
+            transitions=memory,
         )
 
     def explore(self, state: State) -> LinearGaussianPolicy:
@@ -94,10 +94,9 @@ class MDGPSLinear(Algorithm):
         return self.explore(state).noise_free()
 
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
-        keys, data = jax.random.split(key, len(state.eta)), rollouts.cleaned()
-        shared = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(keys), *leaf.shape)), state.controller)
-        fit = functools.partial(local.fit, self.dynamics, self.cost, problem)
-        transitions, model, enough = each(fit, state.transitions, data, shared, keys)
+        N, data = len(state.eta), rollouts.cleaned()
+        shared = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (N, *leaf.shape)), state.controller)
+        transitions, model, enough = local.fits(self.dynamics, self.cost, problem, state.transitions, data, shared, key)
         new, step = mirror_descent(model, state.controller, self.kl_step, state.eta, enough)
         before, after = (jax.vmap(LocalModel.expected_cost, (0, None))(model, p) for p in (state.controller, new))
         told = step.found.sum()

@@ -19,21 +19,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import gaussian, regression
-from pilotfish.algebra.mixture import Mixture
 from pilotfish.models import regressed
+from pilotfish.models.learned_dynamics import Experience, Learned, LearnedDynamics
 from pilotfish.models.nominal import Nominal
 from pilotfish.models.regressed import Memory
 from pilotfish.types import Gaussian, Key, LinearDynamics, LinearGaussian, Problem, Rollouts
 
-Prior = Literal["none", "gmm"]
+Prior = Literal["none", "gmm", "learned"]
 
 
 class FittedDynamics(eqx.Module):
     """The dynamics of each time step, fitted to this iteration's rollouts, with or without a prior."""
 
     prior: Prior = eqx.field(static=True, default="none")
-    """Prior of the dynamics: none, or a mixture of Gaussians over the transitions of all steps and recent iterations,
-    which makes do with fewer rollouts than state and action have dimensions."""
+    """Prior of the dynamics, which makes do with fewer rollouts than state and action have dimensions: none, a mixture
+    of Gaussians over the transitions of all steps and recent iterations (gmm), or what was learned of all states from
+    all conditions and iterations (learned: ours)."""
     clusters: int = eqx.field(static=True, default=20)
     """Most Gaussians in the mixture."""
     samples_per_cluster: int = eqx.field(static=True, default=40)
@@ -43,6 +44,9 @@ class FittedDynamics(eqx.Module):
     excess: float = eqx.field(static=True, default=math.inf)
     """In no direction may the model have the controller that was rolled out go further, in variance, than so many times
     what its rollouts and the prior show; inf: it may."""
+
+    learned: LearnedDynamics = LearnedDynamics()
+    """With prior learned: how. Then none of `clusters`, `samples_per_cluster` and `memory` counts."""
 
     def __check_init__(self):
         if self.prior not in get_args(Prior):
@@ -55,9 +59,9 @@ class FittedDynamics(eqx.Module):
         """The least number of transitions with which a step's dynamics can be fitted."""
         return dx + du + 2 if self.prior == "none" else 2
 
-    def begin(self, problem: Problem, episodes: int) -> Memory | None:
-        """What one condition remembers before its first rollouts; None without a prior. ValueError if `episodes` an
-        iteration are too few.
+    def begin(self, problem: Problem, episodes: int) -> Memory | Experience | None:
+        """What each condition remembers before its first rollouts, or all of them together with prior learned; None
+        without a prior. ValueError if `episodes` an iteration are too few.
         """
         dx, du, T = problem.dx, problem.du, problem.horizon
         need = self.needed(dx, du)
@@ -70,9 +74,12 @@ class FittedDynamics(eqx.Module):
             raise ValueError(f"rollouts={episodes}: the dynamics need at least {need} rollouts an iteration.")
         if self.prior == "none":
             return None
-        d = 2 * dx + du
+        if self.prior == "learned":
+            return self.learned.begin(problem, episodes)
+        d, N = 2 * dx + du, len(problem.conditions.mean)
         sizes = {"clusters": self.clusters, "samples_per_cluster": self.samples_per_cluster, "memory": self.memory}
-        return regressed.begin(episodes, T, d, d, **sizes)
+        one = regressed.begin(episodes, T, d, d, **sizes)
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (N, *leaf.shape)), one)
 
     def fit(
         self,
@@ -81,11 +88,12 @@ class FittedDynamics(eqx.Module):
         nominal: Nominal,
         start: Gaussian,
         controller: LinearGaussian,
+        model: Learned | None,
         key: Key,
     ) -> tuple[Memory | None, LinearDynamics, Bool[Array, ""]]:
         """What one condition remembers after its M rollouts, the dynamics of all steps (leading axis T) in deviations
         from `nominal`, and whether every step had transitions enough. Rollouts must be `cleaned`; they began as `start`
-        says, and `controller` was rolled out, both in deviations too.
+        says, and `controller` was rolled out, both in deviations too. `model` is what was learned of all states.
         """
         happened = rollouts.happened.astype(rollouts.x.dtype)
         count = happened.sum(0)
@@ -93,8 +101,12 @@ class FittedDynamics(eqx.Module):
         if memory is not None:
             memory = regressed.remembered(memory, transitions(rollouts.x, rollouts.u), happened)
             memory = regressed.fit_mixture(memory, memory.points, key)
-        prior = None if memory is None else memory.mixture
-        found, spread = fit(rollouts.x, rollouts.u, rollouts.weight[:, :-1], count, nominal, prior)
+        weight, prior = rollouts.weight[:, :-1], None
+        if memory is not None:
+            prior = regressed.near(memory.mixture, transitions(rollouts.x, rollouts.u), weight)
+        if model is not None:
+            prior = along(model, rollouts, nominal)
+        found, spread = fit(rollouts.x, rollouts.u, weight, count, nominal, prior)
         if math.isfinite(self.excess):
             x = rollouts.x[:, 1:].reshape(-1, rollouts.x.shape[-1])
             found = agreeing(found, spread, start, controller, self.excess, regression.least_std(x, happened.ravel()))
@@ -112,7 +124,7 @@ def fit(
     weight: Float[Array, "M T"],
     count: Float[Array, "T"],
     nominal: Nominal,
-    prior: Mixture | None = None,
+    prior: Gaussian | None = None,
 ) -> tuple[LinearDynamics, Float[Array, "T dx dx"]]:
     """The dynamics of all steps, leading axis T, in deviations from `nominal`, from transitions of which those of
     weight 0 do not count; and how each step's outcome varies, by samples and prior.
@@ -122,6 +134,27 @@ def fit(
     dx, dz = x.shape[-1], x.shape[-1] + u.shape[-1]
     found = regressed.fit(transitions(x, u), weight, count, transitions(nominal.x, nominal.u), dz, prior)
     return LinearDynamics(found.gain[..., :dx], found.gain[..., dx:], found.offset, found.cov), found.spread
+
+
+def along(model: Learned, rollouts: Rollouts, nominal: Nominal) -> Gaussian:
+    """What learned dynamics say of each step's `[x; u; x']`, as a prior: their expansion about the nominal trajectory,
+    with inputs that vary as much as those of all steps together.
+    """
+    dx, (x, u) = rollouts.x.shape[-1], nominal.deviations(rollouts)
+    weight = rollouts.weight[:, :-1]
+    z = jnp.concatenate([x[:, :-1], u], -1)
+    spread = jnp.einsum("mt,mti->i", weight, z**2) / jnp.maximum(weight.sum(), 1.0)
+
+    def step(x: Float[Array, "dx"], u: Float[Array, "du"]) -> Gaussian:
+        at = jnp.concatenate([x, u])
+
+        def ahead(z: Float[Array, "dz"]) -> Float[Array, "dx"]:
+            return model(z[:dx], z[dx:])
+
+        gain = jnp.concatenate([jnp.eye(len(at)), jax.jacfwd(ahead)(at)])
+        return Gaussian(jnp.concatenate([at, ahead(at)]), (gain * spread) @ gain.T)
+
+    return jax.vmap(step)(nominal.x[:-1], nominal.u)
 
 
 def agreeing(

@@ -81,7 +81,8 @@ class Linearisation(eqx.Module):
         cov = _covariance(problem, policy, x, weight)
         origin = jnp.concatenate([nominal.x[:-1], nominal.u], -1)
         points, count = _acting(problem, policy, x), rollouts.happened.sum(0).astype(x.dtype)
-        found = regressed.fit(points, weight, count, origin, problem.dx, memory.mixture)
+        prior = regressed.near(memory.mixture, points, weight)
+        found = regressed.fit(points, weight, count, origin, problem.dx, prior)
         return memory, LinearGaussian(found.gain, found.offset, gaussian.robust_cholesky(cov + found.cov))
 
 

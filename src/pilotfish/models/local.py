@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import chain, gaussian, quadratic, regression
+from pilotfish.algebra.batch import each
 from pilotfish.models.cost import CostExpansion, without_derivative
 from pilotfish.models.dynamics import FittedDynamics
+from pilotfish.models.learned_dynamics import Experience, Learned
 from pilotfish.models.nominal import Nominal
 from pilotfish.types import Gaussian, Key, LinearDynamics, LinearGaussian, Problem, Quadratic, Rollouts
 
@@ -99,6 +101,31 @@ def _simulated(
     return jnp.concatenate([x, last[None]]), u
 
 
+def fits(
+    dynamics: FittedDynamics,
+    cost: CostExpansion,
+    problem: Problem,
+    memory: Any,
+    rollouts: Rollouts,
+    controllers: LinearGaussian,
+    key: Key,
+) -> tuple[Any, LocalModel, Bool[Array, "N"]]:
+    """What N conditions remember after the `cleaned` rollouts of their controllers, what is believed of each, and
+    whether its transitions were enough for that.
+    """
+    model = None
+    if isinstance(memory, Experience):
+        key, learn_key = jax.random.split(key)
+        memory, model, _ = dynamics.learned.fit(problem, memory, rollouts, learn_key)
+
+    def of_one(memory: Any, rollouts: Rollouts, controller: LinearGaussian, key: Key):
+        return fit(dynamics, cost, problem, memory, rollouts, controller, model, key)
+
+    keys = jax.random.split(key, len(controllers.k))
+    own, believed, enough = each(of_one, memory if model is None else None, rollouts, controllers, keys)
+    return own if model is None else memory, believed, enough
+
+
 def fit(
     dynamics: FittedDynamics,
     cost: CostExpansion,
@@ -106,14 +133,13 @@ def fit(
     memory: Any,
     rollouts: Rollouts,
     controller: LinearGaussian,
+    model: Learned | None,
     key: Key,
 ) -> tuple[Any, LocalModel, Bool[Array, ""]]:
-    """What one condition remembers after the `cleaned` rollouts of a controller, what is believed of it, and whether
-    its transitions were enough for that.
-    """
+    """The same of one condition; `model` is what was learned of all states, if that is their prior."""
     nominal = Nominal.of(rollouts)
     start = Gaussian(*regression.moments(rollouts.x[:, 0] - nominal.x[0], rollouts.weight[:, 0]))
-    memory, fitted, enough = dynamics.fit(memory, rollouts, nominal, start, nominal.inwards(controller), key)
+    memory, fitted, enough = dynamics.fit(memory, rollouts, nominal, start, nominal.inwards(controller), model, key)
     return memory, LocalModel(nominal, start, fitted, *cost(problem, rollouts, nominal)), enough
 
 

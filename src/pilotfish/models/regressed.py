@@ -91,21 +91,26 @@ def fit_mixture(memory: Memory, points: Float[Array, "K M T d"], key: Key) -> Me
     return Memory(memory.points, memory.happened, fitted, memory.happened[0].any())
 
 
+def near(prior: Mixture, points: Float[Array, "M T d"], weight: Float[Array, "M T"]) -> Gaussian:
+    """What a mixture says of each step, by where its points are."""
+    return mixture.moments_near(prior, jnp.moveaxis(points, 1, 0), weight.T)
+
+
 def fit(
     points: Float[Array, "M T d"],
     weight: Float[Array, "M T"],
     count: Float[Array, "T"],
     origin: Float[Array, "T d"],
     inputs: int,
-    prior: Mixture | None = None,
+    prior: Gaussian | None = None,
 ) -> Regressed:
     """The map of each step from the first `inputs` coordinates of its points to the others, in deviations from
     `origin`. Points of weight 0 do not count.
 
-    The weights of a step sum to 1, and `count` is the number of samples that they stand for.
+    The weights of a step sum to 1, and `count` is the number of samples that they stand for; a `prior`, one of each
+    step, stands for one more.
     """
     points = jnp.moveaxis(points, 1, 0)
-    near = None if prior is None else mixture.moments_near(prior, points, weight.T)
     z = points[..., :inputs].reshape(-1, inputs)
     least = regression.least_std(z, weight.T.ravel())
 
@@ -121,4 +126,4 @@ def fit(
             cov = regression.normal_inverse_wishart(mean, cov, count, Gaussian(near.mean - origin, near.cov))
         return regression.conditioned(Gaussian(mean, cov), inputs, least)
 
-    return jax.vmap(step)(points, weight.T, count, origin, near)
+    return jax.vmap(step)(points, weight.T, count, origin, prior)
