@@ -36,7 +36,9 @@ def test_gymnasium_knows_the_tasks_once_pilotfish_is_imported(order):
 def test_the_nearest_names_are_told_whatever_their_case():
     with pytest.raises(ValueError, match="unknown task 'CartPol': did you mean cartpole"):
         named(TASKS, "CartPol", "task")
-    with pytest.raises(ValueError, match="choose one of badmm, dagger, ilqg, lqr-gps, mdgps, mdgps-linear, moto"):
+    with pytest.raises(
+        ValueError, match="choose one of badmm, dagger, ilqg, ilqg-learned, lqr-gps, mdgps, mdgps-linear, moto"
+    ):
         named(ALGORITHMS, "xyzzy", "algorithm")
 
 

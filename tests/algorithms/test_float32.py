@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_units import ALGORITHMS, Units, apart, problem, written
+from test_units import ALGORITHMS, Units, apart, controller, problem, written
 
 from pilotfish.types import LinearGaussian, Rollouts
 from pilotfish.worlds.jax import JaxWorld
@@ -39,7 +39,7 @@ def updated(name: str, units: Units, data: dict[str, np.ndarray]) -> LinearGauss
     state, rollouts = algorithm.init(this, episodes, jax.random.key(0)), Rollouts.recorded(x, x, u, cost, None)
     state, info = _update(algorithm, this, state, rollouts, jax.random.key(3))
     assert np.asarray(info.ok).all()
-    return jax.tree.map(lambda leaf: np.asarray(leaf[0], np.float64), state.controller)
+    return jax.tree.map(lambda leaf: np.asarray(leaf[0], np.float64), controller(state))
 
 
 @eqx.filter_jit

@@ -110,6 +110,11 @@ NETWORKS = ("mdgps", "mdgps, moto", "badmm")
 """They take longest to compile."""
 
 
+def controller(state) -> LinearGaussian:
+    """Of all conditions; iLQG's belongs to its trajectory."""
+    return getattr(state, "nominal", state).controller
+
+
 def learned(name: str, units: Units, iterations: int = ITERATIONS) -> list[LinearGaussian]:
     """The controller of the only condition after one and after all iterations."""
     algorithm, episodes = ALGORITHMS[name]
@@ -118,7 +123,7 @@ def learned(name: str, units: Units, iterations: int = ITERATIONS) -> list[Linea
     for i in range(iterations):
         states, report = loop.scan(algorithm, world, episodes, keys, jnp.asarray(i), 1, states)
         assert np.asarray(report.info.ok).all()
-        found.append(jax.tree.map(lambda leaf: np.asarray(leaf[0, 0]), states.controller))
+        found.append(jax.tree.map(lambda leaf: np.asarray(leaf[0, 0]), controller(states)))
     return [found[0], found[-1]]
 
 

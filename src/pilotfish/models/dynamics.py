@@ -147,12 +147,8 @@ def along(model: Learned, rollouts: Rollouts, nominal: Nominal) -> Gaussian:
 
     def step(x: Float[Array, "dx"], u: Float[Array, "du"]) -> Gaussian:
         at = jnp.concatenate([x, u])
-
-        def ahead(z: Float[Array, "dz"]) -> Float[Array, "dx"]:
-            return model(z[:dx], z[dx:])
-
-        gain = jnp.concatenate([jnp.eye(len(at)), jax.jacfwd(ahead)(at)])
-        return Gaussian(jnp.concatenate([at, ahead(at)]), (gain * spread) @ gain.T)
+        gain = jnp.concatenate([jnp.eye(len(at)), jax.jacfwd(lambda z: model(z[:dx], z[dx:]))(at)])
+        return Gaussian(jnp.concatenate([at, model(x, u)]), (gain * spread) @ gain.T)
 
     return jax.vmap(step)(nominal.x[:-1], nominal.u)
 
