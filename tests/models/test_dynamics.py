@@ -10,7 +10,7 @@ from pilotfish.algebra import mixture, regression
 from pilotfish.models import dynamics, regressed
 from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.models.nominal import Nominal
-from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian
+from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Rollouts
 
 T, DX, DU = 4, 3, 2
 ORIGIN = Nominal(jnp.zeros((T + 1, DX)), jnp.zeros((T, DU)))
@@ -185,3 +185,28 @@ def test_a_state_that_never_varies_agrees():
 def test_an_excess_that_would_draw_in_what_was_seen_is_refused(excess):
     with pytest.raises(ValueError, match=rf"excess={excess}: .* give 1 or more, or inf"):
         FittedDynamics(excess=excess)
+
+
+def test_what_was_learned_of_all_states_is_a_prior_of_its_expansion():
+    """Its conditional is the Jacobian, by differences, and goes through the nominal trajectory's own step."""
+    rng = np.random.default_rng(3)
+    x, u = rng.normal(size=(5, T + 1, DX)), rng.normal(size=(5, T, DU))
+    data = Rollouts(*map(jnp.asarray, (x, x, u, np.zeros((5, T + 1)), np.full(5, T))), None)
+    nominal = Nominal.of(data)
+
+    def ahead(x, u):
+        return jnp.sin(x) + jnp.array([u[0] * x[1], u[1], u[0] ** 2])
+
+    prior = jax.jit(lambda: dynamics.along(ahead, data, nominal))()
+    deviations = np.concatenate([x[:, :-1] - x[:, :-1].mean(0), u - u.mean(0)], -1)
+    np.testing.assert_allclose(jnp.diagonal(prior.cov, axis1=1, axis2=2)[0, : DX + DU], (deviations**2).mean((0, 1)))
+    for t in range(T):
+        z = np.concatenate([nominal.x[t], nominal.u[t]])
+        np.testing.assert_allclose(prior.mean[t], [*z, *ahead(z[:DX], z[DX:])], rtol=1e-12)
+        moved = [
+            [np.asarray(ahead(*np.split(z + sign * move, [DX]))) for sign in (1, -1)] for move in 1e-6 * np.eye(len(z))
+        ]
+        slope = np.array([(up - down) / 2e-6 for up, down in moved]).T
+        cov = np.asarray(prior.cov[t])
+        gain = cov[DX + DU :, : DX + DU] @ np.linalg.inv(cov[: DX + DU, : DX + DU])
+        np.testing.assert_allclose(gain, slope, atol=1e-7)

@@ -11,6 +11,7 @@ controller go much further than its rollouts did (`agreeing`).
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import equinox as eqx
@@ -136,7 +137,7 @@ def fit(
     return LinearDynamics(found.gain[..., :dx], found.gain[..., dx:], found.offset, found.cov), found.spread
 
 
-def along(model: Learned, rollouts: Rollouts, nominal: Nominal) -> Gaussian:
+def along(model: Callable[[Array, Array], Array], rollouts: Rollouts, nominal: Nominal) -> Gaussian:
     """What learned dynamics say of each step's `[x; u; x']`, as a prior: their expansion about the nominal trajectory,
     with inputs that vary as much as those of all steps together.
     """
