@@ -97,14 +97,14 @@ def surprise(
     """-log likelihood of the samples that are known, and of the prior, but for a constant. Outputs that are 0
     everywhere say nothing.
     """
-    both = known[:, None] & known
+    both, y = known[:, None] & known, jnp.where(known[:, None], y, 0.0)
     K = jnp.where(both, kernel(s, s), 0.0)
     count, rounding = known.sum(), ROUNDING * jnp.finfo(s.dtype).eps * jnp.trace(K)
 
     def of_output(y: Float[Array, "n"], variance: Float[Array, ""]) -> Float[Array, ""]:
         L = jnp.linalg.cholesky(K + jnp.diag(jnp.where(known, variance + rounding, 1.0)))
-        z = jsl.solve_triangular(L, jnp.where(known, y, 0.0), lower=True)
-        size, varies = z @ z, (jnp.where(known, y, 0.0) ** 2).sum() > 0
+        z = jsl.solve_triangular(L, y, lower=True)
+        size, varies = z @ z, (y**2).sum() > 0
         fits = 0.5 * count * jnp.log(jnp.where(varies, size, 1.0))
         return jnp.where(varies, fits + jnp.log(jnp.diagonal(L)).sum(), 0.0)
 
@@ -151,9 +151,8 @@ def given(
     target = G.T @ jnp.where(known[:, None], y, 0.0)
 
     def solved(target: Float[Array, "m"], variance: Float[Array, ""]) -> Float[Array, "m"]:
-        return jsl.cho_solve(
-            (jnp.linalg.cholesky(normal + (variance + rounding) * jnp.eye(len(normal), dtype=s.dtype)), True), target
-        )
+        noise = (variance + rounding) * jnp.eye(len(normal), dtype=s.dtype)
+        return jsl.cho_solve((jnp.linalg.cholesky(normal + noise), True), target)
 
     inner = each(solved, target.T, kernel.variance)
     weight = jnp.where(used[:, None], jsl.solve_triangular(L, inner.T, lower=True, trans=1), 0.0)

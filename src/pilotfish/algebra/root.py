@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from pilotfish.algebra.batch import chosen
+
 
 class Point(NamedTuple):
     """What the function is at one s."""
@@ -130,6 +132,6 @@ def _after(now: Search, s: Float[Array, ""], at_s: Point, band: Band, secant: Se
         slope=slope,
         low=jnp.where(above, s, now.low),
         high=jnp.where(above, now.high, s),
-        best=jax.tree.map(lambda new, old: jnp.where(f <= band.upper, new, old), at_s.value, now.best),
+        best=chosen(f <= band.upper, at_s.value, now.best),
         evaluations=now.evaluations + 1,
     )

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pilotfish.algebra.batch import chosen
+from pilotfish.algebra.batch import chosen, finite
 from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.models.cost import without_derivative
 from pilotfish.models.known import known
@@ -194,7 +194,7 @@ class ILQG(Algorithm):
         plan, anew = self._plan(model.of(problem), nominal.controller, plan_key)
         chol = self.exploration * problem.first_controller.chol
         plan = plan._replace(controller=LinearGaussian(plan.controller.K, plan.controller.k, chol))
-        ok = jnp.isfinite(plan.cost) & jax.vmap(_finite)(plan.controller) & (report.transitions > 1)
+        ok = jnp.isfinite(plan.cost) & jax.vmap(finite)(plan.controller) & (report.transitions > 1)
         new = State(
             nominal=chosen(ok, plan, nominal),
             learning=Learning(experience, learning.best.after(nominal.controller, rollouts)),
@@ -245,7 +245,3 @@ class ILQG(Algorithm):
             basis=report.basis,
             anew=anew.mean(),
         )
-
-
-def _finite(controller: LinearGaussian) -> Bool[Array, ""]:
-    return jnp.isfinite(controller.K).all() & jnp.isfinite(controller.k).all()

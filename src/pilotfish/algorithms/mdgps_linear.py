@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import chain, gaussian
-from pilotfish.algebra.batch import each
+from pilotfish.algebra.batch import chosen, each
 from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.models import local, regressed
 from pilotfish.models.cost import CostExpansion
@@ -143,7 +143,7 @@ def mirror_descent(
     new = projection(
         jax.vmap(marginals)(model, step.controller), found / jnp.maximum(found.sum(), 1), controller.K.shape[-1]
     )
-    return jax.tree.map(lambda new, old: jnp.where(found.any(), new, old), new, controller), step
+    return chosen(found.any(), new, controller), step
 
 
 def _kl(model: LocalModel, p: LinearGaussian, controller: LinearGaussian) -> Float[Array, ""]:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import gaussian, regression
-from pilotfish.algebra.batch import finite
+from pilotfish.algebra.batch import chosen, finite
 from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.models import improvement
 from pilotfish.models.local_q import POOLS, FittedQ, History
@@ -144,13 +144,10 @@ class MOTO(FittedQ, Algorithm):
         )
         change = improvement.change(Q, step, multipliers.kl, found.belief.white, rollouts.happened.T)
         moves = found.enough & finite(controller)
-        controller, multipliers, change = jax.tree.map(
-            lambda new, none: jnp.where(moves, new, none),
-            (controller, multipliers, change),
-            (old, *jax.tree.map(jnp.zeros_like, (multipliers, change))),
-        )
+        none = old, *jax.tree.map(jnp.zeros_like, (multipliers, change))
+        controller, multipliers, change = chosen(moves, (controller, multipliers, change), none)
         ok, entropy = moves | found.collects, gaussian.entropy(controller.chol)
-        history = jax.tree.map(lambda new, old: jnp.where(ok, new, old), found.history, before)
+        history = chosen(ok, found.history, before)
         return controller, history, (ok, multipliers, entropy, jnp.nan_to_num(found.ess), change)
 
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import gaussian, regression
+from pilotfish.algebra.batch import chosen
 from pilotfish.models import regressed
 from pilotfish.models.learned_dynamics import Experience, Learned, LearnedDynamics
 from pilotfish.models.nominal import Nominal
@@ -99,13 +100,13 @@ class FittedDynamics(eqx.Module):
         happened = rollouts.happened.astype(rollouts.x.dtype)
         count = happened.sum(0)
         enough = (count >= self.needed(rollouts.x.shape[-1], rollouts.u.shape[-1])).all()
-        if memory is not None:
-            memory = regressed.remembered(memory, transitions(rollouts.x, rollouts.u), happened)
-            memory = regressed.fit_mixture(memory, memory.points, key)
         weight, prior = rollouts.weight[:, :-1], None
         if memory is not None:
-            prior = regressed.near(memory.mixture, transitions(rollouts.x, rollouts.u), weight)
-        if model is not None:
+            points = transitions(rollouts.x, rollouts.u)
+            memory = regressed.remembered(memory, points, happened)
+            memory = regressed.fit_mixture(memory, memory.points, key)
+            prior = regressed.near(memory.mixture, points, weight)
+        elif model is not None:
             prior = along(model, rollouts, nominal)
         found, spread = fit(rollouts.x, rollouts.u, weight, count, nominal, prior)
         if math.isfinite(self.excess):
@@ -186,7 +187,7 @@ def agreeing(
         cov = M @ cov @ M.T
         drawn_in = LinearDynamics(M @ f.A, M @ f.B, M @ f.c, M @ f.cov @ M.T)
         kept = (v <= excess).all()
-        f = jax.tree.map(lambda new, old: jnp.where(kept, old, new), drawn_in, f)
+        f = chosen(kept, f, drawn_in)
         return Gaussian(M @ mean, 0.5 * (cov + cov.T)), f
 
     return jax.lax.scan(step, start, (dynamics, controller, spread))[1]

@@ -25,8 +25,6 @@ from pilotfish.types import Equations, Key, Problem, Rollouts, Step
 BEYOND = 0.5
 """By how much of its range in all data an input may leave it, to either side: further out the model is taken to go on
 as it is there."""
-
-
 CANDIDATES = 2
 """Basis functions are centred on some of so many times their number of transitions, which are drawn."""
 

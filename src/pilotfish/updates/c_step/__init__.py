@@ -28,12 +28,11 @@ kept: mostly since q itself, in closed loop with the fitted dynamics, grows beyo
 
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pilotfish.algebra import gaussian
-from pilotfish.algebra.batch import finite
+from pilotfish.algebra.batch import chosen, finite
 from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Quadratic
 from pilotfish.updates.c_step import multipliers, passes, white
 
@@ -126,7 +125,7 @@ def c_step(
 def kept_unless(found: Bool[Array, ""], step: CStep, q: LinearGaussian) -> CStep:
     """The step, or where it is not found none: the reference is kept."""
     return CStep(
-        controller=jax.tree.map(lambda new, old: jnp.where(found, new, old), step.controller, q),
+        controller=chosen(found, step.controller, q),
         eta=jnp.where(found, step.eta, jnp.nan),
         kl=jnp.where(found, step.kl, 0.0),
         passes=step.passes,

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from pilotfish.algebra import dual, gaussian, root
+from pilotfish.algebra.batch import chosen
 from pilotfish.updates.c_step import passes
 from pilotfish.updates.c_step.passes import States, Trial
 from pilotfish.updates.c_step.white import White
@@ -109,7 +110,7 @@ def _swept(white: White, target: Array | float, centre: Float[Array, ""]):
         kl, states = passes.forward(white, passes.backward(white, log_eta))
         # a blend may be indefinite, a sweep is not
         finite = jnp.isfinite(kl).all()
-        return jax.tree.map(lambda blend, swept: jnp.where(finite, blend, swept), (log_eta, kl, states), swept)
+        return chosen(finite, (log_eta, kl, states), swept)
 
     first = _sweep(white, target, centre, passes.forward(white, passes.reference(white))[1])
     none = jnp.zeros_like(first[0])
