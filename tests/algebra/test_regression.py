@@ -66,6 +66,25 @@ def test_solution_is_least_squares_on_the_augmented_system(n):
     np.testing.assert_allclose(regression.solve(chol, jax.jit(regression.project)(s, w * y)), expected, rtol=1e-8)
 
 
+def test_standard_is_numpys_and_rounding_is_no_variance():
+    rng = np.random.default_rng(0)
+    z = np.stack([rng.normal(size=50), 1e9 + rng.normal(size=50), np.full(50, 0.1) * 3, 1e-9 * rng.normal(size=50)], 1)
+    weight = rng.random(50)
+    weight[:5] = 0.0
+    weight /= weight.sum()
+    ruined = z.copy()
+    ruined[:5] = 7.0
+    mean, std = regression.standard(jnp.asarray(ruined), jnp.asarray(weight))
+    wanted = np.average(z, 0, weight)
+    np.testing.assert_allclose(mean, wanted, rtol=1e-12)
+    exact = np.sqrt(np.average((z - wanted) ** 2, 0, weight))
+    np.testing.assert_allclose(std, np.where(exact > 1e-15, exact, 0.0), rtol=1e-6)
+    # the same numbers as differences of numbers of magnitude 1e9 are rounding but for the second
+    _, std = regression.standard(jnp.asarray(z), jnp.asarray(weight), jnp.full_like(z, 1e9))
+    np.testing.assert_array_equal(std > 0, [True, True, False, False])
+    np.testing.assert_array_equal(regression.standard(jnp.asarray(z), jnp.zeros(50))[1], np.zeros(4))
+
+
 def test_moments_are_those_of_numpy():
     rng = np.random.default_rng(2)
     z, w = rng.normal(size=(30, 3)), rng.uniform(size=30)

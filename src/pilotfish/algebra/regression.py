@@ -144,6 +144,21 @@ def moments(z: Float[Array, "n d"], weight: Float[Array, "n"]) -> tuple[Float[Ar
     return mean, (centred * weight[:, None]).T @ centred
 
 
+def standard(
+    z: Float[Array, "n d"], weight: Float[Array, "n"], size: Float[Array, "n d"] | None = None
+) -> tuple[Float[Array, "d"], Float[Array, "d"]]:
+    """Weighted mean and standard deviation of each coordinate; the weights sum to 1, or to 0 if nothing is known.
+
+    The standard deviation is 0 where a coordinate varies by the rounding of such sizes alone: its own, or where it is
+    a difference of larger numbers, theirs.
+    """
+    pivot = z[jnp.argmax(weight)]
+    mean = pivot + weight @ (z - pivot)
+    std = jnp.sqrt(weight @ (z - mean) ** 2)
+    largest = jnp.where(weight[:, None] > 0, jnp.abs(z if size is None else size), 0.0).max(0)
+    return mean, jnp.where(std > ROUNDING * jnp.finfo(z.dtype).eps * largest, std, 0.0)
+
+
 def least_std(z: Float[Array, "n d"], weight: Float[Array, "n"]) -> Float[Array, "d"]:
     """The standard deviation down to which each coordinate is resolved, given all data of a problem: what varies less
     in a part of them is constant there.

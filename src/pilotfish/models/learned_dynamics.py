@@ -40,6 +40,11 @@ class Experience(NamedTuple):
     happened: Bool[Array, "n"]
     kernel: Kernel
 
+    @property
+    def share(self) -> Float[Array, "n"]:
+        """Of a transition in the mean over all that happened."""
+        return self.happened / jnp.maximum(self.happened.sum(), 1)
+
 
 class White(NamedTuple):
     """Coordinates without units: of the inputs `(a - shift) / scale`, of the outputs `(y - centre) / spread`. Of what
@@ -147,7 +152,7 @@ class LearnedDynamics(eqx.Module):
         off = jnp.where(row[:new], v[:new] - jax.vmap(found)(s[:new]), 0.0)[:, : problem.dx]
         scatter = (jnp.where(row[:new], v[:new] - v[:new].mean(0), 0.0)[:, : problem.dx] ** 2).sum()
         report = Report(
-            spread=_moments(known.x, jnp.abs(known.x), known.happened)[1],
+            spread=regression.standard(known.x, known.share)[1],
             unexplained=(off**2).sum() / jnp.where(scatter > 0, scatter, 1.0),
             basis=(found.weight != 0).any(1).sum(),
             transitions=known.happened.sum(),
@@ -193,24 +198,12 @@ def _white(a: Float[Array, "n d"], known: Experience, y: Float[Array, "n outputs
     happened, size = known.happened, jnp.abs(known.ahead)
     if y.shape[1] > size.shape[1]:
         size = jnp.concatenate([size, jnp.abs(known.cost)[:, None]], 1)
-    (shift, scale), (centre, spread) = _moments(a, jnp.abs(a), happened), _moments(y, size, happened)
+    (shift, scale), (centre, spread) = regression.standard(a, known.share), regression.standard(y, known.share, size)
     scale = jnp.where(scale > 0, scale, jnp.inf)
     s = jnp.where(happened[:, None], (a - shift) / scale, 0.0)
     low, high = s.min(0), s.max(0)
     margin = BEYOND * (high - low)
     return White(shift, scale, low - margin, high + margin, centre, spread)
-
-
-def _moments(
-    a: Float[Array, "n d"], size: Float[Array, "n d"], happened: Bool[Array, "n"]
-) -> tuple[Float[Array, "d"], Float[Array, "d"]]:
-    """Mean and standard deviation, which is 0 where an entry varies by the rounding of such sizes alone."""
-    weight = happened / jnp.maximum(happened.sum(), 1)
-    pivot = a[jnp.argmax(happened)]
-    mean = pivot + weight @ (a - pivot)
-    std = jnp.sqrt(weight @ (a - mean) ** 2)
-    rounding = regression.ROUNDING * jnp.finfo(a.dtype).eps * jnp.where(happened[:, None], size, 0.0).max(0)
-    return mean, jnp.where(std > rounding, std, 0.0)
 
 
 def _shuffled(happened: Bool[Array, "n"], key: Key) -> Int[Array, "n"]:

@@ -12,7 +12,7 @@ inside is not known, so that its outputs are scaled outside of it (`OwnNetworkPo
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import equinox as eqx
 import jax
@@ -155,6 +155,20 @@ class OwnNetworkPolicy(NetworkPolicy):
 
 OUTSIDE = ("shift", "scale", "centre", "spread")
 """What scales a network of somebody's own class from outside."""
+
+
+def rewhitened(
+    net: eqx.nn.MLP,
+    shift: Float[Array, "inputs"],
+    scale: Float[Array, "inputs"],
+    new_shift: Float[Array, "inputs"],
+    new_scale: Float[Array, "inputs"],
+) -> eqx.nn.MLP:
+    """The same function of `(o - new_shift) / new_scale` that `net` is of `(o - shift) / scale`."""
+    first = net.layers[0]
+    weight = first.weight * (new_scale / scale)
+    bias = cast(Array, first.bias) + first.weight @ ((new_shift - shift) / scale)
+    return eqx.tree_at(lambda net: (net.layers[0].weight, net.layers[0].bias), net, (weight, bias))
 
 
 def weights(net: eqx.Module) -> Any:

@@ -45,6 +45,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pilotfish.algebra import gaussian, regression
 from pilotfish.algebra.batch import chosen, finite
+from pilotfish.algebra.descent import adam, lbfgs
 from pilotfish.policies import network
 from pilotfish.policies.network import ACTIVATIONS, NetworkPolicy, OwnNetworkPolicy, log_factors
 from pilotfish.types import Key, LinearGaussian, Problem, Rollouts
@@ -54,9 +55,6 @@ Precision = Literal["float32", "float64"]
 
 FIRST_OUTPUT = 0.1
 """Of the last layer's initial weights so much is left, so that an untaught network acts about as the best constant."""
-SETTLING = 0.25
-"""In this last part of the training Adam's step size falls to 0, without which minibatches of 25 leave up to 1.4 times
-the loss. MDGPS keeps it constant."""
 COLLAPSED = 0.01
 """What varies by less than this part of what it should follow counts as constant."""
 
@@ -256,44 +254,6 @@ class SStep(eqx.Module):
         return _cast(unravel(weights), samples.s.dtype), moments
 
 
-def adam(
-    loss: Callable[[Array, Array], Array],
-    weights: Float[Array, "p"],
-    moments: Any,
-    batches: Any,
-    learning_rate: Float[Array, ""] | float,
-) -> tuple[Float[Array, "p"], Any]:
-    """Weights and moments after a step of Adam on `loss(weights, batches[i])` for each i."""
-    solver: Any = optax.scale_by_adam()
-    steps = len(jax.tree.leaves(batches)[0])
-    left = 1.0 - jnp.arange(steps) / steps
-    rate = (learning_rate * jnp.minimum(left / SETTLING, 1.0)).astype(weights.dtype)
-
-    def step(carry: tuple[Array, Any], now: tuple[Any, Array]):
-        (weights, moments), (batch, rate) = carry, now
-        direction, moments = solver.update(jax.grad(loss)(weights, batch), moments)
-        return (weights - rate * direction, moments), None
-
-    return jax.lax.scan(step, (weights, moments), (batches, rate))[0]
-
-
-def lbfgs(loss: Callable[[Array], Array], weights: Float[Array, "p"], steps: int) -> Float[Array, "p"]:
-    """Weights after at most so many steps of L-BFGS; it ends where the loss falls no more, but for rounding."""
-    solver: Any = optax.lbfgs()
-    value_and_grad: Any = optax.value_and_grad_from_state(loss)
-
-    def step(carry: tuple[Array, Any, Array, Array]):
-        weights, state, _, i = carry
-        value, grad = value_and_grad(weights, state=state)
-        change, state = solver.update(grad, state, weights, value=value, grad=grad, value_fn=loss)
-        after: Any = optax.tree_utils.tree_get(state, "value")
-        fell = value - after > jnp.finfo(value.dtype).eps * value
-        return weights + change, state, fell, i + 1
-
-    start = weights, solver.init(weights), jnp.asarray(True), jnp.asarray(0)
-    return jax.lax.while_loop(lambda carry: carry[2] & (carry[3] < steps), step, start)[0]
-
-
 def _remembered(old: Memory, policy: NetworkPolicy, rollouts: Rollouts) -> Memory:
     """The memory with this iteration in front; the oldest is forgotten. What did not happen is 0."""
 
@@ -360,10 +320,9 @@ def _white(memory: Memory, goal: _Goal, policy: NetworkPolicy) -> _White:
     share = goal.share.ravel()
     newest = jnp.argmax(share)
     o = memory.o.reshape(len(share), -1)
-    shift = o[newest] + share @ (o - o[newest])
-    std = jnp.sqrt(share @ (o - shift) ** 2)
+    shift, std = regression.standard(o, share)
     size = jnp.where(share[:, None] > 0, jnp.abs(o), 0.0).max(0)
-    varies = std > regression.ROUNDING * jnp.finfo(o.dtype).eps * size
+    varies = std > 0
     constant = jnp.where(memory.taught, policy.scale, jnp.where(size > 0, size, 1.0))
     target = goal.target.reshape(len(share), -1)
     off = jnp.einsum("ntij,knmtj->knmti", goal.half, goal.target - target[newest])
@@ -422,9 +381,10 @@ def _folded(policy: NetworkPolicy, white: _White, taught: Bool[Array, ""]) -> An
     """
     if isinstance(policy, OwnNetworkPolicy):
         return network.weights(policy.net)
-    layers = _layers(policy)
+    assert isinstance(policy.net, eqx.nn.MLP)
+    layers = _layers(policy.net)
     weight, bias = layers[0]
-    again = weight * (white.scale / policy.scale), bias + weight @ ((white.shift - policy.shift) / policy.scale)
+    again = _layers(network.rewhitened(policy.net, policy.shift, policy.scale, white.shift, white.scale))[0]
     layers[0] = chosen(taught, again, (jnp.where(white.varies, weight, 0.0), bias))
     weight, bias = layers[-1]
     centre, spread = _of_outputs(white, len(bias))
@@ -463,9 +423,8 @@ def _of_outputs(white: _White, outputs: int) -> tuple[Float[Array, "outputs"], F
     return jnp.pad(white.centre, more), jnp.pad(white.spread, more, constant_values=1.0)
 
 
-def _layers(policy: NetworkPolicy) -> Layers:
-    assert isinstance(policy.net, eqx.nn.MLP)
-    return [(layer.weight, cast(Array, layer.bias)) for layer in policy.net.layers]
+def _layers(net: eqx.nn.MLP) -> Layers:
+    return [(layer.weight, cast(Array, layer.bias)) for layer in net.layers]
 
 
 def _forward(policy: NetworkPolicy) -> Forward:
