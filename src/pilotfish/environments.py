@@ -10,6 +10,9 @@
                    whether the goal was reached, where the task defines one
     terminated     where the simulation diverges; info["diverged"] is True
 
+Where the world hides what the next state depends on, as the velocity of a ball, an episode cannot go on from a state
+that is set, nor from a pickle: then it is over.
+
 An episode that diverges ends with its last finite observation. To diverge must save nothing, so its last reward is
 minus the dearest cost so far (0 where all were negative), times the number of steps that are left.
 """
@@ -70,9 +73,10 @@ class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
         self.condition, self.time_in_observation, self.render_mode = condition, time_in_observation, render_mode
         self.dt = problem.dt
         self.metadata = {**type(self).metadata, "render_fps": max(1, round(1 / problem.dt))}
-        self._plant = self.task.world().plant(1)
+        world = self.task.world()
+        self._plant, self._hides = world.plant(1), world.problem.dynamics is None
         assert problem.cost is not None
-        self._cost, self._final_cost = _compiled(problem.cost), _compiled(problem.final_cost)
+        self._cost, self._final_cost = _compiled(problem.cost), problem.final_cost and _compiled(problem.final_cost)
         self._observe = _compiled(problem.observe)
         self._reaches = problem.success and _compiled(problem.success)
         self._draw = jax.jit(
@@ -93,7 +97,9 @@ class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
     def __setstate__(self, stored: dict[str, Any]) -> None:
         TaskEnvironment.__init__(self, *stored["made of"])
         vars(self).update(stored["episode"])
-        if self._states:
+        if self._hides:
+            self._ended = True
+        elif self._states:
             self._placed(self._states[-1])
 
     @property
@@ -106,6 +112,8 @@ class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
         x = np.array(x, float)
         if not self._states:
             raise gymnasium.error.ResetNeeded(NO_EPISODE.format(steps=0))
+        if self._hides:
+            raise ValueError("state: in this task more than the state decides what comes next. Begin by reset().")
         if x.shape != (self.problem.dx,) or not np.isfinite(x).all():
             raise ValueError(f"state={x}: give {self.problem.dx} finite numbers.")
         self._states[-1] = self._placed(x)
@@ -133,17 +141,17 @@ class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
         self._randoms[0] = self.np_random  # which may be set while an episode is under way
         after = self._plant.step(np.clip(u, self._low, self._high)[None], t, np.ones(1, bool)).x[0]
         self._ended = t + 1 == self.problem.horizon
-        if self._ended:
-            cost += float(self._final_cost(after))
+        final = self._final(after) if self._ended and np.isfinite(after).all() else 0.0
+        cost += final
         if np.isfinite(cost):
             self._dearest = max(self._dearest, cost)
         if not (np.isfinite(cost) and np.isfinite(after).all()):
             self._ended = True
             left = self.problem.horizon - t
-            return self._observation(), -left * self._dearest, True, False, {"diverged": True} | self._success(False)
+            return self._observation(), -left * self._dearest, True, False, {"diverged": True} | self._success(None)
         self._states.append(after)
         self._actions.append(u)
-        info = self._success(True) if self._ended else {}
+        info = self._success(final) if self._ended else {}
         return self._observation(), -cost, False, self._ended, info
 
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -178,10 +186,18 @@ class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
         o = np.array(self._observe(self._states[-1]), float)
         return np.append(o, len(self._actions) / self.problem.horizon) if self.time_in_observation else o
 
-    def _success(self, finished: bool) -> dict[str, bool]:
+    def _final(self, x: np.ndarray) -> float:
+        """What the end costs in the last state x."""
+        if self._final_cost is None:
+            return float(self._plant.finish(np.ones(1, bool))[0])
+        return float(self._final_cost(x))
+
+    def _success(self, final: float | None) -> dict[str, bool]:
+        """Whether the episode that ended at this final cost, None if it diverged, reached the goal."""
         if self._reaches is None:
             return {}
-        success = finished and bool(self._reaches(np.array(self._states), np.array(self._actions)))
+        brought = () if self._final_cost is not None else (final,)
+        success = final is not None and bool(self._reaches(np.array(self._states), np.array(self._actions), *brought))
         return {"success": success, "is_success": success}
 
 

@@ -166,7 +166,7 @@ class Problem(eqx.Module):
 
     Functions take one state `x` (dx,), one action `u` (du,) and a time step `t`; they are written in jax.numpy and
     batched by whoever calls them. What a problem lacks has a neutral value: an infinite bound, no noise, no final cost.
-    None stands only for what may be unknown: the formula of the cost, the dynamics, what success is.
+    None stands only for what may be unknown: the formulas of the costs, the dynamics, what success is.
     """
 
     horizon: int = eqx.field(static=True)
@@ -180,8 +180,9 @@ class Problem(eqx.Module):
     cost: Callable[[Array, Array, Array], Array] | None
     """`cost(x, u, t)`: cost of step t. None where only samples of it are known, as of an environment's rewards; these
     must then not depend on the time step."""
-    final_cost: Callable[[Array], Array]
-    """`final_cost(x)`: cost of the state after the last action."""
+    final_cost: Callable[[Array], Array] | None
+    """`final_cost(x)`: cost of the state after the last action. None where only samples of it are known, which the
+    world brings: of what happens after the last action, say."""
     dynamics: Dynamics | None
     """What is known of the dynamics. A function `dynamics(x, u)` of the next state becomes `Equations`; a world of a
     simulator fills in what it can. None where only a robot or an environment knows them."""
@@ -193,8 +194,9 @@ class Problem(eqx.Module):
     """Upper bound of the actions the plant can execute."""
     observe: Callable[[Array], Array]
     """`observe(x)`: what a policy may see."""
-    success: Callable[[Array, Array], Array] | None
-    """`success(x, u)`: True if one rollout, x (T+1, dx) and u (T, du), reached the goal; None if undefined."""
+    success: Callable[..., Array] | None
+    """`success(x, u)`: True if one rollout, x (T+1, dx) and u (T, du), reached the goal; None if undefined. Where the
+    world brings the final cost `success(x, u, final)` gets it, too."""
     distance: Callable[[Array, Array], Array] | None
     """`distance(x, u)`: how far from its goal one rollout ended, in the task's own unit; None if undefined."""
     angles: tuple[int, ...] = eqx.field(static=True)
@@ -211,13 +213,13 @@ class Problem(eqx.Module):
         conditions: Gaussian,
         initial_std: Any,
         cost: Callable[[Array, Array, Array], Array] | None,
-        final_cost: Callable[[Array], Array] = no_cost,
+        final_cost: Callable[[Array], Array] | None = no_cost,
         dynamics: Dynamics | Callable[[Array, Array], Array] | None = None,
         noise_std: Any = 0.0,
         action_low: Any = -jnp.inf,
         action_high: Any = jnp.inf,
         observe: Callable[[Array], Array] = identity,
-        success: Callable[[Array, Array], Array] | None = None,
+        success: Callable[..., Array] | None = None,
         distance: Callable[[Array, Array], Array] | None = None,
         angles: Sequence[int] = (),
         first_controller: LinearGaussian | None = None,
@@ -254,12 +256,13 @@ class Problem(eqx.Module):
             raise ValueError("final_cost without cost: give both, or neither where the world brings the costs.")
         x, u, t = jnp.zeros(self.dx), jnp.zeros(self.du), jnp.asarray(0)
         xs, us = jnp.zeros((self.horizon + 1, self.dx)), jnp.zeros((self.horizon, self.du))
+        brought = () if self.final_cost is not None else (jnp.zeros(()),)
         equations = self.dynamics.function if isinstance(self.dynamics, Equations) else None
         for name, f, args, shape in (
             ("cost(x, u, t)", self.cost, (x, u, t), ()),
             ("final_cost(x)", self.final_cost, (x,), ()),
             ("dynamics(x, u)", equations, (x, u), (self.dx,)),
-            ("success(x, u)", self.success, (xs, us), ()),
+            ("success(x, u)" if brought == () else "success(x, u, final)", self.success, (xs, us, *brought), ()),
             ("distance(x, u)", self.distance, (xs, us), ()),
         ):
             if f is not None and (found := jnp.shape(jax.eval_shape(f, *args))) != shape:
@@ -288,11 +291,19 @@ class Problem(eqx.Module):
         """Dimension of the action."""
         return self.initial_std.shape[-1]
 
-    def costs(self, x: Float[Array, "T1 dx"], u: Float[Array, "T du"]) -> Float[Array, "T1"]:
-        """Cost of each step of an episode; the last entry is the final cost."""
+    def costs(
+        self, x: Float[Array, "T1 dx"], u: Float[Array, "T du"], brought: Float[Array, ""] | None = None
+    ) -> Float[Array, "T1"]:
+        """Cost of each step of an episode; the last entry is the final cost, `brought` where it has no formula."""
         assert self.cost is not None
-        cost = jax.vmap(self.cost)(x[:-1], u, jnp.arange(self.horizon))
-        return jnp.append(cost, self.final_cost(x[-1]))
+        final = brought if self.final_cost is None else self.final_cost(x[-1])
+        assert final is not None
+        return jnp.append(jax.vmap(self.cost)(x[:-1], u, jnp.arange(self.horizon)), final)
+
+    def reaches(self, x: Float[Array, "T1 dx"], u: Float[Array, "T du"], cost: Float[Array, "T1"]) -> Bool[Array, ""]:
+        """Whether one rollout reached the goal, where success is defined."""
+        assert self.success is not None
+        return self.success(x, u) if self.final_cost is not None else self.success(x, u, cost[-1])
 
     def admissible(self, u: Float[Array, "*batch du"]) -> Float[Array, "*batch du"]:
         """The action that the plant executes when asked for `u`: clipped to its bounds."""

@@ -158,7 +158,7 @@ class BADMM(Algorithm):
         """The problem's first controllers, and a network that knows nothing."""
         first, N = problem.first_controller, len(problem.conditions.mean)
         policy = self.policy.policy(problem, key, self.noise_smoothing)
-        transitions, visited = self.dynamics.begin(problem, episodes), self.linearise.begin(problem, episodes)
+        transitions, visited = local.begin(self.dynamics, problem, episodes), self.linearise.begin(problem, episodes)
         visited = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (N, *leaf.shape)), visited)
         return State(
             controller=first,

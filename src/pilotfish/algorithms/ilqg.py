@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra.batch import chosen, finite
 from pilotfish.algorithms import Algorithm, check_number
-from pilotfish.models.cost import without_derivative
+from pilotfish.models.cost import final_formula, without_derivative
 from pilotfish.models.known import known
 from pilotfish.models.learned_dynamics import Experience, LearnedDynamics, Report
 from pilotfish.policies.gaussian import noise
@@ -145,6 +145,7 @@ class ILQG(Algorithm):
         """
         first, mean = problem.first_controller, problem.conditions.mean
         if self.dynamics == "learned":
+            final_formula(problem)  # raises where only the world knows it
             N, T = first.k.shape[:2]
             nothing, unknown = jnp.zeros((N, T + 1, problem.dx)), jnp.full(N, jnp.nan, float)
             nominal = Trajectory(first, nothing, jnp.zeros((N, T, problem.du)), unknown, jnp.zeros(N), jnp.ones(N))

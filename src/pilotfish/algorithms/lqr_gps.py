@@ -112,7 +112,7 @@ class LQRGPS(Algorithm):
 
     def init(self, problem: Problem, episodes: int, key: Key) -> State:
         """The problem's first controller; nothing is known of the dynamics."""
-        first, memory = problem.first_controller, self.dynamics.begin(problem, episodes)
+        first, memory = problem.first_controller, local.begin(self.dynamics, problem, episodes)
         N = len(first.k)
         return State(
             controller=first,

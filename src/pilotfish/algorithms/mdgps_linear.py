@@ -77,7 +77,7 @@ class MDGPSLinear(Algorithm):
 
     def init(self, problem: Problem, episodes: int, key: Key) -> State:
         """The mean of the problem's first controllers; nothing is known of the dynamics."""
-        N, memory = len(problem.conditions.mean), self.dynamics.begin(problem, episodes)
+        N, memory = len(problem.conditions.mean), local.begin(self.dynamics, problem, episodes)
         return State(
             controller=jax.tree.map(lambda leaf: leaf.mean(0), problem.first_controller),
             eta=jnp.full(N, jnp.nan, float),

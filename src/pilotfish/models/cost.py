@@ -7,7 +7,8 @@ smooth on the scale of the exploration (GPS'14).
 Of a cost of which only samples are known a quadratic function is fitted to those of each step, and of as many steps
 around it as make three samples a coefficient; the cost must then not depend on the time step. It is made convex: what
 curvature few samples show to be negative is noise that the C-step would follow far away. On Gymnasium's Reacher, from
-10 rollouts, it climbs without that.
+10 rollouts, it climbs without that. A final cost of which only samples are known is refused: there is one a rollout,
+and no other step to take more from.
 
 An expansion of a known cost need not be convex: the C-step takes it.
 """
@@ -55,6 +56,16 @@ class CostExpansion(eqx.Module):
         return expand(problem, nominal, x, u, weight)
 
 
+def final_formula(problem: Problem) -> Callable[[Array], Array]:
+    """The final cost. ValueError, in the user's words, where the world brings it and nobody knows its formula."""
+    if problem.final_cost is None:
+        raise ValueError(
+            "this algorithm needs the formula of the final cost, but problem.final_cost is None: only the world knows "
+            "it. Write it in jax as final_cost(x), or choose moto, which learns from what rollouts cost."
+        )
+    return problem.final_cost
+
+
 def expand(
     problem: Problem,
     nominal: Nominal,
@@ -67,7 +78,7 @@ def expand(
     Weights sum to 1 in every step. Of each step's cost, over z = [x; u] with leading axis T, and of the final cost,
     over x.
     """
-    dx, final_cost, step_cost = problem.dx, problem.final_cost, problem.cost
+    dx, final_cost, step_cost = problem.dx, final_formula(problem), problem.cost
     assert step_cost is not None
 
     def step(z: Float[Array, "M dz"], w: Float[Array, "M"], t: Array, origin: Float[Array, "dz"]) -> Quadratic:
@@ -96,13 +107,14 @@ def without_derivative(problem: Problem, x: Float[Array, "n T1 dx"], u: Float[Ar
     dx, T, step_cost = problem.dx, problem.horizon, problem.cost
     if step_cost is None:
         return ""
+    final_cost = final_formula(problem)
 
     def step(t: Array, z: Float[Array, "dz"]) -> Array:
         return _lacks(lambda z: step_cost(z[:dx], z[dx:], t), z)
 
     def trajectory(points: tuple[Float[Array, "T1 dx"], Float[Array, "T du"]]) -> Array:
         x, u = points
-        last = jnp.pad(_lacks(problem.final_cost, x[-1]), (0, u.shape[-1]))
+        last = jnp.pad(_lacks(final_cost, x[-1]), (0, u.shape[-1]))
         return jnp.concatenate([jax.vmap(step)(jnp.arange(T), jnp.concatenate([x[:-1], u], -1)), last[None]])
 
     lacking = np.asarray(eqx.filter_jit(jax.lax.map)(trajectory, (x, u)))

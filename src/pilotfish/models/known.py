@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pilotfish.algebra import quadratic
+from pilotfish.models.cost import final_formula
 from pilotfish.types import Dynamics, Problem, Quadratic
 
 
@@ -32,6 +33,7 @@ def known(problem: Problem, algorithm: str) -> Dynamics:
         raise ValueError(
             f"{algorithm} needs the cost: problem.cost is None. Write it in jax as cost(x, u, t), or choose moto."
         )
+    final_formula(problem)
     if problem.dynamics is None:
         raise ValueError(
             f"{algorithm} needs the equations of motion: problem.dynamics is None. Write them in jax as dynamics(x, "
@@ -44,11 +46,11 @@ def expand(
     problem: Problem, AB: Float[Array, "T dx dz"], x: Float[Array, "T1 dx"], u: Float[Array, "T du"]
 ) -> Expansion:
     """The expansion about one trajectory, of which the derivatives [A, B] of the dynamics are given."""
-    dx, cost_of = problem.dx, problem.cost
+    dx, cost_of, final_of = problem.dx, problem.cost, final_formula(problem)
     assert cost_of is not None
 
     def about(t: Array, z: Float[Array, "dz"]) -> Quadratic:
         return quadratic.expand(lambda dz: cost_of((z + dz)[:dx], (z + dz)[dx:], t), jnp.zeros_like(z))
 
     cost = jax.vmap(about)(jnp.arange(problem.horizon), jnp.concatenate([x[:-1], u], -1))
-    return Expansion(AB, cost, quadratic.expand(lambda d: problem.final_cost(x[-1] + d), jnp.zeros(dx)))
+    return Expansion(AB, cost, quadratic.expand(lambda d: final_of(x[-1] + d), jnp.zeros(dx)))

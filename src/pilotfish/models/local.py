@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import chain, gaussian, quadratic, regression
 from pilotfish.algebra.batch import each
-from pilotfish.models.cost import CostExpansion, without_derivative
+from pilotfish.models import regressed
+from pilotfish.models.cost import CostExpansion, final_formula, without_derivative
 from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.models.learned_dynamics import Experience, Learned
 from pilotfish.models.nominal import Nominal
@@ -99,6 +100,14 @@ def _simulated(
 
     last, (x, u) = jax.lax.scan(step, drawn(model.start, first), (model.dynamics, p, jnp.stack(keys)))
     return jnp.concatenate([x, last[None]]), u
+
+
+def begin(dynamics: FittedDynamics, problem: Problem, episodes: int) -> regressed.Memory | Experience | None:
+    """What conditions remember before their first rollouts. ValueError, in the user's words, where no model can be
+    fitted: `episodes` an iteration are too few, or only the world knows what the end of an episode costs.
+    """
+    final_formula(problem)
+    return dynamics.begin(problem, episodes)
 
 
 def fits(

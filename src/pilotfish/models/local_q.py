@@ -143,7 +143,8 @@ class FittedQ(eqx.Module):
 
     reuse: Reuse = eqx.field(static=True, default="none")
     """Which samples a step's regression reuses, by importance weights: none, those of the other time steps,
-    of the last `memory` iterations, or both."""
+    of the last `memory` iterations, or both. Where the final cost has no formula, the last step's takes none of other
+    steps, for nobody knows what these would cost at the end."""
     memory: int = eqx.field(static=True, default=5)
     """Number of iterations, this one included, whose samples are kept for reuse (paper: K)."""
     state_decay: float = 0.8
@@ -280,7 +281,11 @@ def _transitions(how: FittedQ, problem: Problem, history: History) -> tuple[Tran
             history = history._replace(log_density=_densities(history, log_mixture, x, u, pool.steps))
             log_mixture = _of_mixture(history, pool.steps)
         log_weight = log_z - log_mixture
-    weight = jax.vmap(occupancy.normalised)(log_weight, jnp.broadcast_to(happened, log_weight.shape))
+    happened = jnp.broadcast_to(happened, log_weight.shape)
+    if pool.steps and problem.final_cost is None:
+        log_last, at_last = _of_the_last_step(used)
+        log_weight, happened = log_weight.at[-1].set(log_last), happened.at[-1].multiply(at_last)
+    weight = jax.vmap(occupancy.normalised)(log_weight, happened)
     # no controller depends on a constant, which would only cost digits
     level = (weight * cost).sum(1, keepdims=True)
     return Transitions(x, u, x_next, cost - level, weight), final - weight[-1] @ final, history
@@ -294,12 +299,32 @@ def _own_costs(used: History) -> tuple[Float[Array, "T n"], Float[Array, "n"]]:
 def _pooled_costs(
     problem: Problem, used: History, x: Float[Array, "n dx"], u: Float[Array, "n du"], x_next: Float[Array, "n dx"]
 ) -> tuple[Float[Array, "T n"], Float[Array, "n"]]:
-    """What all steps' samples would cost at each step, and their next states at the end."""
-    final = jax.vmap(problem.final_cost)(x_next)
+    """What all steps' samples would cost at each step, and their next states at the end; where that has no formula,
+    what those of the last step did cost.
+    """
+    if problem.final_cost is None:
+        final = _at_the_last_step(used, used.cost[:, :, -1])
+    else:
+        final = jax.vmap(problem.final_cost)(x_next)
     if problem.cost is None:  # the same at all steps
         return jnp.broadcast_to(used.cost[:, :, :-1].ravel(), (problem.horizon, len(x))), final
     cost_of = jax.vmap(problem.cost, (0, 0, None))
     return each(lambda t: cost_of(x, u, t), jnp.arange(problem.horizon)), final
+
+
+def _of_the_last_step(used: History) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
+    """Log weights, in the row of all steps' samples, of the last step's own alone, and 1 where these are, else 0."""
+    last, made = jax.tree.map(lambda leaf: leaf[:, -1:], (used.occupancy, used.made))
+    x, u = _by_step(used.x[:, :, -2:-1]), _by_step(used.u[:, :, -1:])
+    log_z = occupancy.of_iterations(last, made, x, u, pooled=False)
+    log_weight = log_z[0] - occupancy.mixed(log_z, occupancy.shares(made, pooled=False))
+    own = used.cost[:, :, -1]
+    return _at_the_last_step(used, log_weight.reshape(own.shape)), _at_the_last_step(used, jnp.ones_like(own))
+
+
+def _at_the_last_step(used: History, a: Float[Array, "K M"]) -> Float[Array, "n"]:
+    """Numbers of the last step's samples in the row of all steps' samples, with 0 for those of the others."""
+    return jnp.zeros(used.u.shape[:-1]).at[..., -1].set(a).ravel()
 
 
 def _densities(

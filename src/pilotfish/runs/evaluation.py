@@ -185,7 +185,8 @@ def reached(problem: Problem, rollouts: Rollouts) -> Bool[np.ndarray, "S N M"]:
     """Which whole episodes of each seed reach the goal. ValueError if the problem defines none."""
     if problem.success is None:
         raise ValueError("success: this problem defines none.")
-    success = jax.device_get(jax.vmap(jax.vmap(jax.vmap(problem.success)))(rollouts.x, rollouts.u))
+    every = jax.vmap(jax.vmap(jax.vmap(problem.reaches)))
+    success = jax.device_get(every(rollouts.x, rollouts.u, rollouts.cost))
     return success & np.asarray(rollouts.valid)
 
 

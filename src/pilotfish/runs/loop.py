@@ -76,7 +76,7 @@ def outcome(problem: Problem, rollouts: Rollouts) -> Outcome:
     if problem.success is None:
         success = jnp.asarray(jnp.nan)
     else:
-        reached = jax.vmap(jax.vmap(problem.success))(rollouts.x, rollouts.u)
+        reached = jax.vmap(jax.vmap(problem.reaches))(rollouts.x, rollouts.u, rollouts.cost)
         success = (reached & valid).mean()
     finite = jnp.isfinite(rollouts.cost).all((0, 1)) & jnp.isfinite(rollouts.x).all((0, 1, 3))
     return Outcome(

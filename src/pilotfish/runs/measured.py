@@ -96,7 +96,7 @@ class Measured(Algorithm):
         cost = jnp.where(found.valid.all(-1), found.cost.sum(-1).mean(-1), jnp.inf)
         success = jnp.asarray(jnp.nan)
         if problem.success is not None:
-            success = (jax.vmap(jax.vmap(problem.success))(found.x, found.u) & found.valid).mean()
+            success = (jax.vmap(jax.vmap(problem.reaches))(found.x, found.u, found.cost) & found.valid).mean()
         distance = jnp.asarray(jnp.nan)
         if problem.distance is not None:
             ended = jax.vmap(jax.vmap(problem.distance))(found.x, found.u)

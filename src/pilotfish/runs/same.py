@@ -44,7 +44,8 @@ def _functions(problem: Problem) -> Iterator[tuple[str, Any, tuple]]:
     yield "cost", problem.cost, (x, u, t)
     yield "final_cost", problem.final_cost, (x,)
     yield "observe", problem.observe, (x,)
-    yield "success", problem.success, (((T + 1, dx), float), ((T, du), float))
+    brought = () if problem.final_cost is not None else (((), float),)
+    yield "success", problem.success, (((T + 1, dx), float), ((T, du), float), *brought)
     if isinstance(problem.dynamics, Equations):
         yield "dynamics", problem.dynamics.function, (x, u)
 

@@ -24,7 +24,8 @@ class MujocoTask(Task):
     @quiet()
     def world(self) -> MujocoWorld:
         simulation = self.simulation()
-        return MujocoWorld(self.problem(), simulation.model, simulation.fields, simulation.forces)
+        parts = {name: getattr(simulation, name) for name in ("model", "fields", "forces", "threads", "beside")}
+        return MujocoWorld(self.problem(), **parts)
 
     @abstractmethod
     def simulation(self) -> Simulation:

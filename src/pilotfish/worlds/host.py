@@ -73,7 +73,8 @@ class HostWorld(World):
             raise RolloutsFailed(f"all {N * M} rollouts broke off, the last of them by {last}") from path.trouble
         x, u = (jnp.asarray(a.reshape(N, M, *a.shape[1:])) for a in (path.x, path.u))
         if path.cost is None:
-            return _recorded(self.problem, x, u, episode)
+            final = None if path.final is None else jnp.asarray(path.final.reshape(N, M))
+            return _recorded(self.problem, x, u, final, episode)
         return _recorded_at(self.problem, x, u, jnp.asarray(path.cost.reshape(N, M, -1)), episode)
 
 
@@ -83,6 +84,13 @@ class PlantWorld(HostWorld):
     problem: Problem
     only: Plant = eqx.field(static=True)
     """What is acted on. Its `place` gets one state, its `step` one action, each as an array of one row."""
+
+    def __check_init__(self):
+        if self.problem.final_cost is None and type(self.only).finish is Plant.finish:
+            raise ValueError(
+                f"final_cost=None: {type(self.only).__name__} brings no final cost. Give it a method finish, or the "
+                "problem the formula."
+            )
 
     @property
     def one_by_one(self) -> bool:
@@ -101,6 +109,8 @@ class Path(NamedTuple):
     u: Float[np.ndarray, "n T du"]
     cost: Float[np.ndarray, "n T1"] | None
     """None where the problem says what it costs."""
+    final: Float[np.ndarray, "n"] | None
+    """The final cost where the plant brings it, and only that; else None."""
     whole: Bool[np.ndarray, "n"]
     """Where the episode did not break off."""
     trouble: Exception | None
@@ -130,8 +140,10 @@ def drive(problem: Problem, plant: Plant, x0: Float[np.ndarray, "n dx"], act: Ac
         if moved.ended is not None:
             ended = (ended | moved.ended) & whole
         trouble = moved.trouble or trouble
-    cost[whole, T] = 0.0
-    return Path(x, u, cost if priced else None, np.asarray(whole), trouble)
+    cost[whole, T], final = 0.0, None
+    if problem.final_cost is None:
+        final = np.where(whole, plant.finish(np.asarray(whole)), np.nan)
+    return Path(x, u, cost if priced else None, final, np.asarray(whole), trouble)
 
 
 class Actor:
@@ -178,9 +190,15 @@ def _begin(problem: Problem, policy: Policy, x0: Float[Array, "N M dx"], keys: A
 
 
 @eqx.filter_jit
-def _recorded(problem: Problem, x: Float[Array, "N M T1 dx"], u: Float[Array, "N M T du"], episode) -> Rollouts:
-    """Rollouts of these states and actions, at the problem's cost."""
-    return _recorded_at(problem, x, u, jax.vmap(jax.vmap(problem.costs))(x, u), episode)
+def _recorded(
+    problem: Problem,
+    x: Float[Array, "N M T1 dx"],
+    u: Float[Array, "N M T du"],
+    final: Float[Array, "N M"] | None,
+    episode: Any,
+) -> Rollouts:
+    """Rollouts of these states and actions, at the problem's cost; `final` is the one that was brought, if any."""
+    return _recorded_at(problem, x, u, jax.vmap(jax.vmap(problem.costs))(x, u, final), episode)
 
 
 @eqx.filter_jit

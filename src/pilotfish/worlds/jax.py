@@ -26,6 +26,8 @@ class JaxWorld(World):
             )
         if self.problem.cost is None:
             raise ValueError("problem.cost is None: JaxWorld has no other cost than the problem's.")
+        if self.problem.final_cost is None:
+            raise ValueError("problem.final_cost is None: JaxWorld has no other final cost than the problem's.")
         _check_start(self.problem)
 
     @property
@@ -47,6 +49,7 @@ class JaxWorld(World):
         problem, dynamics, cost_of = self.problem, self.problem.dynamics, self.problem.cost
         assert isinstance(dynamics, Equations)
         assert cost_of is not None
+        assert problem.final_cost is not None
         start_key, policy_key, noise_key = jax.random.split(key, 3)
         x0 = gaussian.draw(condition, start_key)
         episode = policy.begin(policy_key, x0, problem.observe(x0))
@@ -73,6 +76,7 @@ def _check_start(problem: Problem) -> None:
     def values(mean, controllers):
         assert isinstance(problem.dynamics, Equations)
         assert problem.cost is not None
+        assert problem.final_cost is not None
         x = mean[0]
         u = jax.tree.map(lambda leaf: leaf[0, 0], controllers).mean(x)
         found = {

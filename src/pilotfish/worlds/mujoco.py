@@ -10,6 +10,10 @@ no action moves them. Every action begins without the acceleration at which the 
 start): with few iterations it would change the next state by as much as the solver errs, a few percent and more, and so
 that state would not follow from state and action alone.
 
+What moves beside the model, by code of its own, moves mocap bodies, whose places sensors read: a ball that flies, say.
+It may hide some of what determines the next state (the ball's velocity), so nothing is then said to be known of the
+dynamics; and it may bring the final cost.
+
 A simulation that diverges MuJoCo resets without raising; its warning counters tell. Such a rollout ends there: what
 would follow is nan, and no step of it counts.
 """
@@ -20,13 +24,14 @@ import copy
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import equinox as eqx
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-from jaxtyping import ArrayLike, Float, Int
+from jaxtyping import ArrayLike, Bool, Float, Int
 from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
 
 from pilotfish.types import Dynamics, LinearDynamics, LinearGaussian, Problem
@@ -34,6 +39,7 @@ from pilotfish.worlds import host, starts
 from pilotfish.worlds.host import HostWorld
 from pilotfish.worlds.plant import Moved, Plant
 
+BODY = [int(kind) for kind in (mujoco.mjtObj.mjOBJ_BODY, mujoco.mjtObj.mjOBJ_XBODY)]
 CURRENT = mujoco.mjtStage.mjSTAGE_VEL.value  # what is computed at a new state: all that position and velocity determine
 BROKEN = [
     int(kind)
@@ -58,6 +64,30 @@ def quiet() -> Iterator[None]:
         before.set()
 
 
+class Moving(ABC):
+    """What moves beside the simulations of a batch, in the episodes that have begun."""
+
+    @abstractmethod
+    def step(self, batch: Batch) -> None:
+        """Go on by one timestep of the model, which the simulations have just made; moves their mocap bodies."""
+
+    @abstractmethod
+    def finish(self, batch: Batch, whole: Bool[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+        """Carry on after the last step, in the rows that are `whole`, until it is known what the end costs; that cost.
+        Asked for only where the problem has no formula of the final cost.
+        """
+
+
+class Beside(ABC):
+    """What moves beside a model by code of its own. The simulations feel nothing of it."""
+
+    @abstractmethod
+    def begin(self, batch: Batch, conditions: Sequence[int], randoms: Sequence[np.random.Generator]) -> Moving:
+        """Begin an episode beside each simulation of a batch, each of its condition and with its own random numbers;
+        puts the mocap bodies where they begin.
+        """
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Simulation(Dynamics):
     """What is simulated."""
@@ -70,6 +100,8 @@ class Simulation(Dynamics):
     """Forces and torques on every body at every step of an episode, in the world's frame: (T, nbody, 6), N and N m."""
     threads: int = 0
     """Native threads; 0 for one a core. The rollouts do not depend on it."""
+    beside: Beside | None = None
+    """What moves beside the model."""
 
     def of_condition(self, n: int) -> mujoco.MjModel:
         """The model as it is in condition n."""
@@ -100,6 +132,24 @@ class Simulation(Dynamics):
         clocks = self.model.sensor_adr[self.model.sensor_type == mujoco.mjtSensor.mjSENS_CLOCK]
         return self.known + np.flatnonzero(np.isin(self.read, clocks))
 
+    @functools.cached_property
+    def places(self) -> Int[np.ndarray, "nmocap 3"]:
+        """The entries of a state at which sensors read where the mocap bodies are that something moves."""
+        model, entries = self.model, []
+        if self.beside is None:
+            return np.zeros((0, 3), int)
+        place = (model.sensor_type == mujoco.mjtSensor.mjSENS_FRAMEPOS) & (model.sensor_reftype == 0)
+        for i in range(model.nmocap):
+            body = int(np.flatnonzero(model.body_mocapid == i)[0])
+            reads = np.flatnonzero(place & np.isin(model.sensor_objtype, BODY) & (model.sensor_objid == body))
+            if not len(reads):
+                raise ValueError(
+                    f"mocap body {model.body(body).name or body!r} moves, but no sensor reads where it is: add "
+                    '<framepos objtype="xbody" objname="..."/>.'
+                )
+            entries.append(self.known + np.searchsorted(self.read, model.sensor_adr[reads[0]]) + np.arange(3))
+        return np.array(entries, int).reshape(-1, 3)
+
     @property
     def known(self) -> int:
         """Entries of a state before what sensors read: positions, velocities, activations."""
@@ -123,18 +173,24 @@ class Simulation(Dynamics):
         for n, known in enumerate(np.concatenate([qpos, qvel, act], 1)):
             model = self.of_condition(n)
             data = mujoco.MjData(model)
-            self.place(data, np.append(known, np.full(len(self.read), time)))
+            x = np.append(known, np.full(len(self.read), time))
+            x[self.places] = data.mocap_pos[: len(self.places)]
+            self.place(data, x)
             mujoco.mj_forward(model, data)
             states.append(self.state(data))
         return np.array(states)
 
     def place(self, data: mujoco.MjData | Batch, x: np.ndarray) -> None:
-        """Put one simulation, or each of a batch, into the state x, as far as it is no sensor's reading."""
+        """Put one simulation, or each of a batch, into the state x, as far as it is no sensor's reading; and where the
+        state says that they are the mocap bodies that something moves.
+        """
         nq, nv = self.model.nq, self.model.nv
         data.qpos[...], data.qvel[...] = x[..., :nq], x[..., nq : nq + nv]
         data.act[...] = x[..., nq + nv : self.known]
         if len(self.clocks):
             data.time = x[..., self.clocks[0]]
+        if len(self.places):
+            data.mocap_pos[...] = x[..., self.places]
 
     def substeps(self, dt: float) -> int:
         """Timesteps of the model in an action of dt seconds."""
@@ -239,6 +295,9 @@ class MujocoPlant(Plant):
         self._batch = self._simulation.batch(np.asarray(conditions))
         self._simulation.place(self._batch, x)
         failed = _failed(self._batch.forward, stage=CURRENT)
+        if self._simulation.beside is not None:
+            self._moving = self._simulation.beside.begin(self._batch, conditions, randoms)
+            failed = np.union1d(failed, _failed(self._batch.forward, stage=CURRENT))
         return self._states(np.isin(np.arange(len(x)), failed, invert=True))
 
     @quiet()
@@ -247,10 +306,26 @@ class MujocoPlant(Plant):
         batch.ctrl[moving], batch.qacc_warmstart[...] = u[moving], 0.0
         if forces is not None:
             batch.xfrc_applied[...] = forces[t]
-        failed = _failed(batch.step, ids=np.flatnonzero(moving), nstep=self._substeps, stage=CURRENT)
+        ids = np.flatnonzero(moving)
+        if self._simulation.beside is None:
+            failed = _failed(batch.step, ids=ids, nstep=self._substeps, stage=CURRENT)
+        else:
+            failed = self._step_with_what_moves(ids)
         whole = moving & ~batch.warning[:, BROKEN, 1].any(1)
         whole[failed] = False
         return Moved(self._states(whole))
+
+    @quiet()
+    def finish(self, whole):
+        return self._moving.finish(self._batch, whole)
+
+    def _step_with_what_moves(self, ids: np.ndarray) -> np.ndarray:
+        """The same step, one timestep after the other; the simulations in which MuJoCo raised an error."""
+        failed = np.zeros(0, int)
+        for _ in range(self._substeps):
+            failed = np.union1d(failed, _failed(self._batch.step, ids=ids, stage=CURRENT))
+            self._moving.step(self._batch)
+        return np.union1d(failed, _failed(self._batch.forward, ids=ids, stage=CURRENT))  # sensors of what has moved
 
     def _states(self, whole: np.ndarray) -> np.ndarray:
         return np.where(whole[:, None], self._simulation.state(self._batch), np.nan)
@@ -266,7 +341,8 @@ class MujocoWorld(HostWorld):
     """Simulates a MuJoCo model; the problem says what it is for."""
 
     problem: Problem
-    """Its dynamics are the simulation; its angles, where the problem names none, those of the hinges without limits."""
+    """Its dynamics are the simulation, None if something moves beside the model; its angles, where the problem names
+    none, those of the hinges without limits."""
     simulation: Simulation = eqx.field(static=True)
 
     def __init__(
@@ -276,11 +352,12 @@ class MujocoWorld(HostWorld):
         fields: Mapping[str, np.ndarray] | None = None,
         forces: np.ndarray | None = None,
         threads: int = 0,
+        beside: Beside | None = None,
     ):
-        """`fields`, `forces` and `threads` are those of Simulation."""
-        self.simulation = Simulation(model, fields or {}, forces, threads)
-        angles = problem.angles or angles_of(model)
-        self.problem = dataclasses.replace(problem, dynamics=self.simulation, angles=angles)
+        """`fields`, `forces`, `threads` and `beside` are those of Simulation."""
+        self.simulation = Simulation(model, fields or {}, forces, threads, beside)
+        known, angles = None if beside else self.simulation, problem.angles or angles_of(model)
+        self.problem = dataclasses.replace(problem, dynamics=known, angles=angles)
 
     def __check_init__(self):
         problem, model, fields, forces = self.problem, self.model, self.simulation.fields, self.simulation.forces
@@ -299,6 +376,11 @@ class MujocoWorld(HostWorld):
             warnings.warn(remark, stacklevel=2)
         if problem.cost is None:
             raise ValueError("problem.cost is None: MujocoWorld has no other cost than the problem's.")
+        if problem.final_cost is None and self.simulation.beside is None:
+            raise ValueError(
+                "problem.final_cost is None: only what moves beside the model could bring it, and nothing does."
+            )
+        self.simulation.places  # noqa: B018  raises where it is not known where something moves
         if np.any(np.asarray(problem.noise_std) != 0):
             raise ValueError(f"noise_std={problem.noise_std}: MuJoCo has no process noise. Leave it out.")
         self.simulation.substeps(problem.dt)  # raises what is wrong with dt
@@ -338,7 +420,7 @@ def remarks(simulation: Simulation) -> list[str]:
             f"sensors left out of the state: {names}. They read accelerations, forces or the past, which do not follow "
             "from positions, velocities and activations."
         )
-    if model.nmocap:
+    if model.nmocap and simulation.beside is None:
         names = ", ".join(repr(model.body(i).name or i) for i in np.flatnonzero(model.body_mocapid >= 0))
         said.append(f"mocap bodies that no action moves: {names}. They stay where the model or its keyframe has them.")
     return said

@@ -49,6 +49,12 @@ class Plant(ABC):
     def step(self, u: Float[np.ndarray, "n du"], t: int, moving: Bool[np.ndarray, "n"]) -> Moved:
         """Carry out step t of an episode in the rows that are `moving`, with admissible actions u."""
 
+    def finish(self, whole: Bool[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+        """Carry on after the last step, in the rows that are `whole`, until it is known what the end costs; that cost.
+        Asked for only where the problem has no formula of the final cost.
+        """
+        raise NotImplementedError
+
 
 class EquationsPlant(Plant):
     """A problem's own equations of motion, one step at a time."""
