@@ -27,8 +27,14 @@ ONLY = {
     "view": {"runs", "types", "registry", "tasks"},
 }
 """What these may import: of `policies`, `algorithms`, `worlds` and `tasks` the protocol, never a member."""
-PROTOCOLS = ("pilotfish.tasks.mujoco", "pilotfish.tasks.gym", "pilotfish.policies.files", "pilotfish.worlds.host")
-"""Kinds of tasks and worlds, and the files of policies, that are modules of their own."""
+PROTOCOLS = (
+    "pilotfish.tasks.mujoco",
+    "pilotfish.tasks.gym",
+    "pilotfish.tasks.demonstration",
+    "pilotfish.policies.files",
+    "pilotfish.worlds.host",
+)
+"""Kinds of tasks and worlds, and the files of policies and demonstrations, that are modules of their own."""
 
 
 def imports(path):

@@ -47,6 +47,9 @@ class _Train:
     """Number of seeds to run: curves then show their mean and 95% interval."""
     out: Path | None = None
     """The run's folder; by default runs/TASK-ALGORITHM-NUMBER."""
+    demonstration: Path | None = None
+    """A file of times, states and actions of one episode (.csv, .npz, .safetensors), whose actions are the first
+    controllers'."""
     measured: int | None = None
     """Noise-free episodes from each condition in every iteration, by which the best policy is deployed; 0 leaves the
     choice to the algorithm. By default 1 where an iteration has 10 rollouts or more."""
@@ -84,6 +87,7 @@ def train(argv: list[str]) -> int:
         seeds=range(args.seed, args.seed + args.seeds),
         checkpoint_every=args.checkpoint_every,
         measured=int(args.rollouts >= MANY) if args.measured is None else args.measured,
+        demonstration=str(args.demonstration or ""),
     )
     assembled = _, algorithm, world = assemble(spec)
     loop.check(algorithm, world, args.rollouts)  # before the folder exists

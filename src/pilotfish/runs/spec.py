@@ -31,7 +31,7 @@ from pilotfish import algorithms, tasks
 from pilotfish.algorithms import Algorithm
 from pilotfish.registry import Entry, named
 from pilotfish.runs import RunError, RunWarning
-from pilotfish.tasks import Task
+from pilotfish.tasks import Task, demonstration
 from pilotfish.worlds import World
 
 FORMAT = 3
@@ -52,7 +52,8 @@ class Spec:
     """Everything a run is made of, fully resolved."""
 
     task: dict[str, Any]
-    """name and options; of a MuJoCo model also its files, with the SHA-256 of each"""
+    """name and options; the file of a demonstration with which learning begins, if there is one; the SHA-256 of each of
+    the user's files: that, and those of a MuJoCo model"""
     algorithm: dict[str, Any]
     """name and options; of DAgger also its teacher's file"""
     rollouts: int
@@ -76,14 +77,19 @@ class Spec:
         seeds: Iterable[int],
         checkpoint_every: int,
         measured: int = 0,
+        demonstration: str = "",
     ) -> "Spec":
-        """Of a task and an algorithm, each with its name in the registry."""
+        """Of a task and an algorithm, each with its name in the registry, and the file of a demonstration if any."""
         stored = [{"name": name, "options": described(module)} for name, module in (task, algorithm)]
         for part, (_, module) in zip(stored, (task, algorithm), strict=True):
             if files := module.files:
                 part["files"] = {path: digest_of(path) for path in files}
-                if missing := [path for path, digest in part["files"].items() if digest is None]:
-                    raise ValueError(f"{missing[0]}: there is no such file.")
+        if demonstration:
+            path = os.path.abspath(demonstration)
+            stored[0] |= {"demonstration": path, "files": stored[0].get("files", {}) | {path: digest_of(path)}}
+        for part in stored:
+            if missing := [path for path, digest in part.get("files", {}).items() if digest is None]:
+                raise ValueError(f"{missing[0]}: there is no such file.")
         return cls(stored[0], stored[1], rollouts, iterations, list(seeds), checkpoint_every, measured)
 
     @classmethod
@@ -130,12 +136,17 @@ class Spec:
 
 def _check_named(name: str, stored: Any) -> None:
     """That a task or an algorithm is stored with its name and options, and perhaps its files."""
-    kinds = {"name": str, "options": dict} | ({"files": dict} if isinstance(stored, dict) and "files" in stored else {})
+    kinds = {"name": str, "options": dict}
+    if isinstance(stored, dict):
+        more = {"files": dict} | ({"demonstration": str} if name == "task" else {})
+        kinds |= {key: kind for key, kind in more.items() if key in stored}
     if not isinstance(stored, dict) or {key: type(value) for key, value in stored.items()} != kinds:
         raise ValueError(f"{name} must be a name with options")
     for path, digest in stored.get("files", {}).items():
         if type(digest) is not str or not os.path.isabs(path) or os.path.normpath(path) != path:
             raise ValueError(f"{name}.files must hold a checksum for each path")
+    if "demonstration" in stored and stored["demonstration"] not in stored.get("files", {}):
+        raise ValueError(f"{name}.files must hold a checksum of the demonstration")
 
 
 def _check_whole(name: str, value: Any, least: int, beyond: int) -> None:
@@ -153,7 +164,10 @@ def assemble(spec: Spec, folder: Path | None = None) -> tuple[Task, Algorithm, W
         task: Task = built(tasks.find(spec.task["name"]), _moved(spec.task["options"], where))
         _check_parts(task, where, folder)
         entry = named(algorithms.registry(), spec.algorithm["name"], "algorithm")
-        return task, built(entry, _moved(spec.algorithm["options"], where)), task.world()
+        world = task.world()
+        if path := spec.task.get("demonstration"):
+            world = demonstration.beginning(world, where[path])
+        return task, built(entry, _moved(spec.algorithm["options"], where)), world
     except (RunError, ValueError, OSError):
         raise
     except Exception as error:  # whatever numbers beyond all reason come to
