@@ -14,6 +14,7 @@ from oracles import point_mass
 from pilotfish import acting
 from pilotfish.policies import files, kinds, of_condition, onnx, over_conditions
 from pilotfish.policies.either import Either
+from pilotfish.policies.episodic import ContextualPolicy, EpisodicPolicy, Skill
 from pilotfish.policies.gaussian import GaussianPolicy
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.policies.network import Network
@@ -80,6 +81,17 @@ def own(**how):
     return eqx.tree_at(lambda p: (p.shift, p.scale, p.centre, p.spread), policy, outside)
 
 
+def skill(n):
+    rng = np.random.default_rng(4)
+    return Skill(*(jnp.asarray(rng.normal(size=(n, T, 1, *shape))) for shape in ((2,), (), (3,))))
+
+
+def search(n):
+    """Mean and factor of three parameters."""
+    rng = np.random.default_rng(5)
+    return jnp.asarray(rng.normal(size=(n, 3))), jnp.asarray(np.tril(rng.uniform(0.2, 1.0, (n, 3, 3))))
+
+
 POLICIES = {
     "linear-gaussian": lambda: LinearGaussianPolicy(controllers()),
     "linear-gaussian, smooth": lambda: LinearGaussianPolicy(controllers(), 1.5),
@@ -93,6 +105,12 @@ POLICIES = {
     "network, noise by state": lambda: network(covariance="state"),
     "own network": own,
     "own network, noise by state": lambda: own(covariance="state"),
+    "episodic": lambda: EpisodicPolicy(*search(N), skill(N)),
+    "contextual": lambda: ContextualPolicy(
+        LinearGaussian(jnp.array([[0.5], [-0.2], [0.1]]), *jax.tree.map(lambda a: a[0], search(1))),
+        jnp.array([0.3]),
+        jax.tree.map(lambda leaf: leaf[0], skill(1)),
+    ),
     "either": lambda: Either.of(LinearGaussianPolicy(controllers()), network(), jnp.array([0.3, 0.7]), T),
 }
 
@@ -117,13 +135,16 @@ def policy(request):
     return POLICIES[request.param]()
 
 
-@pytest.fixture(params=[name for name in POLICIES if name != "either"])
+NOT_GAUSSIAN = ("either", "episodic", "contextual")
+
+
+@pytest.fixture(params=[name for name in POLICIES if name not in NOT_GAUSSIAN])
 def gaussian_policy(request):
     """A policy that without noise is a function of what it sees."""
     return POLICIES[request.param]()
 
 
-@pytest.fixture(params=[name for name in POLICIES if name != "either" and not name.startswith("own")])
+@pytest.fixture(params=[name for name in POLICIES if name not in NOT_GAUSSIAN and not name.startswith("own")])
 def plain_policy(request):
     """One that can act without the code that made it."""
     return POLICIES[request.param]()

@@ -46,9 +46,9 @@ def robust_cholesky(
 
 
 def log_density(
-    x: Float[Array, "*batch d"], mean: Float[Array, "*batch d"], chol: Float[Array, "d d"]
+    x: Float[Array, "*batch d"], mean: Float[Array, "*#batch d"], chol: Float[Array, "d d"]
 ) -> Float[Array, "*batch"]:
-    """`log N(x; mean, chol chol')` for a batch of points and one factor."""
+    """`log N(x; mean, chol chol')` for a batch of points, of one mean or each of its own, and one factor."""
     white = jnp.einsum("ij,...j->...i", solve_chol(chol, jnp.eye(chol.shape[-1])), x - mean)
     return -0.5 * ((white**2).sum(-1) + x.shape[-1] * LOG_2PI + log_det(chol))
 

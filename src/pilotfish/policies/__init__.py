@@ -94,7 +94,8 @@ def idle(problem: Problem) -> Policy:
 
 def kinds() -> dict[str, type[Policy]]:
     """All kinds of policies by their name in files; also those that others have defined."""
-    from pilotfish.policies import either, linear_gaussian, network  # noqa: F401  so that they are among the subclasses
+    # so that they are among the subclasses
+    from pilotfish.policies import either, episodic, linear_gaussian, network  # noqa: F401
 
     found: dict[str, type[Policy]] = {}
     classes: list[type] = [Policy]
