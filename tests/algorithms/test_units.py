@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Array
 
-from pilotfish.algorithms import Algorithm
+from pilotfish.algorithms import Algorithm, trpo
 from pilotfish.algorithms.badmm import BADMM
 from pilotfish.algorithms.ilqg import ILQG
 from pilotfish.algorithms.lqr_gps import LQRGPS
@@ -102,6 +102,7 @@ ALGORITHMS: dict[str, tuple[Algorithm, int]] = {
     "lqr-gps, mixture": (LQRGPS(dynamics=FittedDynamics(prior="gmm", samples_per_cluster=20)), 6),
     "lqr-gps, step": (LQRGPS(trust="step"), 15),
     "ilqg": (ILQG(), 2),
+    "trpo": (trpo.TRPO(kl_step=0.1, actor="linear-gaussian", value="quadratic"), 60),
     "mdgps": (MDGPS(teach=LESSON, imagined=2), 15),
     "mdgps, moto": (MDGPS(teach=LESSON, c_step="moto", q=FittedQ(), step=StepSize()), 120),
     "badmm": (BADMM(teach=LESSON, imagined=2, inner=2), 15),
@@ -111,8 +112,9 @@ NETWORKS = ("mdgps", "mdgps, moto", "badmm")
 
 
 def controller(state) -> LinearGaussian:
-    """Of all conditions; iLQG's belongs to its trajectory."""
-    return getattr(state, "nominal", state).controller
+    """Of all conditions; iLQG's belongs to its trajectory, TRPO's is its policy."""
+    holder = state.policy if isinstance(state, trpo.State) else getattr(state, "nominal", state)
+    return holder.controller
 
 
 def learned(name: str, units: Units, iterations: int = ITERATIONS) -> list[LinearGaussian]:

@@ -150,3 +150,32 @@ def test_samples_shared_by_all_steps_are_as_good_as_own_ones():
     fits = [fit(data, final, occupancy, ridge) for data in (shared, own)]
     for a, b in zip(*map(jax.tree.leaves, fits), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.9])
+def test_values_of_states_are_those_of_plain_least_squares(discount):
+    """Backwards with NumPy's least squares on raw monomials; steps that did not happen have no say."""
+    rng = np.random.default_rng(0)
+    n = 60
+    x, cost, final = rng.normal(size=(T, n, DX)), rng.normal(size=(T, n)), rng.normal(size=n)
+    happened = np.ones((T, n))
+    happened[2:, :7] = 0.0
+    ahead, wanted = final, []
+    for t in reversed(range(T)):
+        i, j = np.triu_indices(DX)
+        phi = np.concatenate([np.ones((n, 1)), x[t], x[t][:, i] * x[t][:, j]], 1)
+        some, y = happened[t] > 0, cost[t] + discount * ahead
+        ahead = phi @ np.linalg.lstsq(phi[some], y[some], rcond=None)[0]
+        wanted.append(ahead)
+    cost, final = np.where(happened > 0, cost, 1e9), np.where(happened[-1] > 0, final, -1e9)
+    found = value.of_states(*map(jnp.asarray, (x, cost, final, happened)), discount, 1e-12)
+    reached = np.concatenate([np.ones((1, n)), happened[:-1]]) > 0
+    np.testing.assert_allclose(np.where(reached, found, 0.0), np.where(reached, wanted[::-1], 0.0), atol=1e-8)
+
+
+def test_values_of_fewer_states_than_features_are_near_their_mean():
+    """Five samples say nothing of ten features: the ridge grows, and all values go to the level."""
+    rng = np.random.default_rng(1)
+    x, cost = rng.normal(size=(1, 5, DX)), 1e6 + rng.normal(size=(1, 5))
+    few = np.asarray(value.of_states(*map(jnp.asarray, (x, cost, np.zeros(5), np.ones((1, 5)))), 1.0, 10.0))
+    np.testing.assert_allclose(few, cost.mean(), rtol=1e-6)

@@ -34,8 +34,7 @@ class Occupancy(NamedTuple):
 
     def white_state(self, x: Float[Array, "n dx"]) -> Float[Array, "n dx"]:
         """States as standard normal coordinates; 0 in directions that do not vary."""
-        own = jnp.diagonal(self.chol) ** 2
-        return jnp.where(own > UNRESOLVED * (self.chol**2).sum(-1), self._state(x), 0.0)
+        return white_state(self.mean, self.chol, x)
 
     def white(self, x: Float[Array, "n dx"], u: Float[Array, "n du"]) -> Float[Array, "n dx+du"]:
         """States and actions as standard normal coordinates; 0 in directions of the state that do not vary."""
@@ -47,17 +46,35 @@ class Occupancy(NamedTuple):
         return -0.5 * (distance + gaussian.log_det(self.chol) + gaussian.log_det(self.controller.chol))
 
     def _state(self, x: Float[Array, "n dx"]) -> Float[Array, "n dx"]:
-        return (x - self.mean) @ _inverse(self.chol).T
+        return _white(self.mean, self.chol, x)
 
     def _noise(self, x: Float[Array, "n dx"], u: Float[Array, "n du"]) -> Float[Array, "n du"]:
         about = u - self.controller.mean(self.mean) - (x - self.mean) @ self.controller.K.T
         return about @ _inverse(self.controller.chol).T
 
 
+def white_state(mean: Float[Array, "dx"], chol: Float[Array, "dx dx"], x: Float[Array, "n dx"]) -> Float[Array, "n dx"]:
+    """States as standard normal coordinates of one step's marginal; 0 in directions that do not vary."""
+    own = jnp.diagonal(chol) ** 2
+    return jnp.where(own > UNRESOLVED * (chol**2).sum(-1), _white(mean, chol, x), 0.0)
+
+
+def marginals(
+    x: Float[Array, "T n dx"], weight: Float[Array, "T n"]
+) -> tuple[Float[Array, "T dx"], Float[Array, "T dx dx"]]:
+    """Mean and Cholesky factor of the states of each step, by weighted maximum likelihood (MOTO, section 4.3.2)."""
+    total = weight.sum(1, keepdims=True)
+    mean, cov = jax.vmap(regression.moments)(x, weight / jnp.where(total > 0, total, 1.0))
+    return mean, gaussian.robust_cholesky(cov, _least_std(x, weight))
+
+
 def from_samples(x: Float[Array, "T n dx"], weight: Float[Array, "T n"], controller: LinearGaussian) -> Occupancy:
     """State marginals by weighted maximum likelihood from rollouts (MOTO, section 4.3.2)."""
-    mean, cov = jax.vmap(regression.moments)(x, weight / weight.sum(1, keepdims=True))
-    return Occupancy(mean, gaussian.robust_cholesky(cov, _least_std(x, weight)), controller)
+    return Occupancy(*marginals(x, weight), controller)
+
+
+def _white(mean: Float[Array, "dx"], chol: Float[Array, "dx dx"], x: Float[Array, "n dx"]) -> Float[Array, "n dx"]:
+    return (x - mean) @ _inverse(chol).T
 
 
 def _least_std(x: Float[Array, "T n dx"], weight: Float[Array, "T n"]) -> Float[Array, "dx"]:

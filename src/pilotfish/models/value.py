@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from pilotfish.algebra import regression
 from pilotfish.algebra.batch import each
-from pilotfish.models.occupancy import Occupancy
+from pilotfish.models.occupancy import Occupancy, marginals, white_state
 from pilotfish.types import Quadratic
 
 
@@ -90,6 +90,34 @@ def monte_carlo(
 
     coef = each(fit, data.x, data.u, data.weight, target, occupancy, ridge)
     return Fit(regression.as_quadratic(coef, data.x.shape[-1] + data.u.shape[-1]), target)
+
+
+def of_states(
+    x: Float[Array, "T n dx"],
+    cost: Float[Array, "T n"],
+    final: Float[Array, "n"],
+    weight: Float[Array, "T n"],
+    discount: Float[Array, ""] | float,
+    ridge: Float[Array, ""] | float,
+) -> Float[Array, "T n"]:
+    """V_t at each step's own states, fitted to `cost_t + discount V_{t+1}(x')` of samples that stay in their rollout's
+    column. `weight` is 1 where a step happened; the ridge grows where these are fewer than V's features.
+    """
+    mean, chol = marginals(x, weight)
+    count = weight.sum(1, keepdims=True)
+    share = weight / jnp.where(count > 0, count, 1.0)
+    scarce = jnp.maximum(1.0, regression.feature_count(x.shape[-1]) / jnp.maximum(count[:, 0], 1.0))
+
+    def backward(ahead, at_t):
+        x, cost, share, mean, chol, scarce = at_t
+        s, y = white_state(mean, chol, x), cost + discount * ahead
+        level = share @ y
+        factor = regression.factor(regression.normal(s, share), ridge * scarce**2)
+        coef = regression.solve(factor, regression.project(s, share * (y - level)))
+        value = level + regression.as_quadratic(coef, s.shape[-1])(s)
+        return value, value
+
+    return jax.lax.scan(backward, final, (x, cost, share, mean, chol, scarce), reverse=True)[1]
 
 
 def _states_first(dx: int, d: int) -> np.ndarray:
