@@ -82,11 +82,15 @@ if TYPE_CHECKING:
     from pilotfish.algorithms.ilqg import ILQG
     from pilotfish.algorithms.lqr_gps import LQRGPS
     from pilotfish.algorithms.mdgps import MDGPS
+    from pilotfish.algorithms.more import MORE
     from pilotfish.algorithms.moto import MOTO
+    from pilotfish.algorithms.reps import REPS
+    from pilotfish.algorithms.trpo import TRPO
     from pilotfish.models.dynamics import FittedDynamics
     from pilotfish.models.learned_dynamics import LearnedDynamics
     from pilotfish.policies import Policy
     from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
+    from pilotfish.policies.movement_primitive import MovementPrimitive
     from pilotfish.policies.network import Network, NetworkPolicy
     from pilotfish.runs import RunError
     from pilotfish.runs.evaluation import Evaluation, evaluate
@@ -118,8 +122,10 @@ _HOME = {
     "LinearGaussian": "types",
     "LinearGaussianPolicy": "policies.linear_gaussian",
     "MDGPS": "algorithms.mdgps",
+    "MORE": "algorithms.more",
     "MOTO": "algorithms.moto",
     "ModelTask": "tasks.model",
+    "MovementPrimitive": "policies.movement_primitive",
     "MujocoWorld": "worlds.mujoco",
     "Network": "policies.network",
     "NetworkPolicy": "policies.network",
@@ -128,11 +134,13 @@ _HOME = {
     "Policy": "policies",
     "Problem": "types",
     "Quadratic": "types",
+    "REPS": "algorithms.reps",
     "Result": "runs.train",
     "Rollouts": "types",
     "Run": "runs.store",
     "RunError": "runs",
     "Spec": "runs.spec",
+    "TRPO": "algorithms.trpo",
     "Task": "tasks",
     "TrainingFailed": "runs.train",
     "World": "worlds",
@@ -147,7 +155,10 @@ __all__ = [
     "ILQG",
     "LQRGPS",
     "MDGPS",
+    "MORE",
     "MOTO",
+    "REPS",
+    "TRPO",
     "Algorithm",
     "DAgger",
     "Dynamics",
@@ -159,6 +170,7 @@ __all__ = [
     "LinearGaussian",
     "LinearGaussianPolicy",
     "ModelTask",
+    "MovementPrimitive",
     "MujocoWorld",
     "Network",
     "NetworkPolicy",

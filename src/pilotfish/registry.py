@@ -136,7 +136,7 @@ _FOUR = {"links": 4, "torque": 25.0, "initial_std": 5.0}
 _LIMITED = _FOUR | {"joint_limit": 2 / 3 * math.pi}
 _LINKS = "pilotfish.tasks.multi_link:MultiLink"
 _SWIMMER, _WALKER = "pilotfish.tasks.swimmer:Swimmer", "pilotfish.tasks.walker:Walker"
-_OCTOPUS = "pilotfish.tasks.octopus:Octopus"
+_OCTOPUS, _TENNIS = "pilotfish.tasks.octopus:Octopus", "pilotfish.tasks.table_tennis:TableTennis"
 
 TASKS = _table(
     Entry("cartpole", "swing a pole up from a cart that is pushed", "pilotfish.tasks.cartpole:CartPole"),
@@ -178,6 +178,9 @@ TASKS = _table(
         _SWIMMER,
         {"velocity": 1.0, "action_weight": 1e-4, "horizon": 200},
     ),
+    Entry("table-tennis", "return a ball by a forehand stroke of an arm (MOTO, Fig. 3a)", _TENNIS),
+    Entry("table-tennis-context", "the same, launched not always alike (MOTO, Fig. 3c)", _TENNIS, {"spread": 0.17}),
+    Entry("table-tennis-noise", "the same, with noise at the bounce (MOTO, Fig. 3b)", _TENNIS, {"bounce_std": 0.25}),
     Entry("walker", "walk at 2.1 m/s on two legs, in a plane (GPS'14)", _WALKER),
     Entry("walker-cgps", "the same, its height ten times as dear (CGPS'14)", _WALKER, {"height_weight": 10.0}),
     Entry(
@@ -212,6 +215,7 @@ ALGORITHMS = _table(
         "mdgps",
         "mirror descent guided policy search: local controllers teach a network (Montgomery & Levine, 2016)",
         "pilotfish.algorithms.mdgps:MDGPS",
+        {"kl_step": 0.2, "policy.width": 100, "policy.activation": "tanh"},
     ),
     Entry(
         "badmm",
@@ -229,6 +233,21 @@ ALGORITHMS = _table(
         "pilotfish.algorithms.mdgps_linear:MDGPSLinear",
     ),
     Entry(
+        "trpo",
+        "trust region policy optimisation: a policy's natural gradient, no model (Schulman et al., 2015)",
+        "pilotfish.algorithms.trpo:TRPO",
+    ),
+    Entry(
+        "reps",
+        "episodic search by weighted episodes, also contextual (Peters et al., 2010; Kupcsik et al., 2013)",
+        "pilotfish.algorithms.reps:REPS",
+    ),
+    Entry(
+        "more",
+        "episodic search on a quadratic model of the cost (Abdolmaleki et al., 2015)",
+        "pilotfish.algorithms.more:MORE",
+    ),
+    Entry(
         "ilqg",
         "iterative LQG on known dynamics, within action limits (Tassa et al., 2012, 2014)",
         "pilotfish.algorithms.ilqg:ILQG",
@@ -242,4 +261,5 @@ ALGORITHMS = _table(
     ),
 )
 """Our algorithms by name, with what differs from the papers' settings where nothing is known of the task: few rollouts
-are assumed, so samples are reused and dynamics have a prior."""
+are assumed, so samples are reused and dynamics have a prior; steps are short, and networks large enough to follow
+precise controllers."""

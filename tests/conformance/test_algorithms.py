@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles.best_parameters import least_cost
 from oracles.same import assert_same
 
 from pilotfish import algorithms
@@ -19,13 +20,17 @@ from pilotfish.algorithms.ilqg import ILQG
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.mdgps import MDGPS
 from pilotfish.algorithms.mdgps_linear import MDGPSLinear
+from pilotfish.algorithms.more import MORE
 from pilotfish.algorithms.moto import MOTO
+from pilotfish.algorithms.reps import REPS
+from pilotfish.algorithms.trpo import TRPO
 from pilotfish.models.cost import CostExpansion
 from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.models.learned_dynamics import LearnedDynamics
 from pilotfish.models.linearised import Linearisation
 from pilotfish.models.local_q import FittedQ
 from pilotfish.policies import files
+from pilotfish.policies.episodic import OpenLoop
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs import loop
 from pilotfish.runs.columns import columns
@@ -76,6 +81,11 @@ CASES = {
     ),
     "dagger": DAgger(teacher=teacher(), teach=SStep(steps=400, batch=64, learning_rate=3e-3, memory=3)),
     "mdgps-linear": MDGPSLinear(),
+    "reps": REPS(skill=OpenLoop(features=3)),
+    "more": MORE(skill=OpenLoop(features=3), kl_step=0.7, schedule="constant", entropy_drop=0.2, memory=8),
+    "trpo": TRPO(kl_step=0.1, value="quadratic"),
+    "trpo, controllers": TRPO(kl_step=0.1, actor="linear-gaussian", value="quadratic", discount=1.0),
+    "trpo, critic": TRPO(kl_step=0.1),
     "badmm": BADMM(kl_step=0.5, inner=2, teach=QUICK, imagined=20),
 }
 """Algorithms with settings: at least one of every registered algorithm."""
@@ -88,6 +98,7 @@ DRAWS = {
     "ilqg-learned",
     "dagger",
     "badmm",
+    "trpo, critic",
 }
 """Whose updates are random: mixtures begin from points that are drawn, for every condition others, and networks learn
 from minibatches."""
@@ -116,6 +127,8 @@ SLOW = {
     "mdgps, without a model",
     "dagger",
     "badmm",
+    "trpo",
+    "trpo, critic",
 }
 
 
@@ -144,12 +157,14 @@ def learned(algorithm):
 
 
 def test_reaches_the_known_optimum(algorithm, learned):
-    optimum = TASK.optimum()[1]
+    searched = getattr(algorithm, "skill", None)
+    optimum = TASK.optimum()[1] if searched is None else least_cost(TASK, searched)
+    factor = 1.15 if isinstance(algorithm, REPS) else 1.03  # a weighted mean of few noisy episodes
     for s in range(2):
         policy = algorithm.exploit(loop.of_seed(learned[0], s))
         if policy.per_condition:
             controller = jax.tree.map(lambda leaf: leaf[0], policy.controller)
-            assert optimum <= TASK.expected_cost(controller) < 1.03 * optimum
+            assert optimum <= TASK.expected_cost(controller) < factor * optimum
         else:
             spent = JaxWorld(TASK.problem()).rollout(policy, 4000, jax.random.key(9)).cost.sum(-1)
             print(spent.mean() / optimum)
@@ -181,7 +196,8 @@ def test_kl_bound_is_used(algorithm, learned):
         info = learned[1].info
         bound = algorithm.kl_step * getattr(info, "step_factor", 1.0)
         assert (info.kl_max <= bound * (1 + 1e-6)).all()
-        if not isinstance(algorithm, BADMM):  # whose controllers the network holds back as well
+        # BADMM's controllers are held back by the network as well, TRPO's step is shortened until it is short enough
+        if not isinstance(algorithm, BADMM | TRPO):
             assert (info.kl_max >= 0.8 * bound).all()  # less where few samples are evidence of little
 
 
@@ -202,7 +218,8 @@ def test_copies_of_a_condition_get_equal_answers(algorithm):
     both, info = update(algorithm, twice, both_states, doubled, key)
     assert info.ok.shape == (2,)
     assert info.ok.all()
-    for one, two in zip(jax.tree.leaves(single), jax.tree.leaves(both), strict=True):
+    leaves = (jax.tree.leaves(eqx.filter(new, eqx.is_array)) for new in (single, both))
+    for one, two in zip(*leaves, strict=True):
         if one.shape == two.shape:  # what all conditions share
             np.testing.assert_allclose(two, one, rtol=1e-6, atol=1e-8)
         else:
@@ -309,8 +326,9 @@ def test_a_condition_without_data_keeps_its_policy_and_the_others_go_on(algorith
     np.testing.assert_array_equal(info.ok, [True, not learns_from_rollouts])
     for name, value in info._asdict().items():
         assert np.isfinite(value).all(), name
-    if isinstance(algorithm, MDGPSLinear) or getattr(algorithm, "dynamics", None) == "learned":
-        return  # one controller for all, or one model
+    one_policy = getattr(algorithm, "actor", None) == "network" or isinstance(algorithm, MDGPSLinear)
+    if one_policy or getattr(algorithm, "dynamics", None) == "learned":
+        return  # one for all conditions, or one model
     own = OWN.get(type(algorithm), algorithm.explore)
     old, found, wanted = (jax.tree.leaves(own(s)) for s in (state, new, expected))
     for before, after, whole in zip(old, found, wanted, strict=True):

@@ -167,7 +167,7 @@ class MDGPS(Algorithm):
 
     @property
     def defaults(self) -> tuple[int, int]:
-        return 5, 20
+        return 10, 20
 
     def __check_init__(self):
         words = (("trust", TrustRegion), ("sampling", Sampling), ("step_rule", StepRule), ("c_step", Improvement))
@@ -187,10 +187,12 @@ class MDGPS(Algorithm):
         """The problem's first controllers, and a network that knows nothing."""
         first, N = problem.first_controller, len(problem.conditions.mean)
         policy = self.policy.policy(problem, key, self.noise_smoothing)
-        transitions, visited = self.dynamics.begin(problem, episodes), self.linearise.begin(problem, episodes)
+        visited = self.linearise.begin(problem, episodes)
         visited = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (N, *leaf.shape)), visited)
         if self.c_step == "moto":
             transitions = self.q.begin(problem, episodes)
+        else:
+            transitions = local.begin(self.dynamics, problem, episodes)
         return State(
             controller=first,
             eta=jnp.full(N, jnp.nan, float),

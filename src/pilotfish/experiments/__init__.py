@@ -1,4 +1,5 @@
-"""The only place that names a task and an algorithm together: a file for each paper, read when it is asked for.
+"""The only place that names a task and an algorithm together: a file for each paper, or a part of one, read when it is
+asked for.
 
 Each has `SETUPS` (by task, then by algorithm), the `DEFAULT` algorithm for its tasks, and its `FIGURES`.
 """
@@ -12,12 +13,16 @@ if TYPE_CHECKING:
     from pilotfish.algorithms import Setup
     from pilotfish.experiments.claims import PaperFigure
 
-PAPERS = ("moto", "gps2014", "cgps2014", "mdgps", "own")
+PAPERS = ("moto", "gps2014", "cgps2014", "mdgps", "own", "moto_tennis")
 TITLES = {
     "moto/1b": "GPS and MOTO on the double link",
     "moto/1c": "MOTO and its variants on the double link",
     "moto/2b": "GPS and MOTO on the quad link with soft joint limits",
     "moto/2c": "MOTO on the double link for several numbers of rollouts an iteration",
+    "moto/3a": "MOTO and episodic search on robot table tennis, every ball launched alike",
+    "moto/3b": "MOTO and episodic search on robot table tennis, with noise at the bounce",
+    "moto/3c": "MOTO and episodic search on robot table tennis, launched at different velocities",
+    "moto/5": "MOTO and three forms of TRPO on the double link and the quad link",
     "mdgps/1": "BADMM and MDGPS on the obstacle, peg and blind peg tasks: distances",
     "mdgps/table1": "BADMM and MDGPS on the peg tasks: rates of success beside the paper's",
     "mdgps/settings": "BADMM and MDGPS on the peg task under other settings",
