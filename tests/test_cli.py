@@ -263,7 +263,7 @@ def test_export_as_onnx_acts_as_the_policy(capsys, folder, tmp_path):
         (["train"], 2, "usage: pilotfish train TASK"),
         (["train", "duoble-link"], 2, "unknown task 'duoble-link': did you mean double-link"),
         (["train", "helicopter"], 2, "unknown task 'helicopter': choose one of cartpole"),
-        (["train", "lq", "--algorithm", "mto"], 2, "unknown algorithm 'mto': did you mean moto?"),
+        (["train", "lq", "--algorithm", "mto"], 2, "unknown algorithm 'mto': did you mean moto or"),
         (["train", "lq", "--iterations", "0"], 2, "--iterations 0: must be 1 or more"),
         (["train", "lq", "--seeds", "0"], 2, "--seeds 0: must be 1 or more"),
         (["train", "lq", "--rollouts", "0"], 2, "rollouts=0"),

@@ -96,6 +96,7 @@ def test_an_update_is_the_best_within_its_bounds():
     assert float(info.predicted) == pytest.approx(promised, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_learns_the_best_actions_over_time_and_better_than_reps():
     """The bound on the KL is met exactly."""
     algorithm = MORE(skill=SMALL, kl_step=0.7, schedule="constant", entropy_drop=0.3)

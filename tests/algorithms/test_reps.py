@@ -86,6 +86,7 @@ def spread_starts():
     return dataclasses.replace(plain, conditions=Gaussian(plain.conditions.mean, cov), observe=lambda x: x[:3])
 
 
+@pytest.mark.slow
 def test_a_context_is_worth_knowing():
     """From starts that differ no fixed actions are good; those that depend on the start are, and on starts alone."""
     problem, costs = spread_starts(), []
@@ -101,6 +102,7 @@ def test_a_context_is_worth_knowing():
     assert not policy.search.K[:, 2].any()  # it never varied
 
 
+@pytest.mark.slow
 def test_one_search_learns_from_all_conditions():
     plain = TASK.problem()
     mean = jnp.array([[1.0, -0.5, 0.0, 0.0], [-1.0, 0.5, 0.0, 0.0], [0.5, 1.0, 0.0, 0.0]])
@@ -191,6 +193,7 @@ def test_bad_settings_are_refused_in_words():
     assert not REPS().caution(plain, 40)
 
 
+@pytest.mark.slow
 def test_a_movement_primitive_learns_where_to_go():
     skill = MovementPrimitive(kp=2.0, kd=2.0, goal_std=1.0, speed_std=0.5)
     algorithm = REPS(skill=skill)

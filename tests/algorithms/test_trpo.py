@@ -14,7 +14,6 @@ from pilotfish.algorithms.trpo import TRPO
 from pilotfish.models.critic import NeuralValue
 from pilotfish.policies import over_conditions
 from pilotfish.policies.network import Network
-from pilotfish.runs import loop
 from pilotfish.types import Gaussian, LinearGaussian, Problem
 from pilotfish.worlds.jax import JaxWorld
 
@@ -223,14 +222,3 @@ def test_bad_settings_of_its_value_are_refused():
         NeuralValue(epochs=0)
     with pytest.raises(ValueError, match=r"learning_rate=-1\.0"):
         NeuralValue(learning_rate=-1.0)
-
-
-def test_checkpoints_hold_the_whole_state():
-    """The same numbers come out of a run of three iterations as of one and then two."""
-    algorithm, world, keys = FORMS["networks"], JaxWorld(problem()), loop.root_keys([0])
-    begin = loop.initial(algorithm, world, EPISODES, keys)
-    whole = loop.scan(algorithm, world, EPISODES, keys, 0, 3, begin)[0]
-    parts = loop.scan(algorithm, world, EPISODES, keys, 0, 1, begin)[0]
-    parts = loop.scan(algorithm, world, EPISODES, keys, 1, 2, parts)[0]
-    for a, b in zip(*(jax.tree.leaves(eqx.filter(s, eqx.is_array)) for s in (whole, parts)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)

@@ -127,7 +127,9 @@ SLOW = {
     "mdgps, without a model",
     "dagger",
     "badmm",
+    "reps",
     "trpo",
+    "trpo, controllers",
     "trpo, critic",
 }
 

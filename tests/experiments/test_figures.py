@@ -309,7 +309,13 @@ CHECKED = set()
 """Tasks and algorithms of which an arm was checked: figures share them, and all pairs would take minutes."""
 
 
-@pytest.mark.parametrize("id", sorted(experiments.figures()))
+DEAR = ("mdgps/1",)
+"""Those that take long, for nothing that others do not show as well."""
+
+
+@pytest.mark.parametrize(
+    "id", [pytest.param(id, marks=pytest.mark.slow) if id in DEAR else id for id in sorted(experiments.figures())]
+)
 def test_every_figure_can_be_run_and_judged(id):
     figure = experiments.figures()[id]
     assert figure.id == id

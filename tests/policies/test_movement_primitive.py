@@ -165,6 +165,7 @@ def test_plain_feedback_is_about_the_first_controllers_actions():
         np.testing.assert_allclose(a, b, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_first_controllers_show_the_movement_where_none_is_given():
     """On two links, which are pushed as before, and then to other goals, better with inverse dynamics than without."""
     problem = MultiLink().problem()
