@@ -49,7 +49,7 @@ def of_fisher(episodes: int) -> dict[str, Callable[[], Any]]:
     world, algorithm = MultiLink().world(), trpo.TRPO()
     policy = algorithm.init(world.problem, episodes, KEY).policy
     data = world.rollout(policy, episodes, KEY)
-    relative, parameters, _ = trpo._network(policy, data)
+    relative, parameters, *_ = trpo._network(policy, data)
     weight, zero = jnp.full(data.happened.size, 1.0 / data.happened.size), jnp.zeros(parameters)
 
     @jax.jit

@@ -34,6 +34,11 @@ def chosen(condition: Bool[Array, "*N"], new: Any, old: Any) -> Any:
     return jax.tree.map(of, new, old)
 
 
+def pushed(new: Any, old: Any) -> Any:
+    """What is remembered, `new` in front of its leading axis and its last entry dropped: two trees of arrays."""
+    return jax.tree.map(lambda n, o: jnp.concatenate([n[None], o[:-1]]), new, old)
+
+
 def finite(tree: Any) -> Bool[Array, ""]:
     """Whether all floats of a tree are finite."""
     leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))

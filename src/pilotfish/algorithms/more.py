@@ -25,8 +25,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pilotfish.algebra import gaussian, regression
-from pilotfish.algebra.batch import chosen, finite
+from pilotfish.algebra.batch import chosen, finite, pushed
 from pilotfish.algorithms import Algorithm, check_number
+from pilotfish.models.occupancy import effective_samples
 from pilotfish.policies import Policy
 from pilotfish.policies.episodic import EpisodicPolicy, OpenLoop, Parametrisation
 from pilotfish.policies.movement_primitive import MovementPrimitive  # noqa: F401  so that it can be a run's skill
@@ -185,11 +186,9 @@ def _update(algorithm: MORE, state: State, rollouts: Rollouts) -> tuple[State, I
 
 def _improve(algorithm: MORE, mean: Array, chol: Array, before: History, w: Array, cost: Array, valid: Array):
     """One condition, whose history has no leading axis N."""
-    history = jax.tree.map(
-        lambda new, old: jnp.concatenate([new[None], old[:-1]]), History(w, cost, valid, mean, chol), before
-    )
+    history = pushed(History(w, cost, valid, mean, chol), before)
     weight = _importance(history)
-    ess = weight.sum() ** 2 / jnp.maximum((weight**2).sum(), 1e-300)
+    ess = effective_samples(weight)
     n = w.shape[-1]
     e = gaussian.solve_chol(chol, (history.w.reshape(-1, n) - mean).T).T
     model, unexplained = episodic.surrogate(e, history.cost.ravel(), weight, algorithm.ridge)

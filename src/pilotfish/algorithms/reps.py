@@ -27,6 +27,7 @@ from jaxtyping import Array, Bool, Float
 from pilotfish.algebra import gaussian, regression
 from pilotfish.algebra.batch import chosen, finite
 from pilotfish.algorithms import Algorithm, check_number
+from pilotfish.models.occupancy import effective_samples
 from pilotfish.policies import Policy
 from pilotfish.policies.episodic import ContextualPolicy, EpisodicPolicy, OpenLoop, Parametrisation
 from pilotfish.policies.movement_primitive import MovementPrimitive  # noqa: F401  so that it can be a run's skill
@@ -144,7 +145,7 @@ def _update(algorithm: REPS, state: State, rollouts: Rollouts) -> tuple[State, I
         kl_search=kl.mean(),
         entropy=gaussian.entropy(chol).mean(),
         eta=jnp.median(weighted.eta),
-        ess=(1.0 / jnp.maximum((weighted.share**2).sum(-1), 1e-9)).mean(),
+        ess=jnp.nan_to_num(effective_samples(weighted.share)).mean(),
         predicted=decrease.mean(),
     )
 

@@ -143,9 +143,9 @@ class TRPO(Algorithm):
             critic = self.critic.taught(critic, data.x, A + expected[..., :-1], data.happened, key)
         if isinstance(state.policy, NetworkPolicy):
             policy = _rewhitened(state.policy, data, state.taught)
-            relative, parameters, moved = _network(policy, data)
+            relative, parameters, moved, e = _network(policy, data)
             untaught = isinstance(policy, OwnNetworkPolicy) & ~state.taught
-            step = self._step(relative, parameters, _white_actions(policy, data), A, data.happened, untaught)
+            step = self._step(relative, parameters, e, A, data.happened, untaught)
             policy = chosen(step.found, moved(step.parameters), policy)
         else:
             policy, step = self._controllers(state.policy.controller, data, A)
@@ -260,22 +260,17 @@ def _seen(policy: NetworkPolicy, data: Rollouts) -> Float[Array, "n inputs"]:
     )
 
 
-def _white_actions(policy: NetworkPolicy, data: Rollouts) -> Float[Array, "n du"]:
-    """The actions in white coordinates: the noise that was drawn."""
-    out, u = jax.vmap(policy.outputs)(_seen(policy, data)), data.u.reshape(-1, data.u.shape[-1])
-    du = u.shape[-1]
-    return _whitened(policy.factor, out[:, du:], u - out[:, :du])
-
-
 def _whitened(factor: Float[Array, "du du"], h: Float[Array, "n h"], off: Float[Array, "n du"]) -> Float[Array, "n du"]:
     """`R^-1 off`, R being the factor with columns multiplied where the covariance depends on what is seen."""
     e = gaussian.solve_chol(factor, off.T).T
     return e * jnp.exp(-log_factors(h)) if h.shape[-1] else e
 
 
-def _network(policy: NetworkPolicy, data: Rollouts) -> tuple[Callable[[Float[Array, "p"]], Relative], int, Moved]:
-    """How the actions and the policy follow from parameters; those of the last layer are in the actions' standard
-    deviations.
+def _network(
+    policy: NetworkPolicy, data: Rollouts
+) -> tuple[Callable[[Float[Array, "p"]], Relative], int, Moved, Float[Array, "n du"]]:
+    """How the actions and the policy follow from parameters, and its actions in white coordinates: the noise that was
+    drawn. Parameters of the last layer are in the actions' standard deviations.
     """
     seen, du = _seen(policy, data), len(policy.factor)
     arrays = network.weights(policy.net)
@@ -288,6 +283,7 @@ def _network(policy: NetworkPolicy, data: Rollouts) -> tuple[Callable[[Float[Arr
     start, unravel = ravel_pytree(arrays)
     unit, count = ravel_pytree(unit)[0], len(start)
     out = jax.vmap(policy.outputs)(seen)
+    e = _whitened(policy.factor, out[:, du:], data.u.reshape(-1, du) - out[:, :du])
 
     def moved(d: Float[Array, "p"]) -> NetworkPolicy:
         net = eqx.combine(unravel(start + unit * d[:count]), policy.net)
@@ -299,7 +295,7 @@ def _network(policy: NetworkPolicy, data: Rollouts) -> tuple[Callable[[Float[Arr
         r = jnp.broadcast_to(d[count:], y.shape)
         return Relative(y, r + log_factors(new[:, du:]) - log_factors(out[:, du:]) if new.shape[-1] > du else r)
 
-    return relative, count + du, moved
+    return relative, count + du, moved, e
 
 
 # -- a controller's parameters: offset, gain and logarithms of the standard deviations, of each step

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pilotfish.algebra import gaussian, quadratic, regression
-from pilotfish.algebra.batch import each
+from pilotfish.algebra.batch import each, pushed
 from pilotfish.algebra.dual import WhiteStep
 from pilotfish.models import improvement, occupancy, value
 from pilotfish.models.occupancy import Occupancy
@@ -231,10 +231,10 @@ def _nothing(controller: LinearGaussian, K: int, M: int, pool: Pool) -> History:
 def _remembered(how: FittedQ, controller: LinearGaussian, old: History, rollouts: Rollouts) -> History:
     """The history with this iteration's rollouts of `controller` in front, and their occupancy."""
     new = (rollouts.x, rollouts.u, rollouts.cost, rollouts.steps)
-    x, u, cost, steps = _push(new, (old.x, old.u, old.cost, old.steps))
+    x, u, cost, steps = pushed(new, (old.x, old.u, old.cost, old.steps))
     history = History(x, u, cost, steps, old.occupancy, old.log_density)
     now = MARGINALS[how.marginal](how, history, controller)
-    return history._replace(occupancy=_push(now, old.occupancy))
+    return history._replace(occupancy=pushed(now, old.occupancy))
 
 
 def _sampled(how: FittedQ, history: History, controller: LinearGaussian) -> Occupancy:
@@ -361,11 +361,6 @@ def _by_sample(a: Float[Array, "K M T d"]) -> Float[Array, "1 K*M*T d"]:
 
 def _newest(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[0], tree)
-
-
-def _push(new: Any, old: Any) -> Any:
-    """`old` with `new` in front of its leading axis, and its last entry dropped."""
-    return jax.tree.map(lambda n, o: jnp.concatenate([n[None], o[:-1]]), new, old)
 
 
 def _over(n: int, tree: Any) -> Any:

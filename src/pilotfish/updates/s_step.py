@@ -44,7 +44,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from pilotfish.algebra import gaussian, regression
-from pilotfish.algebra.batch import chosen, finite
+from pilotfish.algebra.batch import chosen, finite, pushed
 from pilotfish.algebra.descent import adam, lbfgs
 from pilotfish.policies import network
 from pilotfish.policies.network import ACTIVATIONS, NetworkPolicy, OwnNetworkPolicy, log_factors
@@ -256,15 +256,12 @@ class SStep(eqx.Module):
 
 def _remembered(old: Memory, policy: NetworkPolicy, rollouts: Rollouts) -> Memory:
     """The memory with this iteration in front; the oldest is forgotten. What did not happen is 0."""
-
-    def front(new: Array, old: Array) -> Array:
-        return jnp.concatenate([new[None], old[:-1]])
-
     happened = rollouts.happened
     over_time = jax.vmap(policy.inputs)
     o = jax.vmap(jax.vmap(over_time, (None, 0)), (None, 0))(jnp.arange(happened.shape[-1]), rollouts.o[..., :-1, :])
     o, x = (jnp.where(happened[..., None], leaf, 0.0) for leaf in (o, rollouts.x[..., :-1, :]))
-    return old._replace(o=front(o, old.o), x=front(x, old.x), happened=front(happened, old.happened))
+    o, x, happened = pushed((o, x, happened), (old.o, old.x, old.happened))
+    return old._replace(o=o, x=x, happened=happened)
 
 
 def _goal(

@@ -53,7 +53,7 @@ class Plant(ABC):
         """Carry on after the last step, in the rows that are `whole`, until it is known what the end costs; that cost.
         Asked for only where the problem has no formula of the final cost.
         """
-        raise NotImplementedError
+        raise ValueError(f"final_cost=None: {type(self).__name__} brings no final cost. Give it a method finish.")
 
 
 class EquationsPlant(Plant):
