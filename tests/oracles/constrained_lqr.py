@@ -70,3 +70,19 @@ def nonlinear_program(start, dynamics, cost, final, q, bounds, begin, objective=
         options={"maxiter": 500, "ftol": 1e-12},
     )
     return result.fun if np.min(slack(result.x)) > -1e-6 else None
+
+
+def covering(start, dynamics, p, policy):
+    """`E_p KL(policy to p)` of every step, under p's states."""
+    (mean, cov), (A, B, c, F), (Kp, kp, Cp), (K, k, C) = start, dynamics, policy, p
+    kl = []
+    for t in range(len(k)):
+        z, S = dense.state_action(mean, cov, K[t], k[t], C[t])
+        D, inverse = Kp[t] - K[t], np.linalg.inv(C[t])
+        shift = D @ mean + kp[t] - k[t]
+        log_ratio = np.linalg.slogdet(C[t])[1] - np.linalg.slogdet(Cp[t])[1]
+        moved = shift @ inverse @ shift + np.trace(D.T @ inverse @ D @ cov)
+        kl.append(0.5 * (np.trace(inverse @ Cp[t]) - len(shift) + log_ratio + moved))
+        AB = np.hstack([A[t], B[t]])
+        mean, cov = AB @ z + c[t], AB @ S @ AB.T + F[t]
+    return np.array(kl)

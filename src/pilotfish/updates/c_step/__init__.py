@@ -11,6 +11,7 @@ weights tau_t of the entropy H are 0 but where a system ties p to a policy (`Obj
 
     white.py          coordinates in which q is N(0, I) about its mean trajectory, and everything is linear
     passes.py         backward for given multipliers eta_t, forward for the KL
+    policy_kl.py      the same, with a price on the distance of a policy to p (GPS'14)
     multipliers.py    the eta_t that meet the bound
 
 The KL ends at its bound at most, and above .99 of it or where the bound is slack. Two things can keep it lower: a KL
@@ -26,6 +27,7 @@ kept: mostly since q itself, in closed loop with the fitted dynamics, grows beyo
 | lambda | BADMM             | lam     |
 """
 
+import functools
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -34,12 +36,20 @@ from jaxtyping import Array, Bool, Float, Int
 from pilotfish.algebra import gaussian
 from pilotfish.algebra.batch import chosen, finite
 from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Quadratic
-from pilotfish.updates.c_step import multipliers, passes, white
+from pilotfish.updates.c_step import multipliers, passes, policy_kl, white
 
 TrustRegion = Literal["trajectory", "step"]
 
 FAR = 10.0
 """How far from the first-order estimate of log eta a search begins at most."""
+
+
+class Covered(NamedTuple):
+    """GPS'14's term `sum_t weight_t E_p KL(policy_t to p_t)`; leading axis T."""
+
+    policy: LinearGaussian
+    weight: Float[Array, "T"]
+    """Price of the KL, in units of the cost, 0 or more (paper: lambda_t)."""
 
 
 class Objective(NamedTuple):
@@ -51,6 +61,8 @@ class Objective(NamedTuple):
     """Over the last x."""
     temper: Float[Array, "T"] | float = 0.0
     """Weight of each step's entropy, in units of the cost, 0 or more (paper: tau)."""
+    covered: "Covered | None" = None
+    """A policy that p should cover, if there is one."""
 
     def tied(self, policy: LinearGaussian, nu: Float[Array, "T"], lam: Float[Array, "T du"]) -> "Objective":
         """With BADMM's terms: `- lambda_t'u` and `nu_t KL(p to policy)` in every step.
@@ -68,7 +80,7 @@ class Objective(NamedTuple):
         c = nu * 0.5 * ((f**2).sum(-1) + gaussian.log_det(policy.chol) + policy.k.shape[-1] * gaussian.LOG_2PI)
         h = h.at[:, dx:].add(-lam)
         cost = Quadratic(self.cost.H + H, self.cost.h + h, self.cost.c + c)
-        return Objective(cost, self.final, self.temper + nu)
+        return self._replace(cost=cost, temper=self.temper + nu)
 
 
 class CStep(NamedTuple):
@@ -105,8 +117,13 @@ def c_step(
     temper = jnp.broadcast_to(jnp.asarray(objective.temper, q.k.dtype), T)
     mean = white.mean_states(start, dynamics, q)
     problem = white.whiten(start, dynamics, objective.cost, objective.final, q, mean, temper)
+    about, solve = problem, functools.partial(passes.trial, problem)
+    if objective.covered is not None:
+        assert trust == "trajectory", "a policy is covered within a trust region of the trajectory"
+        tie = policy_kl.whiten(*objective.covered, q, mean)
+        about, solve = policy_kl.pulled(problem, tie), functools.partial(policy_kl.solve, problem, tie)
     # below the weight of the entropy nothing depends on eta
-    estimate = jnp.maximum(passes.first_order(problem, kl_step), temper.mean())
+    estimate = jnp.maximum(passes.first_order(about, kl_step), about.temper.mean())
     log_eta = jnp.log(jnp.where(estimate > 0, estimate, 1.0))
     if trust == "trajectory":
         profile, swept, measure = jnp.zeros(T), 0, jnp.mean
@@ -116,7 +133,7 @@ def c_step(
     else:
         profile, swept = multipliers.of_steps(problem, kl_step, log_eta)
         measure, first, log_eta = jnp.max, jnp.zeros(()), jnp.zeros(())
-    trial, taken = multipliers.common(problem, profile, measure, kl_step, first, log_eta)
+    trial, taken = multipliers.common(solve, profile, measure, kl_step, first, log_eta)
     controller = white.unwhiten(trial.controller, q, mean)
     found = finite((controller, trial.kl))
     return kept_unless(found, CStep(controller, jnp.exp(trial.log_eta), trial.kl, 1 + swept + taken, found), q)

@@ -47,20 +47,20 @@ SECANT = root.Secant(first=-1.5, steepest=-30.0, flattest=-0.3)
 
 
 def common(
-    white: White,
+    solve: Callable[[Float[Array, "T"]], Trial],
     profile: Float[Array, "T"],
     measure: Callable[[Array], Array],
     kl_step: Array | float,
     first: Float[Array, ""],
     centre: Float[Array, ""],
 ) -> tuple[Trial, Int[Array, ""]]:
-    """The best trial with multipliers `exp(profile + s)` whose `measure(KL)` is within the bound, and its passes."""
+    """The best trial with multipliers `exp(profile + s)` whose `measure(KL)` is within the bound, and how many were
+    made.
+    """
 
     def evaluate(s: Float[Array, ""]) -> root.Point:
-        log_eta = profile + s
-        p = passes.backward(white, log_eta)
-        kl = passes.forward(white, p)[0]
-        return root.Point(jnp.log(measure(kl) / kl_step), None, Trial(log_eta, p, kl))
+        trial = solve(profile + s)
+        return root.Point(jnp.log(measure(trial.kl) / kl_step), None, trial)
 
     band = root.Band(jnp.log1p(-TOLERANCE), jnp.log1p(-0.5 * TOLERANCE), 0.0)
     found = root.search(evaluate, first, (centre - RANGE, centre + RANGE), band, MOST_PASSES, SECANT)

@@ -99,15 +99,33 @@ def minimise(
     Q: Float[Array, "d d"], V: Float[Array, "n n"], step: tuple[Array, Array, Array], eta: Float[Array, ""]
 ) -> tuple[Array, tuple[Array, Array]]:
     """V_t, and (W, W'Q_ew) of one step, for its multiplier, from V_{t+1} and the step's (A, B, L)."""
-    (A, B, L), n = step, V.shape[-1]
-    H = Q[n:, n:] + eta * jnp.eye(Q.shape[-1] - n)
-    # W, lower triangular, is the inverse transpose of the factor of H with rows and columns in reverse order
-    W = gaussian.solve_chol(jnp.linalg.cholesky(H[::-1, ::-1]), jnp.eye(H.shape[-1])).T[::-1, ::-1]
+    n = V.shape[-1]
+    W = inverse_factor(Q[n:, n:] + eta * jnp.eye(Q.shape[-1] - n))
     slope = W.T @ Q[n:, :n]
-    G = -W @ slope
-    ahead, now = A + B @ G, jnp.concatenate([jnp.eye(n), G])
+    return followed(-W @ slope, V, step, eta), (W, slope)
+
+
+def inverse_factor(H: Float[Array, "du du"]) -> Float[Array, "du du"]:
+    """W, lower triangular, with `H^-1 = W W'`: the inverse transpose of the factor of H with rows and columns in
+    reverse order. nan where H is not positive definite.
+    """
+    return gaussian.solve_chol(jnp.linalg.cholesky(H[::-1, ::-1]), jnp.eye(H.shape[-1])).T[::-1, ::-1]
+
+
+def followed(
+    G: Float[Array, "du n"], V: Float[Array, "n n"], step: tuple[Array, Array, Array], eta: Float[Array, ""]
+) -> Float[Array, "n n"]:
+    """V_t under the gains G, from V_{t+1} and the step's (A, B, L)."""
+    A, B, L = step
+    ahead, now = A + B @ G, jnp.concatenate([jnp.eye(V.shape[-1]), G])
     before = now.T @ (L @ now) + eta * G.T @ G + ahead.T @ (V @ ahead)
-    return 0.5 * (before + before.T), (W, slope)
+    return 0.5 * (before + before.T)
+
+
+def trial(white: White, log_eta: Float[Array, "T"]) -> Trial:
+    """The minimiser of the Lagrangian, and where it leads."""
+    p = backward(white, log_eta)
+    return Trial(log_eta, p, forward(white, p)[0])
 
 
 def scaled(

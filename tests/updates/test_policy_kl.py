@@ -1,0 +1,182 @@
+"""GPS'14's dynamic program against a generic optimiser, finite differences, its two limits, and its own descent."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import constrained_lqr, draw
+from scipy.optimize import approx_fprime
+
+from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Quadratic
+from pilotfish.updates.c_step import Covered, Objective, c_step, passes, policy_kl, white
+
+
+def systems(seed, n, T, dx, du, convex=True):
+    """n random problems in NumPy: start, dynamics, cost, final cost, reference (K, k, C), policy, and its weight."""
+    rng = np.random.default_rng(seed)
+    A = draw.orthogonal(rng, n * T, dx).reshape(n, T, dx, dx) + 0.1 * rng.normal(size=(n, T, dx, dx))
+    B, c = rng.normal(size=(n, T, dx, du)), 0.3 * rng.normal(size=(n, T, dx))
+    F = 0.05 * draw.covariance(rng, n, T, dx)
+    d = dx + du
+    H = draw.covariance(rng, n, T, d) if convex else draw.symmetric(rng, n, T, d)
+    final_H = draw.covariance(rng, n, dx)
+    start = rng.normal(size=(n, dx)), 0.3 * draw.covariance(rng, n, dx)
+    controllers = []
+    for _ in range(2):
+        K, k, chol = draw.gains(rng, n, T, du, dx)
+        controllers.append((0.3 * K, k, chol @ np.swapaxes(chol, -1, -2)))
+    costs = (H, rng.normal(size=(n, T, d))), (final_H, rng.normal(size=(n, dx)))
+    return start, (A, B, c, F), *costs, *controllers, rng.uniform(0.1, 3.0, (n, T))
+
+
+def single(problem, i):
+    return jax.tree.map(lambda leaf: leaf[i], problem)
+
+
+def controller(numbers):
+    K, k, C = map(jnp.asarray, numbers)
+    return LinearGaussian(K, k, jnp.linalg.cholesky(C))
+
+
+def quadratic(H, h):
+    return Quadratic(jnp.asarray(H), jnp.asarray(h), jnp.zeros(h.shape[:-1]))
+
+
+def ours(problem):
+    start, dynamics, cost, final, q, policy, weight = problem
+    return (
+        Gaussian(*map(jnp.asarray, start)),
+        LinearDynamics(*map(jnp.asarray, dynamics)),
+        quadratic(*cost),
+        quadratic(*final),
+        controller(q),
+        controller(policy),
+        jnp.asarray(weight),
+    )
+
+
+def numbers(p):
+    return np.asarray(p.K), np.asarray(p.k), np.asarray(p.chol @ p.chol.mT)
+
+
+@eqx.filter_jit
+def solve(problem, kl_step):
+    def one(start, dynamics, cost, final, q, policy, weight):
+        return c_step(start, dynamics, Objective(cost, final, covered=Covered(policy, weight)), q, kl_step)
+
+    return jax.vmap(one)(*ours(problem))
+
+
+def paid(problem, p):
+    """The whole objective of one problem."""
+    start, dynamics, cost, final, q, policy, weight = problem
+    total = constrained_lqr.measure(start, dynamics, cost, final, q, p)[0]
+    return total + weight @ constrained_lqr.covering(start, dynamics, p, policy)
+
+
+@pytest.mark.parametrize("kl_step", [0.05, 0.5])
+def test_no_constrained_optimiser_finds_better(kl_step):
+    problems = systems(0, n=2, T=2, dx=2, du=2)
+    step = solve(problems, kl_step)
+    assert step.found.all()
+    for i in range(2):
+        problem, p = single(problems, i), numbers(single(step.controller, i))
+        plain = problem[:5]
+        kl = constrained_lqr.measure(*plain, p)[1]
+        np.testing.assert_allclose(kl, step.kl[i], rtol=1e-6, atol=1e-9)
+        assert 0.99 * kl_step <= kl.mean() <= kl_step
+        reached = paid(problem, p)
+        gain = paid(problem, problem[4]) - reached
+
+        def objective(other, problem=problem):
+            return paid(problem, other)
+
+        begins = ((K + 0.02, k - 0.02, 0.95 * C) for K, k, C in (problem[4], p))
+        found = [constrained_lqr.nonlinear_program(*plain, kl.sum(), begin, objective) for begin in begins]
+        best = min(value for value in found if value is not None)
+        assert gain > 0
+        assert abs(reached - best) < 1e-4 * gain
+
+
+again = eqx.filter_jit(policy_kl.backward)
+follow = eqx.filter_jit(passes.forward)
+
+
+def lagrangian(problem, log_eta, p):
+    start, dynamics, cost, final, q, *_ = problem
+    return paid(problem, p) + np.exp(log_eta) * constrained_lqr.measure(start, dynamics, cost, final, q, p)[1].sum()
+
+
+def white_problem(problem):
+    start, dynamics, cost, final, q, policy, weight = ours(problem)
+    mean = white.mean_states(start, dynamics, q)
+    whitened = white.whiten(start, dynamics, cost, final, q, mean, jnp.zeros(len(weight)))
+    return whitened, policy_kl.whiten(policy, weight, q, mean), lambda p: numbers(white.unwhiten(p, q, mean))
+
+
+def test_gradients_vanish_by_finite_differences():
+    """In mean action, gain and covariance of every step, for a multiplier that is given."""
+    problem, log_eta = single(systems(1, n=1, T=3, dx=2, du=2), 0), np.log(1.7)
+    whitened, tie, outwards = white_problem(problem)
+    p = outwards(policy_kl.solve(whitened, tie, jnp.full(3, log_eta)).controller)
+    T, du, dx = p[0].shape
+
+    def of(packed):
+        return lagrangian(problem, log_eta, constrained_lqr.unpack(packed, T, du, dx))
+
+    there = approx_fprime(constrained_lqr.pack(*p), of, 1e-7)
+    begin = approx_fprime(constrained_lqr.pack(*problem[4]), of, 1e-7)
+    assert np.abs(there).max() < 2e-4 * np.abs(begin).max()
+
+
+@pytest.mark.parametrize("convex", [True, False])
+def test_every_pass_lowers_the_lagrangian(convex):
+    for i in range(3):
+        problem = single(systems(2, n=3, T=6, dx=3, du=2, convex=convex), i)
+        log_eta = np.log(4.0 if convex else 100.0)
+        whitened, tie, outwards = white_problem(problem)
+        p, values = passes.reference(whitened), []
+        for _ in range(8):
+            states = follow(whitened, p)[1]
+            second = states.cov + states.mean[..., :, None] * states.mean[..., None, :]
+            p = again(whitened, tie, p.G, second, jnp.full(6, log_eta))
+            values.append(lagrangian(problem, log_eta, outwards(p)))
+        steps = np.diff([lagrangian(problem, log_eta, problem[4]), *values])
+        assert (steps <= 1e-9 * np.abs(values[0])).all()
+        assert abs(steps[-1]) < 1e-3 * abs(steps[0])
+
+
+def test_weightless_is_lqr_gps():
+    *problem, weight = systems(3, n=10, T=20, dx=4, du=2)
+    plain = solve((*problem, 0.0 * weight), 0.3)
+
+    @eqx.filter_jit
+    def without(start, dynamics, cost, final, q, *_):
+        return jax.vmap(lambda *one: c_step(*one[:2], Objective(*one[2:4]), one[4], 0.3))(
+            start, dynamics, cost, final, q
+        )
+
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(without(*ours((*problem, weight)))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_a_large_weight_is_the_policy():
+    *problem, weight = systems(4, n=5, T=10, dx=3, du=2)
+    step = solve((*problem, 1e9 * weight), 1e6)
+    assert step.found.all()
+    for found, wanted in zip(numbers(step.controller), problem[-1], strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("convex", [True, False])
+@pytest.mark.parametrize("weight", [1e-6, 1.0, 1e6])
+def test_the_bound_is_met_and_used(convex, weight):
+    """Whatever the weights and the cost's curvature."""
+    *problem, weights = systems(5, n=50, T=20, dx=4, du=2, convex=convex)
+    step = solve((*problem, weight * weights), 0.1)
+    assert step.found.all()
+    mean = np.asarray(step.kl.mean(-1))
+    assert (mean <= 0.1 * (1 + 1e-9)).all()
+    assert (mean >= 0.099).all()
+    assert np.median(step.passes) <= 12
