@@ -98,3 +98,15 @@ def test_side_by_side_is_as_alone():
         for i in range(0, 200, 40):
             alone = find(weights[i], powers[i], first[i])
             np.testing.assert_allclose(together.s[i], alone.s, atol=1e-9)
+
+
+def test_flat_functions_take_few_steps():
+    """As a bound just below where it is slack: far from the root there is next to no slope."""
+    band = root.Band(-0.01, -0.005, 0.0)
+    for f, first in (
+        (lambda s: 0.02 - jax.nn.softplus(s), -12.0),
+        (lambda s: jax.nn.softplus(-s) - 0.02, 12.0),
+    ):
+        found = of(f, first, band, most=25)
+        assert band.lower <= found.f <= band.upper
+        assert jnp.isfinite(found.best)

@@ -11,6 +11,9 @@ with the slope that comes with f (Newton), or else the one measured between the 
 above and below the target are a bracket (low, high). A step that would leave it, or begins where f is infinite, is
 blind and halves the bracket instead; where no point below the target is known yet, blind steps double.
 
+Where f is flat on one side and steep on the other, such steps creep. So after some evaluations on one side of the
+target steps are at least as long as ones that double, and within a bracket every second one halves it.
+
 The search ends in the band; at `lowest` with f <= upper, where all that is admissible is below the target; at
 `highest`; or where the bracket is no wider than `resolution`.
 """
@@ -23,6 +26,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pilotfish.algebra.batch import chosen
+
+PATIENCE = 6
+"""Evaluations after which steps are no longer trusted alone."""
 
 
 class Point(NamedTuple):
@@ -109,10 +115,16 @@ def search(
 
 def proposal(now: Search, target: Array | float) -> Float[Array, ""]:
     """Where a search would go next: a Newton or secant step towards the target, or a blind one."""
+    late = now.evaluations >= PATIENCE
+    reach = jnp.where(late, 2.0 ** (now.evaluations - PATIENCE), 0.0).astype(now.s.dtype)
     step = now.s - (now.f - target) / now.slope
+    step = jnp.where(jnp.isfinite(now.high), step, jnp.maximum(step, now.s + reach))
+    step = jnp.where(jnp.isfinite(now.low), step, jnp.minimum(step, now.s - reach))
     doubled = now.s + (2.0 ** (now.evaluations - 1)).astype(now.s.dtype)
-    blind = jnp.where(jnp.isfinite(now.high), 0.5 * (now.low + now.high), doubled)
-    inside = jnp.isfinite(now.f) & (step > now.low) & (step < now.high)
+    middle = 0.5 * (now.low + now.high)
+    blind = jnp.where(jnp.isfinite(now.high), middle, doubled)
+    halves = late & (now.evaluations % 2 == 0) & jnp.isfinite(middle)
+    inside = jnp.isfinite(now.f) & (step > now.low) & (step < now.high) & ~halves
     return jnp.where(inside, step, blind)
 
 

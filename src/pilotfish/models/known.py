@@ -8,13 +8,16 @@ the costs to second:
 
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pilotfish.algebra import quadratic
 from pilotfish.models.cost import final_formula
-from pilotfish.types import Dynamics, Problem, Quadratic
+from pilotfish.models.local import LocalModel
+from pilotfish.models.nominal import Nominal
+from pilotfish.types import Dynamics, Gaussian, LinearDynamics, LinearGaussian, Problem, Quadratic
 
 
 class Expansion(NamedTuple):
@@ -54,3 +57,29 @@ def expand(
 
     cost = jax.vmap(about)(jnp.arange(problem.horizon), jnp.concatenate([x[:-1], u], -1))
     return Expansion(AB, cost, quadratic.expand(lambda d: final_of(x[-1] + d), jnp.zeros(dx)))
+
+
+def local_models(problem: Problem, dynamics: Dynamics, controllers: LinearGaussian) -> LocalModel:
+    """What is known about the noise-free trajectories of controllers, leading axes (N, T), from their conditions'
+    means. Not finite where a simulation broke off.
+    """
+    silent = LinearGaussian(controllers.K, controllers.k, jnp.zeros_like(controllers.chol))
+    tried = jax.tree.map(lambda leaf: leaf[:, None], silent)
+    x, u = (jnp.asarray(leaf)[:, 0] for leaf in dynamics.simulate(problem, problem.conditions.mean[:, None], tried))
+    f = dynamics.linearised(problem, x[:, :-1], u)
+    return _about(problem, x, u, jnp.asarray(f.A), jnp.asarray(f.B))
+
+
+@eqx.filter_jit
+def _about(problem: Problem, x: Array, u: Array, A: Array, B: Array) -> LocalModel:
+    N, T, dx = A.shape[:3]
+    AB = jnp.concatenate([A, B], -1)
+    found = jax.vmap(lambda AB, x, u: expand(problem, AB, x, u))(AB, x, u)
+    noise = jnp.broadcast_to(jnp.diag(problem.noise_std**2), (N, T, dx, dx))
+    return LocalModel(
+        nominal=Nominal(x, u),
+        start=Gaussian(jnp.zeros_like(problem.conditions.mean), problem.conditions.cov),
+        dynamics=LinearDynamics(A, B, jnp.zeros((N, T, dx)), noise),
+        cost=found.cost,
+        final=found.final,
+    )

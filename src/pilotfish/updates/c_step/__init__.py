@@ -117,11 +117,8 @@ def c_step(
     temper = jnp.broadcast_to(jnp.asarray(objective.temper, q.k.dtype), T)
     mean = white.mean_states(start, dynamics, q)
     problem = white.whiten(start, dynamics, objective.cost, objective.final, q, mean, temper)
-    about, solve = problem, functools.partial(passes.trial, problem)
-    if objective.covered is not None:
-        assert trust == "trajectory", "a policy is covered within a trust region of the trajectory"
-        tie = policy_kl.whiten(*objective.covered, q, mean)
-        about, solve = policy_kl.pulled(problem, tie), functools.partial(policy_kl.solve, problem, tie)
+    tie = None if objective.covered is None else policy_kl.whiten(*objective.covered, q, mean)
+    about = problem if tie is None else policy_kl.pulled(problem, tie)
     # below the weight of the entropy nothing depends on eta
     estimate = jnp.maximum(passes.first_order(about, kl_step), about.temper.mean())
     log_eta = jnp.log(jnp.where(estimate > 0, estimate, 1.0))
@@ -133,7 +130,12 @@ def c_step(
     else:
         profile, swept = multipliers.of_steps(problem, kl_step, log_eta)
         measure, first, log_eta = jnp.max, jnp.zeros(()), jnp.zeros(())
-    trial, taken = multipliers.common(solve, profile, measure, kl_step, first, log_eta)
+    if tie is None:
+        solve = functools.partial(passes.trial, problem)
+        trial, taken = multipliers.common(solve, profile, measure, kl_step, first, log_eta)
+    else:
+        assert trust == "trajectory", "a policy is covered within a trust region of the trajectory"
+        trial, taken = policy_kl.search(problem, tie, kl_step, first, log_eta)
     controller = white.unwhiten(trial.controller, q, mean)
     found = finite((controller, trial.kl))
     return kept_unless(found, CStep(controller, jnp.exp(trial.log_eta), trial.kl, 1 + swept + taken, found), q)

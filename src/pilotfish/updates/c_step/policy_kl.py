@@ -19,8 +19,9 @@ which is the quadratic matrix equation `P H P + (lambda - eta) P = lambda M`; ov
 
 In V the policy's term is `lambda (G - G_pi)' P^-1 (G - G_pi)`. G does not depend on where the states are, but P does by
 M: so passes backward and forward alternate. Every step of a backward pass lowers the Lagrangian, for V_{t+1} knows what
-follows of the new controller and X_t what came before of the old: they are one coordinate descent. At lambda = 0 there
-is nothing to alternate, and p is that of passes.py; the larger lambda, the nearer it is to pi.
+follows of the new controller and X_t what came before of the old: they are one coordinate descent. Between two passes
+eta is found anew, so that every one of them ends at the bound. At lambda = 0 there is nothing to alternate, and p is
+that of passes.py; the larger lambda, the nearer it is to pi.
 
 | symbol           | paper                 | code     |
 | lambda_t         | lambda_t              | weight   |
@@ -28,6 +29,7 @@ is nothing to alternate, and p is that of passes.py; the larger lambda, the near
 | eta              | eta                   | exp(log_eta) |
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -35,14 +37,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pilotfish.algebra import gaussian
+from pilotfish.algebra.batch import chosen, finite
 from pilotfish.types import LinearGaussian
-from pilotfish.updates.c_step import passes
+from pilotfish.updates.c_step import multipliers, passes
 from pilotfish.updates.c_step.passes import Trial
 from pilotfish.updates.c_step.white import White, WhiteController
 
-SETTLED = 1e-4
-"""The passes end where no step's KL changes by more than this part of their mean."""
-MOST_PASSES = 30
+SETTLED = 0.01
+"""The passes end where log eta, and the KL per its bound, change by less."""
+MOST_ROUNDS = 20
 
 
 class Tie(NamedTuple):
@@ -54,14 +57,15 @@ class Tie(NamedTuple):
     """Price of the KL, in units of the cost."""
 
 
-class _Pass(NamedTuple):
-    """A controller, and where it leads."""
+class _Round(NamedTuple):
+    """A controller, where it leads, and how it came about."""
 
     trial: Trial
     second: Float[Array, "T n n"]
     """E[ww'] of every step."""
     change: Float[Array, ""]
-    count: Int[Array, ""]
+    rounds: Int[Array, ""]
+    passes: Int[Array, ""]
 
 
 def whiten(policy: LinearGaussian, weight: Float[Array, "T"], q: LinearGaussian, mean: Float[Array, "T1 dx"]) -> Tie:
@@ -78,22 +82,42 @@ def pulled(white: White, tie: Tie) -> White:
     return white._replace(cost=white.cost + tie.weight[:, None, None] * F.mT @ F, temper=white.temper + tie.weight)
 
 
-def solve(white: White, tie: Tie, log_eta: Float[Array, "T"]) -> Trial:
-    """The minimiser of the Lagrangian; nan where a step is not positive definite."""
+def search(
+    white: White,
+    tie: Tie,
+    kl_step: Float[Array, ""] | float,
+    first: Float[Array, ""],
+    centre: Float[Array, ""],
+) -> tuple[Trial, Int[Array, ""]]:
+    """The best controller whose mean KL is within the bound, from a first log eta near `centre`, and how many backward
+    passes that took.
+    """
 
-    def unsettled(now: _Pass) -> Bool[Array, ""]:
-        return (now.change > SETTLED) & (now.count < MOST_PASSES)
-
-    def again(now: _Pass) -> _Pass:
-        p = backward(white, tie, now.trial.controller.G, now.second, log_eta)
-        kl, states = passes.forward(white, p)
-        change = jnp.abs(kl - now.trial.kl).max() / kl.mean()
-        return _Pass(Trial(log_eta, p, kl), _second(states), change, now.count + 1)
+    def unsettled(now: _Round) -> Bool[Array, ""]:
+        return (now.change > SETTLED) & (now.rounds < MOST_ROUNDS)
 
     p = passes.reference(white)
     kl, states = passes.forward(white, p)
-    first = _Pass(Trial(log_eta, p, kl), _second(states), jnp.full((), jnp.inf, kl.dtype), jnp.asarray(0))
-    return jax.lax.while_loop(unsettled, again, first).trial
+    trial, none = Trial(jnp.full(len(white.B), first), p, kl), jnp.asarray(0)
+    begun = _Round(trial, _second(states), jnp.full((), jnp.inf, kl.dtype), none, none)
+    found = jax.lax.while_loop(unsettled, functools.partial(_again, white, tie, kl_step, centre), begun)
+    return found.trial, found.passes
+
+
+def _again(white: White, tie: Tie, kl_step: Float[Array, ""] | float, centre: Float[Array, ""], now: _Round) -> _Round:
+    """The best controller for the second moments of the last one."""
+    before = now.trial
+
+    def solve(log_eta: Float[Array, "T"]) -> Trial:
+        p = backward(white, tie, before.controller.G, now.second, log_eta)
+        return Trial(log_eta, p, passes.forward(white, p)[0])
+
+    near = before.log_eta[0]
+    trial, taken = multipliers.common(solve, jnp.zeros_like(before.log_eta), jnp.mean, kl_step, near, centre)
+    trial = chosen(finite(trial) | (now.rounds == 0), trial, before)
+    change = jnp.maximum(jnp.abs(trial.log_eta[0] - near), jnp.abs(trial.kl.mean() - before.kl.mean()) / kl_step)
+    states = passes.forward(white, trial.controller)[1]
+    return _Round(trial, _second(states), change, now.rounds + 1, now.passes + taken)
 
 
 def backward(
@@ -108,14 +132,14 @@ def backward(
         Q = passes.cost_to_go(L, V, A, B)
         W = passes.inverse_factor(Q[n:, n:] + eta * jnp.eye(Q.shape[-1] - n))
         # in the coordinates W^-1 e, where H is the identity
-        spread, apart, policy = (gaussian.solve_chol(W, a) for a in (tie.chol, G - tie.G, tie.G))
+        known = gaussian.solve_chol(W, jnp.concatenate([tie.chol, G - tie.G, tie.G], -1))
+        spread, apart, policy = jnp.split(known, [len(W), len(W) + n], -1)
         m, U = jnp.linalg.eigh(spread @ spread.T + apart @ X @ apart.T)
         y = _scale(jnp.maximum(m, 0.0), eta + temper, tie.weight)
         apart = -(y / (y + tie.weight))[:, None] * (U.T @ (W.T @ Q[n:, :n] + policy))
         G = tie.G + W @ U @ apart
         V = passes.followed(G, V, (A, B, L), eta) + tie.weight * apart.T @ (apart / y[:, None])
-        upper = jnp.linalg.qr((W @ U * jnp.sqrt(y)).T, mode="r")
-        return V, WhiteController(G, upper.T * jnp.where(jnp.diagonal(upper) < 0, -1.0, 1.0))
+        return V, WhiteController(G, W @ jnp.linalg.cholesky((U * y) @ U.T))
 
     at_t = (tie, G, second, jnp.exp(log_eta), white.temper, white.A, white.B, white.cost)
     return jax.lax.scan(step, white.final, at_t, reverse=True)[1]
