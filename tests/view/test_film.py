@@ -53,6 +53,26 @@ def test_a_film_shows_all_conditions_in_real_time(tmp_path, conditions):
         assert rows == 2
 
 
+def test_a_picture_is_the_same_whatever_was_painted_before():
+    x, look = swing(5, 0.04), scene(CartPole())
+    there_and_back, alone = (
+        np.stack(list(film._frames(x, moments, 0.04, look, "turning"))) for moments in ((0, 20, 40, 0), (20,))
+    )
+    np.testing.assert_array_equal(there_and_back[0], there_and_back[3])
+    np.testing.assert_array_equal(there_and_back[1], alone[0])
+    assert np.abs(there_and_back[0].astype(int) - there_and_back[2]).max() > 50
+
+
+def test_the_colours_of_a_film_are_near_and_its_ground_is_white(tmp_path):
+    x, look = swing(2, 0.04), scene(CartPole())
+    frames = np.stack(list(film._frames(x, range(0, 51, 10), 0.04, look, "turning")))
+    shown = iio.imread(film.film(tmp_path / "film.gif", x[:, ::10], 0.4, look, "turning"))
+    assert shown[0, 60, 5].tolist() == [255, 255, 255]
+    found = np.stack([np.asarray(one.convert("RGB")) for one in film._of_few_colours(list(frames))])
+    assert np.abs(found.astype(int) - frames).max() < 45
+    assert (np.abs(found.astype(int) - frames).max(-1) > 8).mean() < 1e-3
+
+
 def test_what_takes_long_is_sped_up(tmp_path):
     path = film.film(tmp_path / "film.gif", swing(1, 2.0), 2.0, scene(CartPole()), "slow")
     assert iio.immeta(path)["duration"] * len(iio.imread(path)) == pytest.approx(12_000, rel=0.05)

@@ -1,14 +1,17 @@
 """Films and filmstrips of stored rollouts, and a sheet of pictures of all tasks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import imageio.v3 as iio
 import matplotlib as mpl
 import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from pilotfish.runs.store import RunError, replacing
 from pilotfish.tasks import Entry
@@ -23,6 +26,8 @@ HOLD_SECONDS = 1.0
 """How long a film shows its last state before it begins again."""
 ROWS = 3
 """Conditions that a filmstrip shows at most."""
+SAMPLED = 8
+"""Pictures from which the colours of a film are taken: to look for those of each takes longer than to draw it."""
 
 
 def film(path: Path, x: np.ndarray, dt: float, look: Scene, caption: str) -> Path:
@@ -40,11 +45,14 @@ def film(path: Path, x: np.ndarray, dt: float, look: Scene, caption: str) -> Pat
     step = max(1, round(look.frame_seconds * speed / dt))
     seconds = step * dt / speed
     hurry = f", {speed:.0f} times faster" if speed >= 1.5 else ""
-    frames = [_frame(x[:, t], t * dt, look, caption + hurry) for t in range(0, x.shape[1], step)]
+    frames = list(_frames(x, range(0, x.shape[1], step), dt, look, caption + hurry))
     frames += [frames[-1]] * round(HOLD_SECONDS / seconds)
     with replacing(path) as beside:
         if path.suffix == ".gif":
-            iio.imwrite(beside, np.stack(frames), extension=".gif", duration=1000 * seconds, loop=0)
+            first, *others = _of_few_colours(frames)
+            first.save(
+                beside, format="GIF", save_all=True, append_images=others, duration=round(1000 * seconds), loop=0
+            )
         else:
             iio.imwrite(beside, np.stack(frames), plugin="FFMPEG", fps=1 / seconds, macro_block_size=2)
     return path
@@ -86,28 +94,72 @@ def sheet(path: Path, entries: Sequence[Entry]) -> Path:
     return path
 
 
-def _frame(states: np.ndarray, seconds: float, look: Scene, caption: str) -> np.ndarray:
-    """One picture (height, width, 3) of the states (C, dx)."""
-    columns = math.ceil(math.sqrt(len(states)))
-    rows = math.ceil(len(states) / columns)
+def _frames(
+    x: Float[np.ndarray, "C T1 dx"], moments: Sequence[int], dt: float, look: Scene, caption: str
+) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+    """Pictures of all conditions at these moments. What does not move is drawn once, and they are painted onto it."""
+    columns = math.ceil(math.sqrt(len(x)))
+    rows = math.ceil(len(x) / columns)
     width = 4.0 if columns == 1 else 2.4
     height = max(1.6, 2 * round(width / 2 * look.ratio, 1)) if columns == 1 else width * look.ratio
     figure = Figure(figsize=(width * columns, 2 * round(height * rows / 2, 1) + 0.4), dpi=90)
     canvas = FigureCanvasAgg(figure)
     top = 1 - 0.4 / figure.get_figheight()
-    for i, state in enumerate(states):
+    line = {"y": (1 + top) / 2, "fontsize": 8, "color": INK, "va": "center"}
+    figure.text(0.02, s=caption, **line)
+    clock = figure.text(0.98, s="", ha="right", family="monospace", **line)
+    axes = []
+    for i, states in enumerate(x):
         corner = (i % columns / columns, top * (1 - (i // columns + 1) / rows))
-        axis = figure.add_axes((*corner, 1 / columns, top / rows))
-        _show(axis, state, i, look, scale=width / 4.0)
-    figure.text(0.02, (1 + top) / 2, caption, fontsize=8, color=INK, va="center")
-    figure.text(
-        0.98, (1 + top) / 2, f"{seconds:.1f} s", fontsize=8, color=INK, ha="right", va="center", family="monospace"
-    )
+        axes.append(figure.add_axes((*corner, 1 / columns, top / rows)))
+        _show(axes[-1], states[0], i, look, scale=width / 4.0)
+        _wipe(axes[-1])
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    empty = canvas.copy_from_bbox(figure.bbox)
+    for t in moments:
+        canvas.restore_region(empty)
+        clock.set_text(f"{t * dt:.1f} s")
+        figure.draw_artist(clock)
+        for i, axis in enumerate(axes):
+            look.paint(axis, np.asarray(x[i, t]), i, width / 4.0)
+            for artist in (*axis.images, *axis.lines):
+                axis.draw_artist(artist)
+            _wipe(axis)
+        yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _show(axis, state: np.ndarray, condition: int, look: Scene, scale: float) -> None:
+def _wipe(axis: Axes) -> None:
+    """Take from an axis what a scene painted there."""
+    for artist in (*axis.images, *axis.lines):
+        artist.remove()
+
+
+def _of_few_colours(frames: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[Image.Image]:
+    """The pictures in 256 colours: those of which some of them, evenly spread over time, have most.
+
+    The nearest of these is looked up by the first 6 bits of red, green and blue.
+    """
+    some = np.unique(np.linspace(0, len(frames) - 1, SAMPLED).round().astype(int)).tolist()
+    palette = Image.fromarray(np.concatenate([frames[i] for i in some])).quantize(256).getpalette() or []
+    chosen = np.reshape(palette, (-1, 3)).astype(float)
+    bits = [
+        red.astype(np.int32) << 12 | green.astype(np.int32) << 6 | blue
+        for red, green, blue in (np.moveaxis(frame >> 2, -1, 0) for frame in frames)
+    ]
+    is_used = np.zeros(64**3, bool)
+    for one in bits:
+        is_used[one] = True
+    used = np.flatnonzero(is_used)
+    colours = np.stack(np.unravel_index(used, (64, 64, 64)), -1) * (255 / 63)
+    nearest = np.zeros(64**3, np.uint8)
+    nearest[used] = ((chosen**2).sum(1) - 2 * colours @ chosen.T).argmin(1)
+    pictures = [Image.fromarray(nearest[one]) for one in bits]
+    for picture in pictures:
+        picture.putpalette(palette)
+    return pictures
+
+
+def _show(axis: Axes, state: np.ndarray, condition: int, look: Scene, scale: float) -> None:
     look.paint(axis, np.asarray(state), condition, scale)
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)

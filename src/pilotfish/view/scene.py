@@ -36,12 +36,16 @@ class Scene(NamedTuple):
 
 
 def scene(task: Task) -> Scene:
-    """How to show a task. RunError with the remedy if that needs a renderer and there is none."""
+    """How to show a task. RunError with the remedy if it has no picture, or if there is no renderer that it needs."""
     if isinstance(task, DrawnTask):
         return _strokes(task)
     if isinstance(task, GymnasiumTask):
         return _environment(task)
-    assert isinstance(task, MujocoTask)
+    if not isinstance(task, MujocoTask):
+        raise RunError(
+            f"no film: {type(task).__name__} has no picture. Derive it from pilotfish.tasks.DrawnTask, with draw(x) "
+            "and extent."
+        )
     return _rendering(task)
 
 
