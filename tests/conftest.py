@@ -28,7 +28,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[STATE] = os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and the commands that tests run inherit the first one's
         config.stash[PROGRAMS] = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = (
+            "0"  # single operations too: every file begins with them
+        )
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA doubts on stderr whether a program is of this machine
 
 
@@ -39,9 +41,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
             shutil.rmtree(config.stash[key], ignore_errors=True)
 
 
-def pytest_sessionstart() -> None:
+def pytest_sessionstart(session: pytest.Session) -> None:
     """What pilotfish says of rendering stands before a test imports mujoco, and after its types are watched."""
-    importlib.import_module("pilotfish")
+    if not session.config.getoption("numprocesses", None):  # who only hands out the tests imports nothing
+        importlib.import_module("pilotfish")
 
 
 @pytest.fixture(autouse=True, scope="module")

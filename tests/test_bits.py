@@ -11,7 +11,7 @@ TESTS = Path(__file__).parent
 LOOP = "conformance/test_algorithms.py::test_loop_equals_scan_goes_on_where_it_stopped_and_compiles_once"
 SEEDS = "runs/test_loop.py::test_a_seed_alone_equals_the_seed_among_others"
 METRICS = "runs/test_store.py::test_metrics_are_exact_and_shaped_seed_by_iteration"
-SOME = (SEEDS,)
+SOME = (f"{SEEDS}[reps]",)
 ALL = (LOOP, "runs/test_loop.py::test_a_split_scan_equals_the_whole", SEEDS, METRICS)
 
 

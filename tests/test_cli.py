@@ -1,5 +1,6 @@
 """The command line, as a user meets it."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -21,6 +22,7 @@ from pilotfish.algorithms.moto import MOTO
 from pilotfish.cli import COMMANDS, learn, run
 from pilotfish.experiments import study
 from pilotfish.experiments.claims import Arm, Claim, PaperFigure, Variation
+from pilotfish.registry import ALGORITHMS, TASKS
 from pilotfish.runs.spec import Spec
 from pilotfish.runs.store import Run
 from pilotfish.tasks.cartpole import CartPole
@@ -33,6 +35,7 @@ PARTS = """
 STONE = '<mujoco><asset><mesh name="stone" file="stone.obj"/></asset></mujoco>'
 TETRAHEDRON = "v 0 0 0\nv .1 0 0\nv 0 .1 0\nv 0 0 .1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
 BESIDE = "def cost(x, u, t):\n    return aims.AIM * cost_before(x, u, t)\n"
+STOPPED = ["train", "lq", "--algorithm", "ilqg", "--rollouts", "2", "--seed", "5", "--seeds", "2", "--no-film"]
 SMALL = ["--rollouts", "24", "--iterations", "3", "--seeds", "2"]
 
 
@@ -50,6 +53,22 @@ def rewrite(folder, change):
     del spec["sha256"]
     change(spec)
     Run.open(folder).save_json("spec", spec)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Training draws no figures, which takes as long as a small training."""
+    monkeypatch.setattr(learn, "draw", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing stopped."""
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    with pytest.MonkeyPatch.context() as undrawn:
+        undrawn.setattr(learn, "draw", lambda *_: None)
+        assert run([*STOPPED, "--iterations", "5", "--out", str(path)]) == 0
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +104,29 @@ def test_help_names_every_command(capsys):
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
-def test_every_command_has_help(capsys, command):
+@pytest.mark.parametrize("ask", [lambda name: (name, "--help"), lambda name: ("help", name)])
+def test_every_command_has_help(capsys, command, ask):
     with pytest.raises(SystemExit) as stop:
-        call(capsys, command, "--help")
+        call(capsys, *ask(command))
     assert stop.value.code == 0
     assert f"pilotfish {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [("train", "--help"), ("help", "train")])
+def test_train_is_explained_without_a_task_and_without_jax(words):
+    code = (
+        f"import sys; sys.modules['jax'] = None\nfrom pilotfish.cli import run\nraise SystemExit(run({list(words)!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for word in (*TASKS, *ALGORITHMS, "FILE.py:CLASS", "--algorithm", "--config", "--from", "--teacher", "--cost"):
+        assert f"  {word} " in done.stdout, word
+    settings = done.stdout.split("Settings")[1]
+    order = [settings.index(f"--{name} ") for name in ("algorithm", "rollouts", "iterations", "seed", "out", "json")]
+    assert order == sorted(order)
+    own = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(learn._Train)} - {"--task"}
+    assert all(f"  {flag} " in settings for flag in own)
+    assert max(map(len, done.stdout.splitlines())) <= 130
 
 
 def test_train_help_shows_the_tasks_own_settings(capsys):
@@ -111,9 +148,66 @@ def test_list(capsys):
     assert known["figures"] == {figure.id: figure.title for figure in experiments.figures().values()}
 
 
+def test_list_says_what_a_task_is(capsys, tmp_path):
+    code, out, _ = call(capsys, "list", "cartpole")
+    assert code == 0
+    for words in (
+        "State `x = [position, angle, speed, angular speed]` in m, rad, m/s, rad/s",
+        "60 actions, one every 0.05 s: 3 s",
+        "4 numbers",
+        "-20 to 20",
+        "moto, 40 iterations of 100 rollouts",
+        "force = 20.0",
+        "Largest force on the cart, N.",
+        "in the last second the weighted square of the state",
+        "pilotfish.tasks.cartpole",
+    ):
+        assert words in out, words
+    known = json.loads(call(capsys, "list", "peg", "--json")[1])
+    assert (known["x"], known["u"], known["horizon"], known["conditions"], known["held_out"]) == (26, 7, 100, 9, True)
+    assert len([line for line in known["entries"] if line.strip().startswith("x[")]) == 26
+    assert known["action_low"] == [-100.0] * 7
+    assert call(capsys, "list", "lq", "--pictures", tmp_path / "lq.png")[0] == 0
+    assert iio.imread(tmp_path / "lq.png").std() > 1
+    code, out, _ = call(capsys, "list", TRAY / "tray.xml")
+    assert code == 0
+    assert "  x[17]  x of sensor 'place' (framepos)" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("pilotfish tr", ["train"]),
+        ("pilotfish train double-link-", ["double-link-25"]),
+        ("pilotfish train lq --algorithm ilqg", ["ilqg", "ilqg-learned"]),
+        ("pilotfish train lq --ro", ["--rollouts"]),
+        ("pilotfish figure moto/5", ["moto/5"]),
+        ("pilotfish help expo", ["export"]),
+        ("pilotfish export --he", ["--help"]),
+        ("pilotfish evaluate run", []),
+    ],
+)
+def test_bash_completes_commands(capsys, line, expected):
+    words, (_, script, _) = line.split(), call(capsys, "completion", "bash")
+    script += f"COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _pilotfish; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == expected
+
+
+def test_every_shell_gets_its_completion(capsys):
+    for shell, words in (
+        ("zsh", "bashcompinit"),
+        ("fish", "-n __fish_use_subcommand -f -a train"),
+    ):
+        code, out, _ = call(capsys, "completion", shell)
+        assert code == 0
+        assert words in out
+
+
 def test_train_leaves_everything(folder):
     assert {path.name for path in folder.iterdir()} == {
         "spec.json",
+        "config.toml",
         "metrics.csv",
         "checkpoint-000003.safetensors",
         "policy.safetensors",
@@ -153,15 +247,12 @@ def test_settings_reach_the_algorithm_and_the_task(folder):
     assert Run.open(folder).metrics()["kl_max"].max() == pytest.approx(0.05, rel=1e-6)
 
 
-def test_resume_goes_on_to_more_iterations(capsys, tmp_path):
-    short, long = tmp_path / "short", tmp_path / "long"
-    words = ["train", "lq", "--algorithm", "ilqg", "--rollouts", "2", "--seed", "5", "--seeds", "2", "--no-film"]
-    words += ["--iterations"]
-    assert call(capsys, *words, "3", "--out", short)[0] == 0
+def test_resume_goes_on_to_more_iterations(capsys, undrawn, whole, tmp_path):
+    short = tmp_path / "short"
+    assert call(capsys, *STOPPED, "--iterations", "3", "--out", short)[0] == 0
     assert call(capsys, "resume", short, "--iterations", "5", "--no-film")[0] == 0
-    assert call(capsys, *words, "5", "--out", long)[0] == 0
-    assert (short / "metrics.csv").read_bytes() == (long / "metrics.csv").read_bytes()
-    assert Run.open(long).spec.seeds == [5, 6]
+    assert (short / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert Run.open(whole).spec.seeds == [5, 6]
 
 
 @pytest.mark.slow
@@ -198,7 +289,13 @@ def test_evaluate(capsys, folder):
     result = json.loads(out)
     assert len(result["cost"]) == 2
     assert result["best_seed"] == int(np.argmin(result["cost"]))
-    assert "7 of each of 2 seed(s)" in result["summary"]["noise-free episodes"]
+    assert (result["episodes"], result["conditions"], result["interval_over"]) == (7, 1, "seeds")
+    assert result["cost_mean"] == pytest.approx(np.mean(result["cost"]))
+    low, high = result["cost_interval"]
+    assert low < result["cost_interval_about"] < high
+    low, high = result["success_interval"]
+    assert -1e-9 <= low - 1e-9 <= result["success_rate"] <= high <= 1
+    assert not any(isinstance(value, str) for name, value in result.items() if name != "interval_over")
     assert "95% interval" in call(capsys, "evaluate", folder)[1]
 
 
@@ -260,6 +357,11 @@ def test_export_as_onnx_acts_as_the_policy(capsys, folder, tmp_path):
     ("words", "code", "message"),
     [
         (["trian", "double-link"], 2, "unknown command 'trian': did you mean train?"),
+        (["TRAIN", "double-link"], 2, "unknown command 'TRAIN': did you mean train?"),
+        (["help", "Evalute"], 2, "unknown command 'Evalute': did you mean evaluate?"),
+        (["list", "CartPole"], 2, "unknown task 'CartPole': did you mean cartpole?"),
+        (["figure", "MOTO/1C"], 2, "unknown figure 'MOTO/1C': did you mean moto/1c"),
+        (["train", "lq", "--algorithm", "MOTO"], 2, "unknown algorithm 'MOTO': did you mean moto"),
         (["train"], 2, "usage: pilotfish train TASK"),
         (["train", "duoble-link"], 2, "unknown task 'duoble-link': did you mean double-link"),
         (["train", "helicopter"], 2, "unknown task 'helicopter': choose one of cartpole"),
@@ -302,12 +404,15 @@ def test_mistakes_are_told_in_the_users_words(capsys, monkeypatch, tmp_path, wor
         (["--algorithm.klstep", "0.2"], "klstep"),
     ],
 )
-def test_bad_settings_exit_with_2_and_name_the_setting(flag, message, tmp_path):
-    words = [sys.executable, "-m", "pilotfish", "train", "double-link", *flag, "--out", str(tmp_path / "run")]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert message in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+def test_bad_settings_exit_with_2_and_name_the_setting(capsys, flag, message, tmp_path):
+    try:
+        code = run(["train", "double-link", *flag, "--out", str(tmp_path / "run")])
+    except SystemExit as stop:
+        code = stop.code
+    said = capsys.readouterr()
+    assert code == 2
+    assert message in said.out + said.err
+    assert "Traceback" not in said.err
     assert not (tmp_path / "run").exists()
 
 
@@ -332,7 +437,7 @@ def test_a_seed_that_was_not_run_is_refused(capsys, folder):
     assert "this run has the seeds 0, 1" in err
 
 
-def test_a_cost_that_is_nan_ends_with_1_and_keeps_the_run(capsys, monkeypatch, tmp_path):
+def test_a_cost_that_is_nan_ends_with_1_and_keeps_the_run(capsys, monkeypatch, undrawn, tmp_path):
     monkeypatch.setattr(CartPole, "cost", lambda self, x, u, t: jnp.where(t == 9, jnp.nan, (u**2).sum()))
     code, out, err = call(capsys, "train", "cartpole", *SMALL, "--iterations", "9", "--out", tmp_path / "run")
     assert code == 1
@@ -415,7 +520,7 @@ def test_a_run_of_a_model_goes_on_with_its_own_copies(capsys, model_run, name, w
         place.write_bytes(before)
 
 
-def test_a_run_is_moved_and_what_it_was_made_of_is_gone(capsys, model_run, tmp_path):
+def test_a_run_is_moved_and_what_it_was_made_of_is_gone(capsys, undrawn, model_run, tmp_path):
     """Its copies are all that it needs; what was added to them is not run."""
     shutil.copytree(model_run, tmp_path / "moved")
     tray, then = model_run.parent.parent / "tray", json.loads((model_run / "evaluation.json").read_text())
@@ -491,7 +596,7 @@ def shell(line):
 
 
 def test_a_closed_pipe_does_not_stop_training(tmp_path):
-    words = f"lq --algorithm ilqg --rollouts 2 --iterations 4 --no-film --out {tmp_path / 'run'}"
+    words = f"lq --algorithm reps --rollouts 20 --iterations 4 --no-film --out {tmp_path / 'run'}"
     done = shell(f"pilotfish train {words} | true")
     assert done.returncode == 0, done.stderr
     assert "the output cannot be written any more (Broken pipe): learning goes on" in done.stderr
@@ -509,7 +614,7 @@ def test_other_commands_end_quietly_with_the_pipe_and_aloud_with_the_disk():
     assert "Traceback" not in done.stderr
 
 
-def test_a_full_disk_stops_training_in_words_and_the_run_goes_on(capsys, monkeypatch, tmp_path):
+def test_a_full_disk_stops_training_in_words_and_the_run_goes_on(capsys, monkeypatch, undrawn, whole, tmp_path):
     replace, writes = os.replace, []
 
     def full(source, target):
@@ -518,18 +623,16 @@ def test_a_full_disk_stops_training_in_words_and_the_run_goes_on(capsys, monkeyp
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         replace(source, target)
 
-    words = ["lq", "--algorithm", "ilqg", "--rollouts", "2", "--iterations", "4", "--checkpoint-every", "1"]
-    words += ["--no-film", "--out"]
+    words = [*STOPPED, "--iterations", "5", "--checkpoint-every", "1", "--out", tmp_path / "run"]
     with monkeypatch.context() as disk:
         disk.setattr(os, "replace", full)
-        code, _, err = call(capsys, "train", *words, tmp_path / "run")
+        code, _, err = call(capsys, *words)
     assert code == 1
     assert "checkpoint-000003.safetensors cannot be written: No space left on device." in err
     assert f"Go on with: pilotfish resume {tmp_path / 'run'}" in err
     assert not list((tmp_path / "run").glob(".*")), "neither lock nor half a file is left"
     assert call(capsys, "resume", tmp_path / "run", "--no-film")[0] == 0
-    assert call(capsys, "train", *words, tmp_path / "whole")[0] == 0
-    assert (tmp_path / "run" / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 
 
 def test_what_cannot_be_written_is_said_in_a_line(capsys, tmp_path, folder):

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from pilotfish import acting
+from pilotfish import acting, cli, registry
 
 ALGORITHM = '''
 """The cross-entropy method over the gains of a linear feedback law."""
@@ -160,11 +160,30 @@ def pilotfish(installed):
     return run
 
 
+@pytest.fixture
+def here(installed, capsys):
+    """The same in this process, which has the package too: exit code, standard output and error stream."""
+
+    def run(*words):
+        capsys.readouterr()
+        try:
+            code = cli.run([str(word) for word in words])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    with pytest.MonkeyPatch.context() as path:
+        path.syspath_prepend(installed)
+        registry._installed.cache_clear()
+        yield run
+    registry._installed.cache_clear()
+
+
 def test_the_algorithm_is_short():
     assert len([line for line in ALGORITHM.splitlines() if line.strip()]) < 75
 
 
-def test_a_package_adds_an_algorithm_and_a_task_with_a_line_each(pilotfish, tmp_path):
+def test_a_package_adds_an_algorithm_and_a_task_with_a_line_each(pilotfish, here, tmp_path):
     listed = pilotfish("list", "--json")
     assert listed.returncode == 0, listed.stderr
     known = json.loads(listed.stdout)
@@ -176,34 +195,34 @@ def test_a_package_adds_an_algorithm_and_a_task_with_a_line_each(pilotfish, tmp_
     assert trained.returncode == 0, trained.stderr
     assert "spread" in trained.stderr
     assert {"film.gif", "curves.png", "diagnostics.png", "policy.safetensors"} <= {path.name for path in run.iterdir()}
-    resumed = pilotfish("resume", run, "--iterations", 8, "--no-film", "--json")
-    assert resumed.returncode == 0, resumed.stderr
+    code, _, err = here("resume", run, "--iterations", 8, "--no-film", "--json")
+    assert code == 0, err
     rows = np.genfromtxt(run / "metrics.csv", delimiter=",", names=True)
     assert rows["cost"][-1] < 0.5 * rows["cost"][0]
     assert len(rows) == 8
-    evaluated = pilotfish("evaluate", run, "--json")
-    assert evaluated.returncode == 0, evaluated.stderr
-    assert json.loads(evaluated.stdout)["success"][0] > 0.9
-    reported = pilotfish("report", run, "-o", tmp_path / "page.html")
-    assert reported.returncode == 0, reported.stderr
+    code, out, err = here("evaluate", run, "--json")
+    assert code == 0, err
+    assert json.loads(out)["success"][0] > 0.9
+    code, _, err = here("report", run, "-o", tmp_path / "page.html")
+    assert code == 0, err
     assert "cem" in (tmp_path / "page.html").read_text()
-    exported = pilotfish("export", run, "-o", tmp_path / "gains.safetensors")
-    assert exported.returncode == 0, exported.stderr
+    code, _, err = here("export", run, "-o", tmp_path / "gains.safetensors")
+    assert code == 0, err
     with pytest.raises(ValueError, match="of the kind 'gains'"):
         acting.load(tmp_path / "gains.safetensors")
-    held_out = pilotfish("evaluate", run, "--held-out")
-    assert held_out.returncode == 2
-    assert "lake keeps no conditions for testing" in held_out.stderr
+    code, _, err = here("evaluate", run, "--held-out")
+    assert code == 2
+    assert "lake keeps no conditions for testing" in err
 
 
-def test_a_package_that_cannot_be_imported_says_so_when_it_is_used(pilotfish):
-    done = pilotfish("train", "lake", "--algorithm", "broken")
-    assert done.returncode == 2
-    assert "'broken' of the package rowing cannot be used" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_package_that_cannot_be_imported_says_so_when_it_is_used(here):
+    code, _, err = here("train", "lake", "--algorithm", "broken")
+    assert code == 2
+    assert "'broken' of the package rowing cannot be used" in err
+    assert "Traceback" not in err
 
 
-def test_a_setting_out_of_range_is_told_in_the_users_words(pilotfish):
-    done = pilotfish("train", "lake", "--algorithm", "cem", "--algorithm.elite", 2)
-    assert done.returncode == 2
-    assert "a part of the episodes" in done.stderr + done.stdout
+def test_a_setting_out_of_range_is_told_in_the_users_words(here):
+    code, out, err = here("train", "lake", "--algorithm", "cem", "--algorithm.elite", 2)
+    assert code == 2
+    assert "a part of the episodes" in err + out

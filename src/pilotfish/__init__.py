@@ -9,8 +9,8 @@ acts). A world turns a policy into rollouts, an algorithm turns rollouts into a 
         state, info = algorithm.update(problem, state, rollouts, key_i)
     policy = algorithm.exploit(state)
 
-`train` does that with seeds, checkpoints and metrics. Names below are imported when they are first used, for
-importing jax takes a second.
+`train` does that with seeds, checkpoints and metrics. `help` of a class says what its fields are. Names below are
+imported when they are first used, for importing jax takes a second.
 """
 
 import ctypes
@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from pilotfish.algorithms import Algorithm
     from pilotfish.algorithms.badmm import BADMM
     from pilotfish.algorithms.dagger import DAgger
+    from pilotfish.algorithms.gps import GPS
     from pilotfish.algorithms.ilqg import ILQG
     from pilotfish.algorithms.lqr_gps import LQRGPS
     from pilotfish.algorithms.mdgps import MDGPS
@@ -89,12 +90,14 @@ if TYPE_CHECKING:
     from pilotfish.models.dynamics import FittedDynamics
     from pilotfish.models.learned_dynamics import LearnedDynamics
     from pilotfish.policies import Policy
+    from pilotfish.policies.files import load as load_policy
     from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
     from pilotfish.policies.movement_primitive import MovementPrimitive
     from pilotfish.policies.network import Network, NetworkPolicy
     from pilotfish.runs import RunError
+    from pilotfish.runs.callbacks import Checkpoint, EvaluateEvery, Progress, StopAtSuccess
     from pilotfish.runs.evaluation import Evaluation, evaluate
-    from pilotfish.runs.loop import iteration, scan
+    from pilotfish.runs.loop import Turn, iteration, scan
     from pilotfish.runs.spec import Spec
     from pilotfish.runs.store import Run
     from pilotfish.runs.train import Result, TrainingFailed, train
@@ -110,10 +113,13 @@ if TYPE_CHECKING:
 _HOME = {
     "Algorithm": "algorithms",
     "BADMM": "algorithms.badmm",
+    "Checkpoint": "runs.callbacks",
     "DAgger": "algorithms.dagger",
     "Dynamics": "types",
+    "EvaluateEvery": "runs.callbacks",
     "Evaluation": "runs.evaluation",
     "FittedDynamics": "models.dynamics",
+    "GPS": "algorithms.gps",
     "Gaussian": "types",
     "ILQG": "algorithms.ilqg",
     "JaxWorld": "worlds.jax",
@@ -133,6 +139,7 @@ _HOME = {
     "PlantWorld": "worlds.host",
     "Policy": "policies",
     "Problem": "types",
+    "Progress": "runs.callbacks",
     "Quadratic": "types",
     "REPS": "algorithms.reps",
     "Result": "runs.train",
@@ -140,18 +147,22 @@ _HOME = {
     "Run": "runs.store",
     "RunError": "runs",
     "Spec": "runs.spec",
+    "StopAtSuccess": "runs.callbacks",
     "TRPO": "algorithms.trpo",
     "Task": "tasks",
     "TrainingFailed": "runs.train",
+    "Turn": "runs.loop",
     "World": "worlds",
     "evaluate": "runs.evaluation",
     "iteration": "runs.loop",
+    "load_policy": "policies.files:load",
     "scan": "runs.loop",
     "train": "runs.train",
 }
 
 __all__ = [
     "BADMM",
+    "GPS",
     "ILQG",
     "LQRGPS",
     "MDGPS",
@@ -160,8 +171,10 @@ __all__ = [
     "REPS",
     "TRPO",
     "Algorithm",
+    "Checkpoint",
     "DAgger",
     "Dynamics",
+    "EvaluateEvery",
     "Evaluation",
     "FittedDynamics",
     "Gaussian",
@@ -178,23 +191,38 @@ __all__ = [
     "PlantWorld",
     "Policy",
     "Problem",
+    "Progress",
     "Quadratic",
     "Result",
     "Rollouts",
     "Run",
     "RunError",
     "Spec",
+    "StopAtSuccess",
     "Task",
     "TrainingFailed",
+    "Turn",
     "World",
     "evaluate",
     "iteration",
+    "load_policy",
     "scan",
     "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"pilotfish.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'pilotfish' has no attribute {name!r}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'pilotfish' has no attribute {name!r}")
+    module, _, other = _HOME[name].partition(":")
+    found = getattr(import_module(f"pilotfish.{module}"), other or name)
+    if isinstance(found, type):
+        from pilotfish.manual import explained
+
+        found = explained(found)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

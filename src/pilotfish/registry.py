@@ -7,16 +7,22 @@ An installed package adds its own by an entry point of the group `pilotfish.task
     my-search = "my_package.search:MySearch"
 
 whose name is the registered one, and whose value a class, or anything else that is called without arguments.
+
+What is not installed is named by its file and class: `mytask.py:Boat`.
 """
 
 import dataclasses
 import difflib
 import functools
 import math
+import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module, metadata
 from typing import Any, Literal
+
+from pilotfish import sources
 
 Kind = Literal["task", "algorithm"]
 GROUPS: dict[Kind, str] = {"task": "pilotfish.tasks", "algorithm": "pilotfish.algorithms"}
@@ -35,10 +41,18 @@ class Entry:
     """What differs from its defaults; "part.field" reaches into a part."""
     package: str = ""
     """The installed package that it comes from; empty for our own."""
+    file: str = ""
+    """The user's Python file in which it is, by its absolute path; empty where it is in a module."""
 
     def load(self) -> Callable[..., Any]:
-        """The class. ValueError if its package cannot be imported."""
-        module, _, names = self.source.partition(":")
+        """The class. ValueError if its package cannot be imported, or its file does not define it."""
+        module, _, names = self.source.rpartition(":")
+        if self.file:
+            defined = vars(sources.executed(self.file).module)
+            if not isinstance(defined.get(names), type):
+                own = [name for name, one in defined.items() if getattr(one, "__module__", "") == defined["__name__"]]
+                raise ValueError(f"{self.file} defines no class {names}: {nearest(names, own) if own else 'nor any.'}")
+            return defined[names]
         try:
             return functools.reduce(getattr, names.split("."), import_module(module))
         except Exception as error:  # whatever another package does when it is imported
@@ -52,7 +66,16 @@ class Entry:
     def make(self) -> Any:
         """The task or algorithm."""
         plain = {name: value for name, value in self.options.items() if "." not in name}
-        made = self.load()(**plain)
+        kind = self.load()
+        try:
+            made = kind(**plain)
+        except Exception as error:  # whatever the user's class does when it is made
+            if not self.file or isinstance(error, ValueError):
+                raise
+            raise ValueError(
+                f"{self.name} cannot be made without arguments: {type(error).__name__}: {error}. Give each of its "
+                "fields a default, and each abstract method a body."
+            ) from error
         nested = {name: value for name, value in self.options.items() if "." in name}
         return changed(made, nested) if nested else made
 
@@ -64,7 +87,18 @@ class Entry:
             lines = (self.load().__doc__ or "").strip().splitlines()
         except ValueError as error:
             return f"unusable: {error}"
-        return f"{lines[0] if lines else 'not described'} (package {self.package})"
+        return f"{lines[0] if lines else 'not described'} ({self.file or f'package {self.package}'})"
+
+
+def in_file(path: str, name: str) -> Entry:
+    """The class of that name in a user's Python file."""
+    return Entry(f"{os.path.basename(path)}:{name}", "", f"{path}:{name}", file=os.path.abspath(path))
+
+
+def of_file(name: str) -> Entry | None:
+    """What FILE.py:CLASS names; None if a name is of another form."""
+    match = re.fullmatch(r"(.+\.py):([A-Za-z_]\w*)", name)
+    return in_file(*match.groups()) if match else None
 
 
 def changed(module: Any, settings: Mapping[str, Any]) -> Any:
@@ -84,11 +118,11 @@ def named(registry: Mapping[str, Any], name: str, kind: str) -> Any:
     """The entry of that name; ValueError with the nearest names if there is none."""
     if name in registry:
         return registry[name]
-    raise ValueError(f"unknown {kind} {name!r}: {_suggest(name, registry)}")
+    raise ValueError(f"unknown {kind} {name!r}: {nearest(name, registry)}")
 
 
-def _suggest(name: str, known: Iterable[str]) -> str:
-    """The nearest names, whether in capitals or not."""
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What else may be meant: the nearest names, whether in capitals or not, or all."""
     lower = {one.lower(): one for one in known}
     near = [lower[one] for one in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
     return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(sorted(lower.values()))}."
@@ -221,6 +255,17 @@ ALGORITHMS = _table(
         "badmm",
         "guided policy search by multipliers: local controllers and network are drawn together (Levine et al., 2016)",
         "pilotfish.algorithms.badmm:BADMM",
+    ),
+    Entry(
+        "gps",
+        "guided policy search under unknown dynamics: a price ties network and controllers (Levine & Abbeel, 2014)",
+        "pilotfish.algorithms.gps:GPS",
+    ),
+    Entry(
+        "cgps",
+        "constrained guided policy search: the same on known dynamics (Levine & Koltun, 2014)",
+        "pilotfish.algorithms.gps:GPS",
+        {"model": "known", "terms": "samples", "linearise.how": "autodiff"},
     ),
     Entry(
         "dagger",

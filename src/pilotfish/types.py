@@ -48,7 +48,9 @@ class Gaussian(eqx.Module):
     """A normal distribution, or a batch of them."""
 
     mean: Float[Array, "*batch d"]
+    """Its mean."""
     cov: Float[Array, "*batch d d"]
+    """Its covariance, symmetric; zeros where nothing varies."""
 
 
 class LinearGaussian(eqx.Module):
@@ -58,8 +60,11 @@ class LinearGaussian(eqx.Module):
     """
 
     K: Float[Array, "*batch du dx"]
+    """Gains: action per unit of the state."""
     k: Float[Array, "*batch du"]
+    """Action in the state 0."""
     chol: Float[Array, "*batch du du"]
+    """Lower Cholesky factor of the action's covariance C; zeros without exploration."""
 
     @property
     def cov(self) -> Float[Array, "*batch du du"]:
@@ -87,8 +92,11 @@ class Quadratic(eqx.Module):
     """The function `1/2 z'Hz + h'z + c` of a vector z, or a batch of them. Costs, V and Q are all this."""
 
     H: Float[Array, "*batch d d"]
+    """Second derivatives, symmetric."""
     h: Float[Array, "*batch d"]
+    """Gradient at z = 0."""
     c: Float[Array, "*batch"]
+    """Value at z = 0."""
 
     def __call__(self, z: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
         return 0.5 * jnp.einsum("...i,...ij,...j->...", z, self.H, z) + (self.h * z).sum(-1) + self.c
@@ -374,7 +382,9 @@ class Rollouts(eqx.Module):
     """What happened: M rollouts from each of N conditions; `batch` is (N, M) and `T1` is T + 1."""
 
     x: Float[Array, "*batch T1 dx"]
+    """States."""
     o: Float[Array, "*batch T1 do"]
+    """What was observed of them."""
     u: Float[Array, "*batch T du"]
     """Actions that the policy asked for, before they are clipped to the plant's bounds."""
     cost: Float[Array, "*batch T1"]

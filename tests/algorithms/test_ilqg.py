@@ -510,6 +510,7 @@ def test_bad_settings_are_refused_in_the_users_words(settings, message, monkeypa
         ILQG(**settings)
 
 
+@pytest.mark.slow
 def test_on_learned_dynamics_the_cart_pole_swings_up_after_three_episodes():
     """20 of 20 seeds do by then; what is deployed is the best that was rolled out, so an episode later."""
     world, algorithm = CartPole().world(), algorithms.registry()["ilqg-learned"].make()

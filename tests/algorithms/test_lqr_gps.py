@@ -62,7 +62,9 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name", [name if "adapted" in name else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+)
 def test_every_variant_approaches_the_known_optimum(name):
     algorithm, samples, factor = VARIANTS[name]
     world, keys = JaxWorld(TASK.problem()), loop.root_keys(SEEDS)

@@ -1,6 +1,7 @@
 """TRPO: its bound, its gradient and its units, in all of its forms."""
 
 import dataclasses
+import functools
 
 import equinox as eqx
 import jax
@@ -76,16 +77,26 @@ def update(algorithm, problem, state, rollouts, key):
     return algorithm.update(problem, state, rollouts, key)
 
 
+@eqx.filter_jit
+def rolled(world, policy, key):
+    return world.rollout(policy, EPISODES, key)
+
+
 def learned(algorithm, how=PLAIN, iterations=3):
     """Policies, rollouts of each, and reports."""
     world, state, found = JaxWorld(problem(how)), algorithm.init(problem(how), EPISODES, KEY), []
     for i in range(iterations):
         key = jax.random.fold_in(KEY, i)
-        rollouts = eqx.filter_jit(world.rollout)(algorithm.explore(state), EPISODES, key)
+        rollouts = rolled(world, algorithm.explore(state), key)
         new, info = update(algorithm, world.problem, state, rollouts, key)
         found.append((algorithm.explore(state), algorithm.explore(new), rollouts, info))
         state = new
     return found
+
+
+@functools.cache
+def plainly(name):
+    return learned(FORMS[name])
 
 
 def actions(policy, rollouts):
@@ -100,10 +111,14 @@ def actions(policy, rollouts):
     return jax.tree.map(np.asarray, over_conditions(of_condition, policy, rollouts.x, rollouts.o))
 
 
-@pytest.mark.parametrize("name", FORMS)
+MARKED = [name if name in ("networks", "controllers") else pytest.param(name, marks=pytest.mark.slow) for name in FORMS]
+"""One of each actor; the others are slow to compile."""
+
+
+@pytest.mark.parametrize("name", MARKED)
 def test_kl_is_what_normal_distributions_say_and_within_its_bound(name):
     algorithm = FORMS[name]
-    for old, new, rollouts, info in learned(algorithm):
+    for old, new, rollouts, info in plainly(name):
         (p, P), (q, Q) = actions(old, rollouts), actions(new, rollouts)
         P, Q = P @ np.swapaxes(P, -1, -2), Q @ np.swapaxes(Q, -1, -2)
         off, inverse = q - p, np.linalg.inv(Q)
@@ -116,7 +131,7 @@ def test_kl_is_what_normal_distributions_say_and_within_its_bound(name):
         assert info.predicted > 0
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", MARKED)
 @pytest.mark.parametrize(
     "how",
     [
@@ -128,7 +143,7 @@ def test_kl_is_what_normal_distributions_say_and_within_its_bound(name):
     ids=["states", "actions", "small costs", "large costs"],
 )
 def test_units_do_not_matter(name, how):
-    (*_, (_, policy, _, info)), (*_, (_, plain, rollouts, said)) = learned(FORMS[name], how), learned(FORMS[name])
+    (*_, (_, policy, _, info)), (*_, (_, plain, rollouts, said)) = learned(FORMS[name], how), plainly(name)
     there = eqx.tree_at(
         lambda r: (r.x, r.o), rollouts, (how.x_unit * rollouts.x + how.x_zero, how.x_unit * rollouts.o + how.x_zero)
     )

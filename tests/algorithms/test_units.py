@@ -20,6 +20,7 @@ from jaxtyping import Array
 
 from pilotfish.algorithms import Algorithm, trpo
 from pilotfish.algorithms.badmm import BADMM
+from pilotfish.algorithms.gps import GPS
 from pilotfish.algorithms.ilqg import ILQG
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.mdgps import MDGPS
@@ -106,8 +107,10 @@ ALGORITHMS: dict[str, tuple[Algorithm, int]] = {
     "mdgps": (MDGPS(teach=LESSON, imagined=2), 15),
     "mdgps, moto": (MDGPS(teach=LESSON, c_step="moto", q=FittedQ(), step=StepSize()), 120),
     "badmm": (BADMM(teach=LESSON, imagined=2, inner=2), 15),
+    "gps": (GPS(teach=LESSON), 15),
+    "cgps": (GPS(teach=LESSON, model="known", terms="gradient", points=8), 5),
 }
-NETWORKS = ("mdgps", "mdgps, moto", "badmm")
+NETWORKS = ("mdgps", "mdgps, moto", "badmm", "gps", "cgps")
 """They take longest to compile."""
 
 
@@ -158,13 +161,15 @@ WRITTEN = {
 }
 
 
-COVERED = {"moto, propagated", "moto, monte carlo", "lqr-gps, step", "mdgps, moto", "badmm"}
-"""What they do otherwise shows in the first update, which all but networks have in any units; or is slow to compile."""
+ALWAYS = {"moto", "lqr-gps", "ilqg"}
+"""All others are slow to compile; a network's own units are in the tests of its S-step."""
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in COVERED else name for name in ALGORITHMS]
-)
+def marked(names):
+    return [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", marked(ALGORITHMS))
 def test_units_and_origins_do_not_matter(name):
     """One update, and ten iterations."""
     for how, units in WRITTEN.items():
@@ -177,18 +182,18 @@ def test_units_and_origins_do_not_matter(name):
 exponents = st.floats(-9, 9)
 
 
-@settings(deadline=None, max_examples=20, derandomize=True)
+@pytest.mark.parametrize("name", marked(name for name in ALGORITHMS if name not in NETWORKS))
+@settings(deadline=None, max_examples=7, derandomize=True)
 @given(
     arrays.arrays(float, DX, elements=exponents),
     arrays.arrays(float, DU, elements=exponents),
     st.floats(-12, 12),
-    st.sampled_from([name for name in ALGORITHMS if name not in NETWORKS]),
 )
-def test_any_units_give_the_same_first_update(x, u, cost, name):
+def test_any_units_give_the_same_first_update(name, x, u, cost):
     units = written(x_unit=10**x, u_unit=10**u, cost_unit=10**cost)
     assert apart(learned(name, units, 1)[0], plainly(name)[0], units) < EXACT
 
 
-def test_nothing_is_learned_of_an_entry_that_stays():
-    for name in ALGORITHMS.keys() - NETWORKS:
-        assert np.abs(plainly(name)[-1].K[..., 3]).max() * MEAN[3] < 1e-4, name
+@pytest.mark.parametrize("name", marked(name for name in ALGORITHMS if name not in NETWORKS))
+def test_nothing_is_learned_of_an_entry_that_stays(name):
+    assert np.abs(plainly(name)[-1].K[..., 3]).max() * MEAN[3] < 1e-4

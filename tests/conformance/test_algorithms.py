@@ -1,7 +1,7 @@
 """What every algorithm of the registry must do, without exceptions."""
 
 import dataclasses
-import json
+import functools
 import tempfile
 from pathlib import Path
 
@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles.best_parameters import least_cost
-from oracles.same import assert_same
+from oracles.same import AS_SHIPPED
 
-from pilotfish import algorithms
+from pilotfish import algorithms, testing
 from pilotfish.algorithms.badmm import BADMM
 from pilotfish.algorithms.dagger import DAgger
+from pilotfish.algorithms.gps import GPS
 from pilotfish.algorithms.ilqg import ILQG
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.mdgps import MDGPS
@@ -33,11 +34,9 @@ from pilotfish.policies import files
 from pilotfish.policies.episodic import OpenLoop
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs import loop
-from pilotfish.runs.columns import columns
-from pilotfish.runs.spec import Spec, built, described
-from pilotfish.runs.store import Run, write_tensors
+from pilotfish.runs.store import write_tensors
 from pilotfish.tasks.lq import LinearQuadratic
-from pilotfish.types import Gaussian
+from pilotfish.testing import update
 from pilotfish.updates.s_step import SStep
 from pilotfish.updates.step_size import StepSize
 from pilotfish.worlds.jax import JaxWorld
@@ -87,6 +86,9 @@ CASES = {
     "trpo, controllers": TRPO(kl_step=0.1, actor="linear-gaussian", value="quadratic", discount=1.0),
     "trpo, critic": TRPO(kl_step=0.1),
     "badmm": BADMM(kl_step=0.5, inner=2, teach=QUICK, imagined=20),
+    "gps": GPS(kl_step=0.5, weight=0.1, dual_rate=0.1, teach=QUICK),
+    "cgps": GPS(model="known", terms="samples", points=12, linearise=Linearisation(), kl_step=0.5, teach=QUICK),
+    "cgps, gradient": GPS(model="known", terms="gradient", points=12, kl_step=0.5, teach=QUICK),
 }
 """Algorithms with settings: at least one of every registered algorithm."""
 DRAWS = {
@@ -98,6 +100,9 @@ DRAWS = {
     "ilqg-learned",
     "dagger",
     "badmm",
+    "gps",
+    "cgps",
+    "cgps, gradient",
     "trpo, critic",
 }
 """Whose updates are random: mixtures begin from points that are drawn, for every condition others, and networks learn
@@ -107,40 +112,19 @@ FEW = 3
 LAST_STEP = TASK.problem().horizon - 1
 
 
-@eqx.filter_jit
-def update(algorithm, problem, state, rollouts, key):
-    return algorithm.update(problem, state, rollouts, key)
-
-
-@eqx.filter_jit
-def roll(algorithm, world, state, key):
-    return world.rollout(algorithm.explore(state), SAMPLES, key)
-
-
 FIXED = [name for name in CASES if name not in DRAWS]
-SLOW = {
-    "lqr-gps, learned",
-    "ilqg-learned",
-    "moto, reuse over both, propagated",
-    "lqr-gps, step, at the mean",
-    "mdgps, on policy, global, by regression",
-    "mdgps, without a model",
-    "dagger",
-    "badmm",
-    "reps",
-    "trpo",
-    "trpo, controllers",
-    "trpo, critic",
-}
+ALWAYS = {"lqr-gps", "more", "mdgps-linear"}
+"""Whose tests are not slow: one that fits its dynamics, one that searches whole episodes, one with a policy for all."""
 
 
 def marked(names):
-    return [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in names]
+    return [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in names]
 
 
 @pytest.fixture(scope="module", params=marked(CASES))
 def algorithm(request):
     yield CASES[request.param]
+    first_rollouts.cache_clear()
     jax.clear_caches()  # what all cases compile takes more pieces of memory than Linux lets a process have
 
 
@@ -153,9 +137,7 @@ def test_every_algorithm_is_here():
 @pytest.fixture(scope="module")
 def learned(algorithm):
     """States and reports of a run of two seeds on the linear-quadratic task."""
-    world, keys = JaxWorld(TASK.problem()), loop.root_keys([0, 1])
-    states = loop.initial(algorithm, world, SAMPLES, keys)
-    return loop.scan(algorithm, world, SAMPLES, keys, 0, ITERATIONS, states)
+    return testing.learn(algorithm, SAMPLES, ITERATIONS)
 
 
 def test_reaches_the_known_optimum(algorithm, learned):
@@ -173,24 +155,8 @@ def test_reaches_the_known_optimum(algorithm, learned):
             assert 0.97 * optimum < spent.mean() < 1.1 * optimum  # a network that is not told the time
 
 
-def test_reports_are_finite(learned):
-    report = learned[1]
-    assert report.info.ok.shape[2:] == (1,)
-    assert np.all(report.info.ok)
-    for name, values in report.info._asdict().items():
-        assert np.isfinite(values).all(), name
-
-
-def test_bounds_are_kept(algorithm, learned):
-    """What is shown beside a bound is within it."""
-    report = learned[1]
-    one = jax.tree.map(lambda leaf: leaf[0, 0], report)
-    values = report.outcome._asdict() | report.info._asdict()
-    for name, how in columns(algorithm, one.outcome, one.info).items():
-        if how["bound"] is not None:
-            bound = how["bound"] * (values[how["times"]] if how["times"] else 1.0)
-            ratio = values[name] / bound
-            assert (ratio <= 1 + 1e-6).all(), name
+def test_reports_are_finite_and_within_their_bounds(algorithm, learned):
+    testing.check_reports(algorithm, learned[1])
 
 
 def test_kl_bound_is_used(algorithm, learned):
@@ -199,7 +165,7 @@ def test_kl_bound_is_used(algorithm, learned):
         bound = algorithm.kl_step * getattr(info, "step_factor", 1.0)
         assert (info.kl_max <= bound * (1 + 1e-6)).all()
         # BADMM's controllers are held back by the network as well, TRPO's step is shortened until it is short enough
-        if not isinstance(algorithm, BADMM | TRPO):
+        if not isinstance(algorithm, BADMM | GPS | TRPO):
             assert (info.kl_max >= 0.8 * bound).all()  # less where few samples are evidence of little
 
 
@@ -258,65 +224,34 @@ def test_hyperparameters_can_be_swept_side_by_side(name):
 
 
 def test_loop_equals_scan_goes_on_where_it_stopped_and_compiles_once(algorithm, learned, tmp_path):
-    """On the host, stopped and stored in between, the numbers are those of the compiled scan."""
-    problem, traces = TASK.problem(), []
-
-    def counted(x, u, t, cost=problem.cost):
-        traces.append(1)
-        return cost(x, u, t)
-
-    world, keys = JaxWorld(dataclasses.replace(problem, cost=counted)), loop.root_keys([0, 1])
-    begin = loop.initial(algorithm, world, SAMPLES, keys)
-    turns = list(loop.turns(algorithm, world, SAMPLES, keys, 0, FEW - 1, begin))
-    count = len(traces)
-    run = Run.create(tmp_path / "run", Spec({"name": "lq"}, {"name": "any"}, SAMPLES, FEW, [0, 1], 10))
-    run.save_checkpoint(FEW - 1, turns[-1].states)
-    i, restored = run.load_checkpoint(begin)
-    turns += loop.turns(algorithm, world, SAMPLES, keys, i, FEW, restored)
-    for turn in turns:
-        assert_same(turn.report, jax.tree.map(lambda leaf, i=turn.i: leaf[:, i], learned[1]))
-    assert len(traces) == count > 0
+    testing.check_loop(algorithm, SAMPLES, learned, tmp_path, testing.EXACT if AS_SHIPPED else testing.ROUNDED)
 
 
 def test_is_stored_and_built_again(algorithm):
-    stored = json.loads(json.dumps(described(algorithm)))
-    assert built(type(algorithm), stored) == algorithm
+    testing.check_stored(algorithm)
 
 
+@functools.cache
 def first_rollouts(algorithm, copies=1):
-    """The problem with `copies` of its condition, the first state, and the rollouts of its policy."""
-    problem, key = TASK.problem(), jax.random.key(0)
-    mean, cov = (jnp.concatenate([a] * copies) for a in (problem.conditions.mean, problem.conditions.cov))
-    problem = dataclasses.replace(problem, conditions=Gaussian(mean, cov), first_controller=None)
+    """The problem with `copies` of its condition, the first state, and the rollouts of its policy.
+
+    One for all tests of a case: an update is compiled anew for each problem.
+    """
     first = dataclasses.replace(algorithm, teacher=teacher(copies)) if isinstance(algorithm, DAgger) else algorithm
-    state = first.init(problem, SAMPLES, key)
-    return problem, state, roll(algorithm, JaxWorld(problem), state, key), key
-
-
-def ruined(rollouts, n, m, step):
-    """What follows step `step` of a rollout is nonsense."""
-    return (
-        rollouts.x.at[n, m, step + 1 :].set(jnp.nan),
-        rollouts.u.at[n, m, step:].set(1e9),
-        rollouts.cost.at[n, m, step:].set(jnp.inf),
-    )
+    return testing.begin(first, SAMPLES, copies)
 
 
 @pytest.mark.parametrize("step", [pytest.param(0, marks=pytest.mark.slow), 7, LAST_STEP])
 def test_what_did_not_happen_is_not_used(algorithm, step):
-    """What stands behind the step at which a rollout broke off changes nothing."""
-    problem, state, rollouts, key = first_rollouts(algorithm, copies=2)  # as elsewhere: compiled once
-    rollouts = eqx.tree_at(lambda r: r.steps, rollouts, rollouts.steps.at[0, 3].set(step))
-    worse = eqx.tree_at(lambda r: (r.x, r.u, r.cost), rollouts, ruined(rollouts, 0, 3, step))
-    for a, b in zip(
-        jax.tree.leaves(update(algorithm, problem, state, rollouts, key)),
-        jax.tree.leaves(update(algorithm, problem, state, worse, key)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(a, b)
+    testing.check_broken_off(algorithm, first_rollouts(algorithm, copies=2), step)  # as elsewhere: compiled once
 
 
-OWN = {MDGPS: lambda s: s.controller, BADMM: lambda s: s.controller, DAgger: lambda s: s.teacher}
+OWN = {
+    MDGPS: lambda s: s.controller,
+    BADMM: lambda s: s.controller,
+    GPS: lambda s: s.controller,
+    DAgger: lambda s: s.teacher,
+}
 """What every condition has for itself, where that is not what is rolled out."""
 
 
@@ -336,7 +271,7 @@ def test_a_condition_without_data_keeps_its_policy_and_the_others_go_on(algorith
     for before, after, whole in zip(old, found, wanted, strict=True):
         if learns_from_rollouts:
             np.testing.assert_array_equal(after[1], before[1])
-        # BADMM's network, which draws all controllers, learns from all conditions before these are improved
-        alone = getattr(algorithm, "step", StepSize()).rule == "condition" and not isinstance(algorithm, BADMM)
+        # BADMM's and GPS' network, which draws all controllers, learns from all conditions before these are improved
+        alone = getattr(algorithm, "step", StepSize()).rule == "condition" and not isinstance(algorithm, BADMM | GPS)
         if alone and getattr(getattr(algorithm, "dynamics", None), "prior", None) != "learned":
             np.testing.assert_array_equal(after[0], whole[0])

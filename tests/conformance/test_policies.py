@@ -11,7 +11,7 @@ import pytest
 from jaxtyping import Array
 from oracles import point_mass
 
-from pilotfish import acting
+from pilotfish import acting, testing
 from pilotfish.policies import files, kinds, of_condition, onnx, over_conditions
 from pilotfish.policies.either import Either
 from pilotfish.policies.episodic import ContextualPolicy, EpisodicPolicy, Skill
@@ -33,6 +33,14 @@ def see_the_place(x):
     return x[:1]
 
 
+def cost(x, u, t):
+    return (x**2).sum() + 0.1 * (u**2).sum()
+
+
+def ahead(x, u):
+    return jnp.stack([x[0] + 0.02 * x[1], x[1] + 0.03 * u[0]])
+
+
 def problem(observe=see_the_place):
     """A mass on a line, from two places; only where it is can be seen."""
     return Problem(
@@ -40,8 +48,8 @@ def problem(observe=see_the_place):
         dt=0.02,
         conditions=Gaussian(jnp.array([[1.0, 0.0], [-0.5, 0.2]]), jnp.broadcast_to(0.01 * jnp.eye(2), (N, 2, 2))),
         initial_std=[0.5],
-        cost=lambda x, u, t: (x**2).sum() + 0.1 * (u**2).sum(),
-        dynamics=lambda x, u: jnp.stack([x[0] + 0.02 * x[1], x[1] + 0.03 * u[0]]),
+        cost=cost,
+        dynamics=ahead,
         action_low=-2.0,
         action_high=[2.0],
         observe=observe,
@@ -130,7 +138,21 @@ WORLDS = {
 }
 
 
-@pytest.fixture(params=POLICIES)
+VARIANTS = {
+    "linear-gaussian, smooth",
+    "network, relu",
+    "network, softplus, smooth",
+    "linear network",
+    "own network, noise by state",
+}
+"""Of a kind that is tested in any case."""
+
+
+def marked(names):
+    return [pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else ()) for name in names]
+
+
+@pytest.fixture(params=marked(POLICIES))
 def policy(request):
     return POLICIES[request.param]()
 
@@ -138,13 +160,13 @@ def policy(request):
 NOT_GAUSSIAN = ("either", "episodic", "contextual")
 
 
-@pytest.fixture(params=[name for name in POLICIES if name not in NOT_GAUSSIAN])
+@pytest.fixture(params=marked(name for name in POLICIES if name not in NOT_GAUSSIAN))
 def gaussian_policy(request):
     """A policy that without noise is a function of what it sees."""
     return POLICIES[request.param]()
 
 
-@pytest.fixture(params=[name for name in POLICIES if name not in NOT_GAUSSIAN and not name.startswith("own")])
+@pytest.fixture(params=marked(name for name in POLICIES if name not in NOT_GAUSSIAN and not name.startswith("own")))
 def plain_policy(request):
     """One that can act without the code that made it."""
     return POLICIES[request.param]()
@@ -167,16 +189,20 @@ def test_every_kind_is_here():
 
 def test_acts_in_every_world(policy, world):
     """The actions of a rollout are those of the policy in the rollout's states, by its own episode."""
+    testing.check_policy(policy, problem(), world, M)
     rollouts = world.rollout(policy, M, KEY)
-    assert rollouts.u.shape == (N, M, T, 1)
     assert rollouts.o.shape == (N, M, T + 1, 1)
     assert rollouts.valid.all()
     np.testing.assert_array_equal(rollouts.o, rollouts.x[..., :1])
-    act = eqx.filter_jit(lambda own, episode, t, x, o: own.act(episode, t, x, o))
-    for n, m, t in np.ndindex(N, M, T):
-        own, episode = of_condition(policy, n), jax.tree.map(lambda leaf, at=(n, m): leaf[at], rollouts.episode)
-        u = act(own, episode, t, rollouts.x[n, m, t], rollouts.o[n, m, t])
-        np.testing.assert_allclose(u, rollouts.u[n, m, t], rtol=1e-12, atol=1e-12)
+
+
+def test_predicts_what_it_does_without_noise(gaussian_policy):
+    """One by one, and many at once."""
+    rollouts = JaxWorld(problem()).rollout(gaussian_policy.noise_free(), 1, KEY)
+    for n in range(N):
+        x, o, u = (np.asarray(a[n, 0, :T]) for a in (rollouts.x, rollouts.o, rollouts.u))
+        np.testing.assert_allclose(gaussian_policy.predict(x, np.arange(T), o=o, condition=n), u, rtol=1e-12)
+        np.testing.assert_allclose(gaussian_policy.predict(x[2], 2, o=o[2], condition=n), u[2], rtol=1e-12)
 
 
 def test_begins_where_the_rollout_begins(world):
@@ -247,13 +273,9 @@ def test_noise_free_has_the_mean_and_no_noise(gaussian_policy):
     assert not equal(one.x, two.x)  # the starts differ
 
 
-def test_stored_and_loaded_acts_to_the_bit(policy, tmp_path):
-    write_tensors(tmp_path / "policy.safetensors", *files.packed(policy, problem()))
-    loaded = files.load(tmp_path / "policy.safetensors", like=policy)
-    assert type(loaded) is type(policy)
-    assert jax.tree.structure(loaded) == jax.tree.structure(policy)
+def test_stored_and_loaded_acts_to_the_bit(policy):
     for world in (JaxWorld(problem()), WORLDS["mujoco"]()):
-        assert equal(world.rollout(loaded, M, KEY), world.rollout(policy, M, KEY))
+        testing.check_policy_stored(policy, problem(), world, M)
 
 
 def test_acts_in_numpy_as_on_the_host(plain_policy, tmp_path):

@@ -100,7 +100,8 @@ def plain(tree):
 
 
 def files(run):
-    return sorted(path for path in run.path.iterdir() if path.is_file())
+    """All but the settings, which nothing reads of a run: a user may edit them."""
+    return sorted(path for path in run.path.iterdir() if path.is_file() and path.name != "config.toml")
 
 
 @counts(60, 2000)

@@ -27,9 +27,13 @@ def reward(x, u):
     return np.sin(x[..., 0]) * np.clip(u[..., 1], -1.0, 1.0)
 
 
+def cost(x, u, t):
+    return (x**2).sum()
+
+
 def problem(**more):
     start = Gaussian(jnp.array([[3.0, 0.0, 0.5, 1e3]]), 0.01 * jnp.eye(DX)[None])
-    known = {"cost": lambda x, u, t: (x**2).sum(), "angles": (0,), "action_low": -1.0, "action_high": 1.0}
+    known = {"cost": cost, "angles": (0,), "action_low": -1.0, "action_high": 1.0}
     return Problem(T, 0.1, start, jnp.ones(DU), **known | more)
 
 

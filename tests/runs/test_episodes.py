@@ -47,7 +47,7 @@ def test_every_episode_is_kept(tmp_path):
     problem = dataclasses.replace(LinearQuadratic().problem(), noise_std=0.0)
     run, seen = begin(tmp_path / "run"), []
     world = PlantWorld(problem, EquationsPlant(problem, 1))
-    train(ALGORITHM, world, **SIZES, run=run, observe=lambda turn: seen.append((files(run), turn.rollouts)))
+    train(ALGORITHM, world, **SIZES, run=run, callbacks=[lambda turn: seen.append((files(run), turn.rollouts))])
     names = [f"iteration{i:06d}-seed5-condition0-{m}.safetensors" for i in range(2) for m in range(3)]
     assert [list(found) for found, _ in seen] == [names[:3], names]
     for i, (_, rollouts) in enumerate(seen):

@@ -7,6 +7,8 @@ import pytest
 from oracles.same import assert_same
 
 from pilotfish.algorithms.moto import MOTO
+from pilotfish.algorithms.reps import REPS
+from pilotfish.policies.episodic import OpenLoop
 from pilotfish.runs import loop
 from pilotfish.tasks.cartpole import CartPole
 from pilotfish.tasks.lq import LinearQuadratic
@@ -21,42 +23,53 @@ def world():
     return JaxWorld(CartPole().problem())
 
 
+ALGORITHMS = {"reps": REPS(skill=OpenLoop(features=3)), "moto": MOTO()}
+"""The first compiles fastest."""
+
+
+@pytest.fixture(scope="module", params=["reps", pytest.param("moto", marks=pytest.mark.slow)])
+def algorithm(request):
+    return ALGORITHMS[request.param]
+
+
 @pytest.fixture(scope="module")
-def scanned(world):
+def begun(algorithm, world):
+    """Keys of two seeds, and their first states."""
     keys = loop.root_keys([3, 5])
-    algorithm = MOTO()
-    states = loop.initial(algorithm, world, SAMPLES, keys)
+    return keys, loop.initial(algorithm, world, SAMPLES, keys)
+
+
+@pytest.fixture(scope="module")
+def scanned(algorithm, world, begun):
+    keys, states = begun
     return loop.scan(algorithm, world, SAMPLES, keys, 0, 6, states)
 
 
-def test_a_split_scan_equals_the_whole(world, scanned):
-    keys = loop.root_keys([3, 5])
-    algorithm = MOTO()
-    states, _ = loop.scan(algorithm, world, SAMPLES, keys, 0, 3, loop.initial(algorithm, world, SAMPLES, keys))
-    states, _ = loop.scan(algorithm, world, SAMPLES, keys, 3, 3, states)
+def test_a_split_scan_equals_the_whole(algorithm, world, begun, scanned):
+    keys, states = begun
+    states, _ = loop.scan(algorithm, world, SAMPLES, keys, jnp.asarray(0), 3, states)
+    states, _ = loop.scan(algorithm, world, SAMPLES, keys, jnp.asarray(3), 3, states)  # the same program
     assert_same(states, scanned[0])
 
 
-def test_a_seed_alone_equals_the_seed_among_others(world, scanned):
+def test_a_seed_alone_equals_the_seed_among_others(algorithm, world, scanned):
     keys = loop.root_keys([5])
-    algorithm = MOTO()
     states, _ = loop.scan(algorithm, world, SAMPLES, keys, 0, 6, loop.initial(algorithm, world, SAMPLES, keys))
     assert_same(jax.tree.map(lambda leaf: leaf[0], states), jax.tree.map(lambda leaf: leaf[1], scanned[0]))
-    K = scanned[0].controller.K
-    assert np.abs(K[0] - K[1]).max() > 1e-3
+    assert max(np.abs(leaf[0] - leaf[1]).max() for leaf in jax.tree.leaves(algorithm.explore(scanned[0]))) > 1e-3
 
 
-def test_side_by_side_seeds_agree_with_one_after_the_other(world, scanned):
+def test_side_by_side_seeds_agree_with_one_after_the_other(algorithm, world, begun, scanned):
     """vmap, which a GPU wants, gives the same learning; only the order of additions may differ."""
-    algorithm = MOTO()
 
     def one(key):
-        state = algorithm.init(world.problem, SAMPLES, key)
-        for i in range(2):
+        def turn(state, i):
             state, _, report = loop.iteration(algorithm, world, SAMPLES, key, i, state)
-        return report.outcome.cost
+            return state, report.outcome.cost
 
-    costs = jax.jit(jax.vmap(one))(loop.root_keys([3, 5]))
+        return jax.lax.scan(turn, algorithm.init(world.problem, SAMPLES, key), jnp.arange(2))[1][1]
+
+    costs = jax.jit(jax.vmap(one))(begun[0])
     np.testing.assert_allclose(costs, scanned[1].outcome.cost[:, 1], rtol=1e-6)
 
 

@@ -179,7 +179,7 @@ def test_training_goes_on_after_an_interruption_as_if_there_had_been_none(traine
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(MOTO(), world, rollouts=SAMPLES, iterations=4, seeds=[0, 1], run=run, observe=interrupt)
+        train(MOTO(), world, rollouts=SAMPLES, iterations=4, seeds=[0, 1], run=run, callbacks=[interrupt])
     assert (run.path / "checkpoint-000003.safetensors").exists()
     train(MOTO(), world, rollouts=SAMPLES, iterations=4, seeds=[0, 1], run=run)
     assert_same_files(run, trained)
@@ -274,7 +274,7 @@ def test_a_cost_that_is_nan_stops_the_run_and_says_where(tmp_path):
     np.testing.assert_array_equal(states.controller.K, like.controller.K)
 
 
-@pytest.mark.parametrize("algorithm", [LQRGPS(), ILQG()])
+@pytest.mark.parametrize("algorithm", [pytest.param(LQRGPS(), marks=pytest.mark.slow), ILQG()])
 def test_a_cost_without_derivative_stops_the_run_and_is_named(algorithm):
     """The distance to a target in which the episode begins."""
     problem = Problem(

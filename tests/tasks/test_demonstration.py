@@ -1,8 +1,6 @@
 """Demonstrations: what a file may hold, and the controllers that it becomes."""
 
 import json
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -10,6 +8,8 @@ import pytest
 from safetensors.numpy import save_file
 
 import pilotfish as pf
+from pilotfish import cli
+from pilotfish.cli import learn
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs import RunWarning
 from pilotfish.runs.spec import Spec, assemble
@@ -130,15 +130,14 @@ def test_no_file_is_named(tmp_path):
         demonstration.read(tmp_path / "d.csv")
 
 
-def test_a_run_is_made_of_it_and_keeps_a_copy(tmp_path):
+def test_a_run_is_made_of_it_and_keeps_a_copy(tmp_path, capsys, monkeypatch):
     """Begun by the command line, resumed from the copy where the file is gone, and refused where both are damaged."""
     path, folder = write(tmp_path / "d.csv", shown()), tmp_path / "run"
+    monkeypatch.setattr(learn, "draw", lambda *_: None)
     words = ["train", "lq", "--demonstration", str(path), "--out", str(folder), "--no-film"]
-    sizes = ["--algorithm", "moto", "--rollouts", "30", "--iterations", "2", "--json"]
-    command = [sys.executable, "-m", "pilotfish", *words, *sizes]
-    made = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    assert json.loads(made.stdout)["run"] == str(folder)
+    sizes = ["--algorithm", "reps", "--rollouts", "30", "--iterations", "2", "--json"]
+    assert cli.run([*words, *sizes]) == 0
+    assert json.loads(capsys.readouterr().out)["run"] == str(folder)
     run = pf.Run.open(folder)
     spec = run.spec
     assert spec.task["demonstration"] == str(path)

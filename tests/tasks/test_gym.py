@@ -13,7 +13,7 @@ from gymnasium.envs.mujoco import MujocoEnv
 
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.moto import MOTO
-from pilotfish.cli import run
+from pilotfish.cli import learn, run
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs import evaluation, loop
 from pilotfish.runs.store import Run, Spec
@@ -240,21 +240,23 @@ def test_actions_that_are_not_finite_end_a_rollout_before_the_environment_has_th
 
 def test_what_was_learned_before_an_environment_breaks_is_kept(tmp_path):
     """And the run goes on where it stopped once the environment works again."""
-    task = cart(start_std=0.05)
-    settings = {"rollouts": 10, "iterations": 4}
-    whole = train(LQRGPS(), task.world(), **settings)
-    world = task.world()
+    world, settings = cart(start_std=0.05).world(), {"rollouts": 10, "iterations": 4}
+    whole = train(LQRGPS(), world, **settings)
+
+    def trouble(kind):
+        for copy in world.copies:
+            copy.unwrapped.trouble = kind
 
     def breaks(turn):
         if turn.i == 1:
-            for copy in world.copies:
-                copy.unwrapped.trouble = "long"
+            trouble("long")
 
     stored = Run.create(tmp_path / "run", Spec({}, {}, **settings, seeds=[0], checkpoint_every=100))
     with pytest.raises(TrainingFailed, match="stopped in iteration 2: all 10 rollouts broke off"):
-        train(LQRGPS(), world, run=stored, observe=breaks, **settings)
+        train(LQRGPS(), world, run=stored, callbacks=[breaks], **settings)
     assert len(stored.metrics()["cost"][0]) == 2
-    resumed = train(LQRGPS(), task.world(), run=stored, **settings)
+    trouble(None)
+    resumed = train(LQRGPS(), world, run=stored, **settings)
     jax.tree.map(np.testing.assert_array_equal, resumed.states, whole.states)
 
 
@@ -318,7 +320,10 @@ def test_termination_is_told_once_where_it_matters():
         assert len([w for w in heard if "terminated" in str(w.message)]) == times
 
 
-@pytest.mark.parametrize("algorithm", [LQRGPS(kl_step=0.5), MOTO(entropy_drop=0.3, kl_step=0.3)])
+@pytest.mark.parametrize(
+    "algorithm",
+    [LQRGPS(kl_step=0.5), pytest.param(MOTO(entropy_drop=0.3, kl_step=0.3), marks=pytest.mark.slow)],
+)
 def test_algorithms_learn_from_rewards_alone(algorithm):
     """Each condition its own goal: the optimum goes there in the first steps."""
     world = cart(conditions=2, start_std=0.05).world()
@@ -584,7 +589,8 @@ def doubled(env):
     return gymnasium.wrappers.TransformAction(env, lambda u: 2 * u, env.action_space)
 
 
-def test_environments_have_arguments_and_wrappers(mass, tmp_path, capsys):
+def test_environments_have_arguments_and_wrappers(mass, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(learn, "draw", lambda *_: None)
     plain, wrapped = mass("state"), mass("state", wrappers=(f"{__name__}:doubled",))
     one, two = (task.world().rollout(policy(plain.problem(), std=0.01), 1, KEY) for task in (plain, wrapped))
     noise = one.x[0, 0, 1, 1] - 0.1 * one.u[0, 0, 0, 0]

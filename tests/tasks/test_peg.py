@@ -180,7 +180,9 @@ def test_hole_narrows_towards_its_floor():
     assert free(-0.4995, (0, 0, -1)) == pytest.approx(0.0005)
 
 
-@pytest.mark.parametrize(("margin", "low", "high"), [(0.001, 0.0, 0.01), (0.0, -0.001, 0.005)])
+@pytest.mark.parametrize(
+    ("margin", "low", "high"), [(0.001, 0.0, 0.01), pytest.param(0.0, -0.001, 0.005, marks=pytest.mark.slow)]
+)
 def test_staged_feedback_inserts_in_all_conditions(margin, low, high):
     simulation = dataclasses.replace(TASK, margin=margin).simulation()
     for n in range(9):

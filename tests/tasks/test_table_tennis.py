@@ -195,10 +195,10 @@ def test_replay_of_thirty_mean_torques_lands_near_the_target():
     [
         (TASK, True, 0.68, 0.52),
         (TableTennis(scale=MILD), True, 0.96, 0.96),
-        (TableTennis(spread=0.17), False, None, 0.62),
-        (TableTennis(bounce_std=0.1), False, None, 0.83),
+        pytest.param(TableTennis(spread=0.17), False, None, 0.62, marks=pytest.mark.slow),
+        pytest.param(TableTennis(bounce_std=0.1), False, None, 0.83, marks=pytest.mark.slow),
         (TableTennis(bounce_std=0.25), False, None, 0.42),
-        (TableTennis(bounce_std=0.5), False, None, 0.17),
+        pytest.param(TableTennis(bounce_std=0.5), False, None, 0.17, marks=pytest.mark.slow),
     ],
 )
 def test_demonstration_returns_as_often_as_was_measured(task, noisy, hit, returned):

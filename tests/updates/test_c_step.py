@@ -14,6 +14,7 @@ from pilotfish.updates.c_step.multipliers import MOST_PASSES
 
 TRUSTS = ("trajectory", "step")
 SOME = ("trajectory", pytest.param("step", marks=pytest.mark.slow))
+# Problems have one of few sizes: a solver is compiled anew for each.
 
 
 def systems(seed, n, T, dx, du, growth=1.0, convex=True, spread=0.5):
@@ -55,7 +56,7 @@ def solve(problem, kl_step, trust, guess=jnp.nan):
 
 def test_a_guess_however_wrong_changes_nothing():
     """As that of an iteration whose bound was slack, in whose multiplier rounding is all there is."""
-    problem = ours(systems(3, n=12, T=6, dx=3, du=2))
+    problem = ours(systems(3, n=8, T=10, dx=3, du=2))
     plain = solve(problem, 0.3, "trajectory")
     for guess in (1e-28, 1e28, 1e-300):
         found = solve(problem, 0.3, "trajectory", guess)
@@ -108,7 +109,7 @@ def test_no_constrained_optimiser_finds_better(trust, convex):
             assert abs(cost - best) < 1e-4 * gain
 
 
-@pytest.mark.parametrize("trust", TRUSTS)
+@pytest.mark.parametrize("trust", SOME)
 def test_kl_is_that_of_the_joint_gaussians(trust):
     problems = systems(5, n=3, T=3, dx=2, du=1)
     step = solve(ours(problems), 0.2, trust)
@@ -142,7 +143,7 @@ def test_narrow_bound_is_the_reference(trust):
 
 
 def test_guess_saves_passes_and_changes_nothing_else():
-    problem = ours(systems(8, n=250, T=20, dx=4, du=2, convex=False))
+    problem = ours(systems(8, n=100, T=20, dx=4, du=2, convex=False))
     cold = solve(problem, 1.0, "trajectory")
     warm = solve(problem, 1.0, "trajectory", cold.eta[:, 0] * 1.1)
     assert np.median(warm.passes) < np.median(cold.passes)
@@ -180,9 +181,9 @@ def test_random_systems_keep_every_promise(trust):
 
 def test_steps_that_can_be_meet_their_own_bound():
     """Where no step's action is without effect, every step moves as far as it may."""
-    step = solve(ours(systems(9, n=250, T=20, dx=4, du=2)), 0.1, "step")
-    assert (step.kl > 0.098).all()
-    assert np.median(step.passes) <= 8
+    steps = [solve(ours(systems(900 + seed, n=20, T=20, dx=4, du=2)), 0.1, "step") for seed in range(12)]
+    assert all((step.kl > 0.098).all() for step in steps)
+    assert np.median([step.passes for step in steps]) <= 8
 
 
 @pytest.mark.parametrize(
@@ -286,7 +287,7 @@ def test_tied_to_a_policy_no_constrained_optimiser_finds_better(trust):
             assert abs(reached - best) < 1e-4 * gain
 
 
-@pytest.mark.parametrize("trust", TRUSTS)
+@pytest.mark.parametrize("trust", SOME)
 def test_entropy_weights_keep_every_promise(trust):
     """The KL's bound is met and used, whatever the cost's curvature."""
     problem = ours(systems(23, n=100, T=20, dx=4, du=2, convex=False))
@@ -309,8 +310,8 @@ def test_a_strong_tie_is_the_policy():
 
 
 def test_no_tie_changes_nothing():
-    problem = ours(systems(27, n=20, T=10, dx=3, du=2))
-    zeros = jnp.zeros((20, 10)), jnp.zeros((20, 10, 2))
+    problem = ours(systems(27, n=8, T=10, dx=3, du=2))
+    zeros = jnp.zeros((8, 10)), jnp.zeros((8, 10, 2))
     plain, tied = solve(problem, 0.1, "trajectory"), solve_tied(problem, problem[-1], *zeros, 0.1, "trajectory")
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(tied), strict=True):
         np.testing.assert_array_equal(a, b)

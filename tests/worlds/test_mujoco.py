@@ -46,6 +46,14 @@ def arm_model(integrator="Euler"):
     return mujoco.MjModel.from_xml_string(ARM.format(integrator=integrator))
 
 
+def cost(x, u, t):
+    return (x[4:7] ** 2).sum() + 1e-2 * t * (u**2).sum()
+
+
+def final_cost(x):
+    return x[0] ** 2
+
+
 def arm_problem(**changes):
     mean = np.zeros((N, DX))
     mean[:, :4] = [[0.3, -0.5, 0.0, 0.1], [-0.2, 0.4, 1.0, 0.0]]
@@ -54,8 +62,8 @@ def arm_problem(**changes):
     settings = {
         "conditions": Gaussian(jnp.asarray(mean), jnp.asarray(cov)),
         "initial_std": jnp.ones(DU),
-        "cost": lambda x, u, t: (x[4:7] ** 2).sum() + 1e-2 * t * (u**2).sum(),
-        "final_cost": lambda x: x[0] ** 2,
+        "cost": cost,
+        "final_cost": final_cost,
         "action_low": -jnp.ones(DU),
         "action_high": jnp.ones(DU),
     }
@@ -487,7 +495,7 @@ def test_an_algorithm_learns_and_a_stopped_run_goes_on_bit_identically(tmp_path)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(algorithm, world, run=run, observe=stop, **settings)
+        train(algorithm, world, run=run, callbacks=[stop], **settings)
     resumed = train(algorithm, world, run=run, **settings)
     jax.tree.map(np.testing.assert_array_equal, resumed.states, whole.states)
     np.testing.assert_array_equal(resumed.metrics["cost"], whole.metrics["cost"])

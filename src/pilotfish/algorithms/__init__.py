@@ -8,7 +8,7 @@ import equinox as eqx
 from jaxtyping import Array, Bool
 
 from pilotfish.policies import Policy
-from pilotfish.registry import Entry, algorithms
+from pilotfish.registry import Entry, algorithms, named, of_file
 from pilotfish.types import Key, Problem, Rollouts
 
 
@@ -85,3 +85,12 @@ class Setup(NamedTuple):
 def registry() -> dict[str, Entry]:
     """All algorithms by name: the lines are in `pilotfish.registry`."""
     return algorithms()
+
+
+def find(name: str) -> Entry:
+    """The registered algorithm of that name, or a class of the user's as FILE.py:CLASS."""
+    if (found := of_file(name)) is not None:
+        if not (isinstance(kind := found.load(), type) and issubclass(kind, Algorithm)):
+            raise ValueError(f"{name} is no algorithm: derive it from pilotfish.Algorithm.")
+        return found
+    return named(registry(), name, "algorithm")

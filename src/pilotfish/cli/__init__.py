@@ -12,12 +12,14 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import IO, Any
 
+from pilotfish.runs import programs
+
 # jaxlib's LAPACK uses SciPy's OpenBLAS, whose threads fight those of XLA: the same program may take 20 or
 # 800 ms an iteration. Only an entry point can say so in time, before numpy and jax are imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 COMMANDS = {
-    "list": "tasks, algorithms and figures, with a line each",
+    "list": "tasks, algorithms and figures, with a line each; or all that is known of a TASK",
     "train": "learn a controller for a task",
     "resume": "go on with a run exactly where it stopped",
     "evaluate": "cost and success of what a run learned, with 95% intervals",
@@ -25,11 +27,15 @@ COMMANDS = {
     "report": "one self-contained HTML page about one or several runs",
     "export": "a policy file that acts without jax",
     "figure": "a paper's figure: run it, draw it, and judge each claim of the paper about it",
+    "completion": "what lets a shell complete all this: bash, zsh or fish",
 }
 
 MODULES = {name: "learn" if name in ("train", "resume") else "results" for name in COMMANDS}
-MODULES |= {"list": "catalogue", "figure": "figure"}
+MODULES |= {"list": "catalogue", "figure": "figure", "completion": "completion"}
 """Where each command lives."""
+
+ASKS = ("-h", "--help")
+"""What asks for help."""
 
 HELP = """usage: pilotfish COMMAND [OPTIONS]
 
@@ -40,7 +46,8 @@ commands:
 
 options:
   --version   the version
-  --help      this text; `pilotfish COMMAND --help` explains a command
+  --help      this text; `pilotfish help COMMAND` explains a command
+  --no-cache  after a COMMAND: compile anew what earlier runs compiled, and keep none of it (docs/performance.md)
 
 begin with:   pilotfish train double-link
 """
@@ -67,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: list[str]) -> int:
     """Run one command and return its exit code. Imports nothing heavy before it knows that it must."""
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    if argv[:1] == ["help"] and len(argv) > 1:
+        argv = [argv[1], "--help"]
+    if not argv or argv[0] in (*ASKS, "help"):
         print(HELP.format(commands="\n".join(f"  {name:10s}  {text}" for name, text in COMMANDS.items())))
         return 0 if argv else 2
     if argv[0] in ("-V", "--version"):
@@ -75,20 +84,11 @@ def run(argv: list[str]) -> int:
 
         print(f"pilotfish {__version__}")
         return 0
-    name, *rest = argv
-    if name not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}."
-        return complain(f"unknown command {name!r}: {hint}", 2)
-    module = import_module(f"pilotfish.cli.{MODULES[name]}")
-    command: Callable[[list[str]], int | None] = getattr(module, "list_" if name == "list" else name)
     from pilotfish.runs import RunError
 
     try:
         with _warnings_as_lines():
-            return command(rest) or 0
+            return _command(argv[0])(_kept(argv[1:])) or 0
     except RunError as error:
         return complain(str(error), 1)
     except ValueError as error:
@@ -107,6 +107,29 @@ def run(argv: list[str]) -> int:
         return complain(f"{error}.", 1)
     except MemoryError as error:
         return complain(f"there is not enough memory: {error}", 1)
+
+
+def _command(name: str) -> Callable[[list[str]], int | None]:
+    """What a command does; ValueError with the nearest names if there is none of that name."""
+    from pilotfish.registry import named
+
+    named(COMMANDS, name, "command")
+    if name == "train":
+        return _train
+    return getattr(import_module(f"pilotfish.cli.{MODULES[name]}"), "list_" if name == "list" else name)
+
+
+def _train(argv: list[str]) -> int | None:
+    """What all tasks have in common is explained at once, before jax is imported."""
+    module = import_module(f"pilotfish.cli.{'catalogue' if argv[:1] in ([ASKS[0]], [ASKS[1]]) else MODULES['train']}")
+    return module.train(argv)
+
+
+def _kept(argv: list[str]) -> list[str]:
+    """The words without --no-cache, where it stands: else what is compiled is kept. Before jax is imported."""
+    if "--no-cache" not in argv:
+        programs.keep()
+    return [word for word in argv if word != "--no-cache"]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import re
 import sys
 from itertools import count
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import tyro
 from rich.console import Console
@@ -16,19 +16,21 @@ from pilotfish.algorithms import Algorithm
 from pilotfish.cli import COMMANDS
 from pilotfish.cli.results import draw, teacher_of
 from pilotfish.cli.watch import Listener, Watch
-from pilotfish.registry import named
-from pilotfish.runs import RunError, evaluation, loop
+from pilotfish.registry import of_file
+from pilotfish.runs import RunError, evaluation, settings
 from pilotfish.runs.measured import measuring
-from pilotfish.runs.spec import SEEDS, Spec, assemble
+from pilotfish.runs.settings import Settings
+from pilotfish.runs.spec import SEEDS, Spec, assemble, overlaid
 from pilotfish.runs.store import Run
+from pilotfish.runs.train import check
 from pilotfish.runs.train import train as turn_the_crank
 from pilotfish.tasks import Task
 from pilotfish.worlds import World
 
 COST = re.compile(r"^--cost(?=$|=)")
 """What is short for --task.cost."""
-TEACHER = re.compile(r"^--teacher(?:$|=(.*))")
-"""A run whose local controllers teach: what is short for --algorithm.teacher and their file."""
+RUNS = {"--teacher": "--algorithm.teacher", "--from": "--demonstration"}
+"""What is given a run, and stands for the file of its local controllers."""
 MANY = 10
 """Rollouts of an iteration, beside which one noise-free episode hardly counts."""
 
@@ -49,7 +51,7 @@ class _Train:
     """The run's folder; by default runs/TASK-ALGORITHM-NUMBER."""
     demonstration: Path | None = None
     """A file of times, states and actions of one episode (.csv, .npz, .safetensors), whose actions are the first
-    controllers'."""
+    controllers'; or of a policy (.safetensors), whose controllers these are."""
     measured: int | None = None
     """Noise-free episodes from each condition in every iteration, by which the best policy is deployed; 0 leaves the
     choice to the algorithm. By default 1 where an iteration has 10 rollouts or more."""
@@ -63,17 +65,25 @@ class _Train:
 
 def train(argv: list[str]) -> int:
     """Learn a controller for a task."""
-    task_name, algorithm_name, rest = _names(argv)
-    task = tasks.find(task_name).make()
-    named(algorithms.registry(), algorithm_name, "algorithm")
+    given, words = _configured(argv)
+    task_name, algorithm_name, rest = _names(words, given.given)
+    entries = tasks.find(task_name), algorithms.find(algorithm_name)
     default = experiments.setup(task_name, algorithm_name)
+    algorithm = overlaid(default.algorithm, given.algorithm, "settings.algorithm.")
+    task = overlaid(entries[0].make(), given.task, "settings.task.")
+    seeds: list[int] = given.given.get("seeds", [0])
+    counts = {name: value for name, value in given.given.items() if name in settings.NUMBERS}
+    shown = {"demonstration": Path(given.given["demonstration"])} if "demonstration" in given.given else {}
+    base = _Train(algorithm, task, default.rollouts, default.iterations, seeds[0], len(seeds))
     args = tyro.cli(
         _Train,
         args=rest,
-        prog=f"pilotfish train {task_name}",
-        default=_Train(default.algorithm, task, default.rollouts, default.iterations),
-        description=f"Learn {task_name} with {algorithm_name}. --algorithm NAME chooses another algorithm.",
+        prog=f"pilotfish train {entries[0].name}",
+        default=dataclasses.replace(base, **counts, **shown),
+        description=f"Learn {entries[0].name} with {entries[1].name}. --algorithm NAME chooses another algorithm.",
     )
+    if (args.seed, args.seeds) != (seeds[0], len(seeds)):
+        seeds = [*range(args.seed, args.seed + args.seeds)]
     for name, least in (("measured", 0), ("iterations", 1), ("seeds", 1), ("checkpoint_every", 1), ("seed", 0)):
         if (value := getattr(args, name)) is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} {value}: must be {least} or more.")
@@ -84,14 +94,15 @@ def train(argv: list[str]) -> int:
         (algorithm_name, args.algorithm),
         rollouts=args.rollouts,
         iterations=args.iterations,
-        seeds=range(args.seed, args.seed + args.seeds),
+        seeds=seeds,
         checkpoint_every=args.checkpoint_every,
         measured=int(args.rollouts >= MANY) if args.measured is None else args.measured,
         demonstration=str(args.demonstration or ""),
     )
     assembled = _, algorithm, world = assemble(spec)
-    loop.check(algorithm, world, args.rollouts)  # before the folder exists
-    run = Run.create(args.out, spec) if args.out else _create_numbered(f"{_word(task_name)}-{algorithm_name}", spec)
+    check(algorithm, world, args.rollouts, spec.measured, args.seeds)  # before the folder exists
+    name = f"{_word(task_name)}-{_word(algorithm_name)}"
+    run = Run.create(args.out, spec) if args.out else _create_numbered(name, spec)
     with run.writing():
         return _run(run, assembled, args.film, args.json)
 
@@ -146,7 +157,7 @@ def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json
                 seeds=run.spec.seeds,
                 measured=run.spec.measured,
                 run=run,
-                observe=watch,
+                callbacks=[watch],
             )
     except KeyboardInterrupt:
         console.print(f"interrupted. Go on with: pilotfish resume {run.path}", style="bold", soft_wrap=True)
@@ -161,7 +172,7 @@ def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json
     summary = found.as_json()
     draw(run, task, summary, film)
     if as_json:
-        print(json.dumps({"run": str(run.path), **summary}))
+        print(json.dumps({"run": str(run.path), **found.numbers()}))
     else:
         for name, value in summary["summary"].items():
             console.print(f"  {name}: {value}", soft_wrap=True)
@@ -170,57 +181,59 @@ def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json
     return 0
 
 
-def _names(argv: list[str]) -> tuple[str, str, list[str]]:
-    """The task and the algorithm, which decide what other options there are and their defaults; and the rest."""
-    rest = list(argv)
-    algorithm = None
-    for i, word in enumerate(rest):
-        if word == "--algorithm":
-            if i + 1 == len(rest):
-                raise ValueError(f"--algorithm: name one of {', '.join(algorithms.registry())}.")
-            algorithm = rest[i + 1]
-            del rest[i : i + 2]
-            break
-        if word.startswith("--algorithm="):
-            algorithm = word.split("=", 1)[1]
-            del rest[i]
-            break
-    if not rest or rest[0].startswith("-"):
-        known = ", ".join(tasks.registry())
-        raise ValueError(
-            f"usage: pilotfish train TASK [OPTIONS], where TASK is one of {known}; gym:NAME; or a MuJoCo model, "
-            "MODEL.xml --cost FILE.py."
-        )
-    return (
-        rest[0],
-        algorithm or experiments.default_algorithm(rest[0]),
-        _taught([COST.sub("--task.cost", word) for word in rest[1:]]),
-    )
+def _configured(argv: list[str]) -> tuple[Settings, list[str]]:
+    """What a file of settings says, if --config names one, and the other words."""
+    path, words = _taken(argv, "--config", "name a file of settings, such as a run's config.toml")
+    return (Settings({}, {}, {}) if path is None else settings.read(path)), words
 
 
-def _taught(words: list[str]) -> list[str]:
-    """The words with the file of a teacher's local controllers, which is written to its run, for the run itself."""
-    at = next((i for i, word in enumerate(words) if TEACHER.match(word)), None)
+def _taken(words: list[str], flag: str, remedy: str) -> tuple[str | None, list[str]]:
+    """The value of a flag, None if it is not there, and the other words."""
+    at = next((i for i, word in enumerate(words) if word == flag or word.startswith(f"{flag}=")), None)
     if at is None:
+        return None, list(words)
+    if words[at] != flag:
+        return words[at].split("=", 1)[1], [*words[:at], *words[at + 1 :]]
+    if at + 1 == len(words):
+        raise ValueError(f"{flag}: {remedy}.")
+    return words[at + 1], [*words[:at], *words[at + 2 :]]
+
+
+def _names(argv: list[str], given: dict[str, Any]) -> tuple[str, str, list[str]]:
+    """The task and the algorithm, which decide what other options there are and their defaults; and the rest."""
+    known = ", ".join(algorithms.registry())
+    algorithm, rest = _taken(argv, "--algorithm", f"name one of {known}; or a class of your own, FILE.py:CLASS")
+    named = [rest.pop(0)] if rest and not rest[0].startswith("-") else []
+    task = (named or [given.get("task", "")])[0]
+    if not task:
+        raise ValueError(
+            f"usage: pilotfish train TASK [OPTIONS], where TASK is one of {', '.join(tasks.registry())}; gym:NAME; a "
+            "MuJoCo model, MODEL.xml --cost FILE.py; or a class of your own, FILE.py:CLASS. pilotfish train --help "
+            "explains."
+        )
+    if task in algorithms.registry() and not tasks.known(task):
+        raise ValueError(f"{task} is an algorithm: pilotfish train TASK --algorithm {task}.")
+    for flag, stands_for in RUNS.items():
+        rest = _of_run(rest, flag, stands_for)
+    rest = [COST.sub("--task.cost", word) for word in rest]
+    return task, algorithm or given.get("algorithm") or experiments.default_algorithm(task), rest
+
+
+def _of_run(words: list[str], flag: str, stands_for: str) -> list[str]:
+    """The words with the file of a run's local controllers, which is written to its folder, for the run itself."""
+    value, others = _taken(words, flag, "name a run's folder, or the file of its local controllers")
+    if value is None:
         return words
-    match, after = TEACHER.match(words[at]), at + 1
-    assert match
-    if (value := match[1]) is None:
-        if after == len(words):
-            raise ValueError("--teacher: name a run's folder, or the file of its local controllers.")
-        value, after = words[after], after + 1
-    path = Path(value)
-    return [
-        *words[:at],
-        "--algorithm.teacher",
-        str(teacher_of(Run.open(path)) if path.is_dir() else path),
-        *words[after:],
-    ]
+    if any(word.split("=")[0] == stands_for for word in others):
+        raise ValueError(f"{flag} and {stands_for}: give one of them.")
+    return [*others, stands_for, str(teacher_of(Run.open(value)) if Path(value).is_dir() else value)]
 
 
-def _word(task: str) -> str:
-    """A task's name as a part of a folder's name, on every system: no colon, no slash."""
-    return re.sub(r"[^\w.-]+", "-", Path(task).stem if task.endswith(tasks.MODELS) else task)
+def _word(name: str) -> str:
+    """A task's or an algorithm's name as a part of a folder's name, on every system: no colon, no slash."""
+    if of_file(name):
+        return name.rpartition(":")[2]
+    return re.sub(r"[^\w.-]+", "-", Path(name).stem if name.endswith(tasks.MODELS) else name)
 
 
 def _create_numbered(name: str, spec: Spec) -> Run:

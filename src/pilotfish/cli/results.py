@@ -43,7 +43,7 @@ def evaluate(argv: list[str]) -> None:
     run = Run.open(args.run, trust=args.trust)
     found = run.evaluate(args.rollouts, "held-out" if args.held_out else "trained", args.local)
     if args.json:
-        print(json.dumps(found.as_json()))
+        print(json.dumps(found.numbers()))
     else:
         for name, value in found.summary.items():
             print(f"{name}: {value}")

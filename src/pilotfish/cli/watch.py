@@ -14,10 +14,9 @@ from rich.table import Table
 
 from pilotfish.algorithms import Algorithm
 from pilotfish.cli import abandon, complain
-from pilotfish.runs.columns import Columns, columns
+from pilotfish.runs.columns import Columns, columns, flatten
 from pilotfish.runs.loop import Turn
 from pilotfish.runs.spec import Spec
-from pilotfish.runs.store import flatten
 from pilotfish.runs.train import explain
 from pilotfish.types import Problem
 

@@ -36,12 +36,11 @@ FEWEST = "lqr-gps"
 def setup(task: str, algorithm: str) -> "Setup":
     """The setup that `pilotfish train` starts from; measured in docs/results where a paper here names both."""
     from pilotfish import algorithms
-    from pilotfish.registry import named
 
     for paper in _papers():
         if found := paper.SETUPS.get(task, {}).get(algorithm):
             return found
-    made: algorithms.Algorithm = named(algorithms.registry(), algorithm, "algorithm").make()
+    made: algorithms.Algorithm = algorithms.find(algorithm).make()
     return algorithms.Setup(made, *made.defaults)
 
 

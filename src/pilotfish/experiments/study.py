@@ -224,7 +224,7 @@ def _run(job: Job, observe: Observer) -> Metrics:
                 seeds=spec.seeds,
                 measured=spec.measured,
                 run=run,
-                observe=lambda turn: observe(job, turn.i + 1),
+                callbacks=[lambda turn: observe(job, turn.i + 1)],
             )
     return _completed(run.metrics(), spec)
 

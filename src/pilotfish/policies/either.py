@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pilotfish.policies import Policy, kinds
+from pilotfish.policies import Needs, Policy, kinds
 from pilotfish.types import Key, Step
 
 
@@ -48,6 +48,12 @@ class Either(Policy):
     def noise_free(self) -> "Either":
         """Both are noise-free; who acts is left to chance all the same."""
         return Either(self.first.noise_free(), self.second.noise_free(), self.chance, self.steps)
+
+    @property
+    def needs(self) -> Needs:
+        """What both need: who acts is drawn, so that both are told of the state and of what is observed."""
+        both = self.first.needs, self.second.needs
+        return Needs(steps=self.steps, start=any(one.start for one in both))
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The chance (N,), and all that the two need, whose names begin with first_ or second_."""

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pilotfish.policies import Policy
+from pilotfish.policies import Needs, Policy
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.types import Key, LinearGaussian, Problem, Step
 
@@ -118,6 +118,10 @@ class EpisodicPolicy(Policy):
         K, k = self.skill.K, jax.vmap(Skill.offsets)(self.skill, self.mean)
         return LinearGaussianPolicy(LinearGaussian(K, k, jnp.zeros((*k.shape, k.shape[-1]), k.dtype)))
 
+    @property
+    def needs(self) -> Needs:
+        return Needs(entries=self.skill.K.shape[-1], steps=self.skill.K.shape[-3])
+
     def tensors(self) -> dict[str, np.ndarray]:
         """Of the search mean (N, n), chol (N, n, n); of the skill K (N, T, du, dx), k (N, T, du), J (N, T, du, n)."""
         return {"mean": np.asarray(self.mean), "chol": np.asarray(self.chol)} | self.skill.tensors()
@@ -162,6 +166,10 @@ class ContextualPolicy(Policy):
     def noise_free(self) -> "ContextualPolicy":
         p = self.search
         return ContextualPolicy(LinearGaussian(p.K, p.k, jnp.zeros_like(p.chol)), self.centre, self.skill)
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(entries=self.skill.K.shape[-1], steps=self.skill.K.shape[-3], start=True)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Of the search gain (n, do), mean (n,), chol (n, n), centre (do,); of the skill K (T, du, dx), k (T, du), J

@@ -10,20 +10,43 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as encoded
 
 from pilotfish import acting
 from pilotfish.policies import Policy, kinds
 from pilotfish.policies.network import OwnNetworkPolicy
 from pilotfish.types import Problem
 
+KINDS = (".safetensors", ".onnx")
+"""What the name of a policy's file may end in."""
 
-def packed(policy: Policy, problem: Problem, **words: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Tensors and metadata of a policy's file."""
-    bounds = {"action_low": np.asarray(problem.action_low), "action_high": np.asarray(problem.action_high)}
-    meta = {"policy": policy.kind, "settings": json.dumps(policy.settings()), "dt": repr(problem.dt)}
-    return policy.tensors() | bounds, meta | words
+
+def packed(policy: Policy, problem: Problem | None, **words: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and metadata of a policy's file; without a problem its actions have no bounds."""
+    low, high = (-np.inf, np.inf) if problem is None else (problem.action_low, problem.action_high)
+    meta = {"policy": policy.kind, "settings": json.dumps(policy.settings())}
+    meta |= {} if problem is None else {"dt": repr(problem.dt)}
+    return policy.tensors() | {"action_low": np.asarray(low), "action_high": np.asarray(high)}, meta | words
+
+
+def save(policy: Policy, path: str | Path, problem: Problem | None = None) -> Path:
+    """Write a policy's file, of the kind that its name ends in, and return its path."""
+    path = Path(path)
+    if path.suffix not in KINDS:
+        raise ValueError(f"path={str(path)!r}: choose a name that ends in {', '.join(KINDS)}.")
+    tensors, words = packed(policy, problem)
+    if path.suffix == ".onnx":
+        if problem is None:
+            raise ValueError("problem=None: an ONNX model clips its actions, so give the problem with their bounds.")
+        from pilotfish.policies import onnx
+
+        content = onnx.written(tensors, words)
+    else:
+        content = written(tensors, words)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
 
 
 def load(path: str | Path, like: Policy | None = None) -> Policy:
@@ -52,6 +75,15 @@ def load(path: str | Path, like: Policy | None = None) -> Policy:
         raise ValueError(f"{path} is damaged: it does not hold what such a policy needs ({error}).") from error
 
 
+def holds_policy(path: str | Path) -> bool:
+    """Whether a file is one of a policy, by its own words: it may be damaged."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return "policy" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Tensors and metadata of a file; ValueError if there is none, or if one bit of it is not as it was written."""
     try:
@@ -67,4 +99,4 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def written(tensors: Mapping[str, np.ndarray], meta: Mapping[str, str] | None = None) -> bytes:
     """A file of tensors and metadata, with the checksum by which `read` knows them."""
     whole, words = {name: np.asarray(array, order="C") for name, array in tensors.items()}, dict(meta or {})
-    return save(whole, words | {acting.CHECKSUM: acting.checksum(whole, words)})
+    return encoded(whole, words | {acting.CHECKSUM: acting.checksum(whole, words)})

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from pilotfish.policies import Needs
 from pilotfish.policies.gaussian import GaussianPolicy, noise
 from pilotfish.types import Key, LinearGaussian, Step
 
@@ -35,6 +36,10 @@ class LinearGaussianPolicy(GaussianPolicy):
     def noise_free(self) -> "LinearGaussianPolicy":
         p = self.controller
         return LinearGaussianPolicy(LinearGaussian(p.K, p.k, jnp.zeros_like(p.chol)))
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(entries=self.controller.K.shape[-1], steps=self.controller.K.shape[-3])
 
     def tensors(self) -> dict[str, np.ndarray]:
         """K (N, T, du, dx), k (N, T, du), chol (N, T, du, du)."""

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from pilotfish.policies import Needs
 from pilotfish.policies.gaussian import GaussianPolicy, noise
 from pilotfish.types import Key, Problem, Step
 
@@ -51,6 +52,7 @@ class NetworkPolicy(GaussianPolicy):
     """Lower Cholesky factor of the actions' covariance; where that depends on what is observed, before its columns are
     multiplied."""
     activation: Activation = eqx.field(static=True)
+    """Between layers."""
     steps: int = eqx.field(static=True)
     """Number of steps for which an episode draws noise."""
     smoothing: float = eqx.field(static=True, default=0.0)
@@ -78,6 +80,10 @@ class NetworkPolicy(GaussianPolicy):
 
     def noise_free(self) -> "NetworkPolicy":
         return eqx.tree_at(lambda policy: policy.factor, self, jnp.zeros_like(self.factor))
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(entries=len(self.shift) - self.time, steps=self.steps if self.time else None)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Of layer i weight_i (out, in) and bias_i (out,), of the last layer du or 2 du of them; shift (do,), scale

@@ -6,6 +6,8 @@ A run stores that beside its metrics, so that whoever draws them knows no algori
 import math
 from typing import Any, get_type_hints
 
+import numpy as np
+
 from pilotfish.algorithms import Algorithm
 from pilotfish.runs.measured import bare
 from pilotfish.types import Shown
@@ -33,6 +35,12 @@ def flat(report: Any) -> dict[str, Any]:
     """A report's numbers by name, those of reports within it first."""
     inner = {name: value for part in filter(_is_report, report) for name, value in flat(part).items()}
     return inner | {name: value for name, value in report._asdict().items() if not _is_report(value)}
+
+
+def flatten(report: Any) -> dict[str, Any]:
+    """The same as columns of `metrics.csv`: arrays (seed,). `ok` is the part of the conditions that were improved."""
+    fields = flat(report)
+    return fields | {"ok": np.asarray(fields["ok"], float).mean(-1)}
 
 
 def _is_report(value: Any) -> bool:

@@ -5,7 +5,7 @@ starts (the resets of an environment), what was learned is judged from others as
 that was trained on the nearest start, by the distance in which every entry of the state counts by its spread.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -35,6 +35,9 @@ ALIKE = 8
 """Episodes from a start without spread that must be the same if all are to count as one."""
 
 EPISODES = "noise-free episodes"
+WORSE = "WORSE than at the beginning"
+SOLVED = 0.9
+"""A seed whose episodes succeed more often than this has learned the task."""
 
 Conditions = Literal["trained", "held-out"]
 
@@ -43,6 +46,7 @@ class Evaluation(NamedTuple):
     """What noise-free episodes of a run's policies came to. Leading axis of all arrays: the seed."""
 
     seeds: list[int]
+    """The seeds, in the order of the leading axis."""
     cost: np.ndarray
     """Mean cost of an episode (S,); nan where all broke off."""
     success: np.ndarray | None
@@ -56,8 +60,34 @@ class Evaluation(NamedTuple):
     fresh: "Evaluation | None" = None
     """The same from starts that training never saw, where the task's conditions are but some of many."""
 
+    def numbers(self) -> dict[str, Any]:
+        """All that is known but the rollouts, as numbers; None stands for what is not finite or not defined.
+
+        Means are over all seeds; "interval_over" says what the 95% intervals are over: "seeds", or of one "episodes".
+        """
+        S, N, M = np.shape(self.rollouts.valid)
+        estimate = _estimate(self.cost, _episodes_of_first(self.rollouts))
+        rate = None if self.success is None else rate_interval(self.success, N * M)
+        found = {
+            "seeds": list(self.seeds),
+            "best_seed": self.best_seed,
+            "conditions": N,
+            "episodes": M,
+            "cost": self.cost.tolist(),
+            "cost_mean": estimate.mean,
+            "cost_interval": [estimate.low, estimate.high],
+            "cost_interval_about": estimate.middle,
+            "success": None if self.success is None else self.success.tolist(),
+            "success_rate": None if rate is None else float(rate.middle),
+            "success_interval": None if rate is None else [float(rate.low), float(rate.high)],
+            "seeds_that_succeed": None if self.success is None else int((self.success > SOLVED).sum()),
+            "interval_over": "seeds" if S > 1 else "episodes",
+            "worse_than_at_first": WORSE in self.summary,
+        }
+        return _finite(found) | {"fresh": None if self.fresh is None else self.fresh.numbers()}
+
     def as_json(self) -> dict[str, Any]:
-        """All but the rollouts."""
+        """All but the rollouts, for the run's folder: with the words of reports."""
         return {
             "summary": self.summary,
             "seeds": list(self.seeds),
@@ -66,6 +96,18 @@ class Evaluation(NamedTuple):
             "best_seed": self.best_seed,
             "fresh": None if self.fresh is None else self.fresh.as_json(),
         }
+
+
+class Estimate(NamedTuple):
+    """A mean cost, and a 95% interval: over seeds, or over the episodes of the only one."""
+
+    mean: float
+    middle: float
+    """What the interval is about: the mean, or of positive costs of several seeds their geometric mean."""
+    low: float
+    high: float
+    values: int
+    """How many seeds or episodes it is over; nan stands for the interval of one, or of costs that are all the same."""
 
 
 class Trained(NamedTuple):
@@ -130,13 +172,13 @@ def evaluate(run: Run, rollouts: int = ROLLOUTS, conditions: Conditions = "train
     return (
         judge(run, found, rollouts)
         if conditions == "trained"
-        else _from(_others(run, found.task), run, found, rollouts)
+        else elsewhere(_others(run, found.task), run.spec.seeds, *found[1:], rollouts)
     )
 
 
 def evaluate_in(run: Run, world: World, rollouts: int = 1) -> Evaluation:
     """The same from the conditions of any world of the same system, `rollouts` from each."""
-    return _from(world, run, trained(run), rollouts)
+    return elsewhere(world, run.spec.seeds, *trained(run)[1:], rollouts)
 
 
 def judge(run: Run, found: Trained, episodes: int) -> Evaluation:
@@ -148,7 +190,7 @@ def judge(run: Run, found: Trained, episodes: int) -> Evaluation:
     summary, fresh = here.summary | _setback(run, here), None
     if found.task.samples_starts:
         world = _others(run, found.task)
-        fresh = _from(world, run, found, 1)
+        fresh = elsewhere(world, seeds, *found[1:], 1)
         said = {name: fresh.summary[name] for name in fresh.summary if name != EPISODES}
         said["the same doing nothing"] = f"{_of_nothing(world):.5g}"
         summary |= {f"{name}, from {fresh.rollouts.x.shape[1]} fresh starts": value for name, value in said.items()}
@@ -170,7 +212,7 @@ def _judged(seeds: list[int], world: World, roll: Callable[[int], Rollouts], epi
     cost, valid = np.asarray(rollouts.cost).sum(-1), np.asarray(rollouts.valid)
     by_seed = np.array([c[v].mean() if v.any() else np.nan for c, v in zip(cost, valid, strict=True)])
     best = 0 if np.isnan(by_seed).all() else int(np.nanargmin(by_seed))
-    summary, success = {"mean cost of an episode": _with_interval(by_seed, cost[0][valid[0]])}, None
+    summary, success = {"mean cost of an episode": _in_words(by_seed, _episodes_of_first(rollouts))}, None
     if world.problem.success is not None:
         success = reached(world.problem, rollouts).mean((1, 2))
         summary |= _of_success(success, valid[0].size)
@@ -240,23 +282,25 @@ def _of_nothing(world: World) -> float:
     return float(np.nanmean(np.asarray(rollouts.cost).sum(-1)))
 
 
-def _from(world: World, run: Run, found: Trained, episodes: int) -> Evaluation:
-    """What each seed would deploy, from other conditions than those of training."""
-    starts = (np.asarray(one.problem.conditions.mean) for one in (found.world, world))
+def elsewhere(
+    world: World, seeds: Sequence[int], algorithm: Algorithm, known: World, states: Any, episodes: int
+) -> Evaluation:
+    """What each seed would deploy that was trained in the world `known`, in another world of the same system."""
+    starts = (np.asarray(one.problem.conditions.mean) for one in (known, world))
     chosen, key = nearest(*starts), jax.random.key(KEY)
     make = eqx.filter_jit(world.rollout) if world.traceable else world.rollout
 
     def of_seed(state: Any, episodes: int) -> Rollouts:
-        policy = found.algorithm.exploit(state)
+        policy = algorithm.exploit(state)
         if policy.per_condition:
             policy = jax.tree.map(lambda leaf: leaf[chosen] if eqx.is_array(leaf) else leaf, policy)
         return jax.device_get(make(policy, episodes, key))
 
     def roll(episodes: int) -> Rollouts:
-        every = [of_seed(loop.of_seed(found.states, s), episodes) for s in range(len(run.spec.seeds))]
+        every = [of_seed(loop.of_seed(states, s), episodes) for s in range(len(seeds))]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *every)
 
-    return _judged(run.spec.seeds, world, roll, episodes)
+    return _judged(list(seeds), world, roll, episodes)
 
 
 def nearest(known: Float[np.ndarray, "N dx"], starts: Float[np.ndarray, "K dx"]) -> Int[np.ndarray, "K"]:
@@ -284,7 +328,7 @@ def _setback(run: Run, found: Evaluation) -> dict[str, str]:
         said += (
             "The controller without its exploration noise is another one, and here a worse one: try more iterations."
         )
-    return {"WORSE than at the beginning": said}
+    return {WORSE: said}
 
 
 def _of_success(success: np.ndarray, episodes: int) -> dict[str, str]:
@@ -293,23 +337,46 @@ def _of_success(success: np.ndarray, episodes: int) -> dict[str, str]:
     over = _over(len(success), episodes)
     said = {"episodes that succeed": f"{rate:.1%} (95% interval {low:.1%} to {high:.1%}, {over})"}
     if len(success) > 1:
-        said["seeds of which over 90% of episodes succeed"] = f"{(success > 0.9).sum()} of {len(success)}"
+        said[f"seeds of which over {SOLVED:.0%} of episodes succeed"] = f"{(success > SOLVED).sum()} of {len(success)}"
     return said
 
 
-def _with_interval(by_seed: np.ndarray, one_seed: np.ndarray) -> str:
-    """The mean cost with a 95% interval in words: over seeds, or over the episodes of the only one."""
+def _episodes_of_first(rollouts: Rollouts) -> Float[np.ndarray, "n"]:
+    """What each whole episode of the first seed costs."""
+    return np.asarray(rollouts.cost).sum(-1)[0][np.asarray(rollouts.valid)[0]]
+
+
+def _estimate(by_seed: np.ndarray, one_seed: np.ndarray) -> Estimate:
+    """The mean cost with its interval: over seeds, or over the episodes of the only one. nan for what is not known."""
     values = by_seed[np.isfinite(by_seed)] if len(by_seed) > 1 else one_seed
-    if np.isnan(by_seed).all():
+    mean = float(np.nanmean(by_seed)) if not np.isnan(by_seed).all() else np.nan
+    if np.isnan(mean) or values.size < 2 or np.ptp(values) == 0:
+        return Estimate(mean, mean, np.nan, np.nan, values.size)
+    interval = mean_interval(values) if len(by_seed) == 1 else cost_interval(values)[0]
+    middle, low, high = map(float, interval)
+    return Estimate(mean, middle, low, high, values.size)
+
+
+def _in_words(by_seed: np.ndarray, one_seed: np.ndarray) -> str:
+    """The same to be read."""
+    mean, middle, low, high, count = _estimate(by_seed, one_seed)
+    if np.isnan(mean):
         return "none: every episode broke off"
-    if values.size < 2 or np.ptp(values) == 0:
-        return f"{np.nanmean(by_seed):.5g}"
+    if np.isnan(low):
+        return f"{mean:.5g}"
     if len(by_seed) == 1:
-        mean, low, high = mean_interval(values)
-        return f"{mean:.5g} (95% interval {low:.5g} to {high:.5g}, {_over(1, values.size)})"
-    (middle, low, high), geometric = cost_interval(values)
-    of = f"of the geometric mean, {middle:.5g}, " if geometric else ""
-    return f"{np.nanmean(by_seed):.5g} (95% interval {of}{low:.5g} to {high:.5g}, {_over(values.size, 0)})"
+        return f"{middle:.5g} (95% interval {low:.5g} to {high:.5g}, {_over(1, count)})"
+    of = f"of the geometric mean, {middle:.5g}, " if (by_seed[np.isfinite(by_seed)] > 0).all() else ""
+    return f"{mean:.5g} (95% interval {of}{low:.5g} to {high:.5g}, {_over(count, 0)})"
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for numbers that are not finite, which JSON does not know."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _over(seeds: int, episodes: int) -> str:

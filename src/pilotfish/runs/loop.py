@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from pilotfish.algorithms import Algorithm
 from pilotfish.policies import Policy, over_conditions
+from pilotfish.runs.columns import flatten
 from pilotfish.types import Key, Outcome, Problem, Rollouts
 from pilotfish.worlds import World
 from pilotfish.worlds.host import HostWorld
@@ -33,12 +35,34 @@ class Report(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What an observer sees after iteration `i`, for all seeds."""
+    """What is known when an iteration has ended, of all seeds: what `train` tells its callbacks."""
 
     i: int
+    """The iteration's number, counted from 0."""
     states: Any
+    """The algorithm's states; leading axis: the seed."""
     rollouts: Rollouts
+    """What was rolled out; leading axes: seed S, condition N, rollout M."""
     report: Report
+    """What it came to, in NumPy arrays; leading axis: the seed. `metrics` has the same by name."""
+    algorithm: Algorithm
+    """What learns; where policies are measured, also what measures them."""
+    world: World
+    """Where it learns."""
+    iterations: int
+    """How many iterations are asked for."""
+    seeds: Sequence[int] = (0,)
+    """The seeds, in the order of the leading axes."""
+
+    @property
+    def metrics(self) -> dict[str, np.ndarray]:
+        """Every number of this iteration by its name in metrics.csv: arrays (S,)."""
+        return {name: np.asarray(values) for name, values in flatten(self.report).items()}
+
+    def policy(self, seed: int | None = None) -> Policy:
+        """What a seed would deploy now; by default the first."""
+        place = 0 if seed is None else place_of(seed, self.seeds)
+        return self.algorithm.exploit(of_seed(self.states, place))
 
 
 def iteration(
@@ -100,22 +124,33 @@ def initial(algorithm: Algorithm, world: World, episodes: int, keys: Array) -> A
     return _stacked(algorithm.init(world.problem, episodes, key) for key in keys)
 
 
-def check(algorithm: Algorithm, world: World, episodes: int) -> None:
-    """Raise what the first iteration would raise, without running it: shapes, types and settings."""
+def check(algorithm: Algorithm, world: World, episodes: int, seeds: int = 1) -> None:
+    """Raise what the first iteration would raise, without running it: shapes, types and settings.
+
+    Where the world can be traced it is the program of `turns` for so many seeds that is traced here, and not again.
+    """
     if episodes < 1:
         raise ValueError(f"rollouts={episodes}: an iteration needs at least one rollout.")
-    if algorithm.traceable(world.problem):
-        eqx.filter_eval_shape(_first_turn, algorithm, world.problem, episodes)
+    if not algorithm.traceable(world.problem):
+        return
+    state, rollouts = eqx.filter_eval_shape(_first_rollouts, algorithm, world.problem, episodes)
+    if world.traceable:
+        keys = root_keys(range(seeds))
+        states = eqx.filter_eval_shape(initial, algorithm, world, episodes, keys)
+        eqx.filter_eval_shape(_turn, algorithm, world, episodes, keys, jnp.asarray(0), states)
+    else:
+        eqx.filter_eval_shape(_learn, algorithm, world.problem, state, rollouts, jax.random.key(0))
 
 
-def _first_turn(algorithm: Algorithm, problem: Problem, episodes: int):
+def _first_rollouts(algorithm: Algorithm, problem: Problem, episodes: int) -> tuple[Any, Rollouts]:
+    """The state in which learning begins, and rollouts in which nothing happens."""
     key = jax.random.key(0)
     state = algorithm.init(problem, episodes, key)
     keys = jax.random.split(key, (len(problem.conditions.mean), episodes))
     rollouts = over_conditions(
         lambda policy, keys: jax.vmap(lambda key: _blank(problem, policy, key))(keys), algorithm.explore(state), keys
     )
-    return _learn(algorithm, problem, state, rollouts, key)
+    return state, rollouts
 
 
 def _blank(problem: Problem, policy: Policy, key: Key) -> Rollouts:
@@ -175,18 +210,20 @@ def turns(
     last: int,
     states: Any,
     finished: Callable[[int, int, int, int, Rollouts], None] | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> Iterator[Turn]:
-    """Iterations `first` to `last - 1` on the host, one at a time, for observers and checkpoints.
+    """Iterations `first` to `last - 1` on the host, one at a time, for callbacks and checkpoints.
 
     `finished(i, s, n, m, rollout)` is told of episode m of condition n in iteration i and of seed number s as soon as
-    it has ended, if the world's episodes follow one another.
+    it has ended, if the world's episodes follow one another. `seeds` are those of the keys, to be told.
     """
+    told = range(len(keys)) if seeds is None else seeds
     for i in range(first, last):
         if world.traceable:
             states, rollouts, report = _turn(algorithm, world, episodes, keys, jnp.asarray(i), states)
         else:
             states, rollouts, report = _turn_on_host(algorithm, world, episodes, keys, i, states, finished)
-        yield Turn(i, states, rollouts, jax.device_get(report))
+        yield Turn(i, states, rollouts, jax.device_get(report), algorithm, world, last, told)
 
 
 _explore_compiled, _learn_compiled = eqx.filter_jit(_explore), eqx.filter_jit(_learn)
@@ -222,8 +259,15 @@ def _deploy(algorithm: Algorithm, world: World, episodes: int, key: Key, states:
     return jax.lax.map(lambda arrays: world.rollout(act(eqx.combine(arrays, rest)), episodes, key), arrays)
 
 
+def place_of(seed: int, seeds: Sequence[int]) -> int:
+    """The place of a seed among others; ValueError if it is not one of them."""
+    if seed not in seeds:
+        raise ValueError(f"seed={seed}: choose one of {', '.join(map(str, seeds))}.")
+    return list(seeds).index(seed)
+
+
 def of_seed(states: Any, seed: int) -> Any:
-    """The state of one of several seeds."""
+    """The state of one of several seeds, by its place among them."""
     return jax.tree.map(lambda leaf: leaf[seed] if eqx.is_array(leaf) else leaf, states)
 
 

@@ -18,7 +18,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -27,9 +27,9 @@ import equinox as eqx
 import jax.numpy as jnp
 
 import pilotfish
-from pilotfish import algorithms, tasks
+from pilotfish import algorithms, sources, tasks
 from pilotfish.algorithms import Algorithm
-from pilotfish.registry import Entry, named
+from pilotfish.registry import Entry, in_file, nearest, of_file
 from pilotfish.runs import RunError, RunWarning
 from pilotfish.tasks import Task, demonstration
 from pilotfish.worlds import World
@@ -52,19 +52,26 @@ class Spec:
     """Everything a run is made of, fully resolved."""
 
     task: dict[str, Any]
-    """name and options; the file of a demonstration with which learning begins, if there is one; the SHA-256 of each of
-    the user's files: that, and those of a MuJoCo model"""
+    """name and options; of a class of the user's its file; the file of a demonstration with which learning begins, if
+    there is one; the SHA-256 of each of the user's files: those, and what they and a MuJoCo model are made of"""
     algorithm: dict[str, Any]
-    """name and options; of DAgger also its teacher's file"""
+    """name and options; of a class of the user's its file, of DAgger its teacher's, with their SHA-256"""
     rollouts: int
+    """from each condition in an iteration"""
     iterations: int
+    """how many there are to be"""
     seeds: list[int]
+    """each of them learns for itself"""
     checkpoint_every: int
+    """iterations from one checkpoint to the next"""
     measured: int = 0
     """noise-free episodes from each condition after every iteration, by which what is deployed is chosen"""
     version: str = pilotfish.__version__
+    """of pilotfish, by which it was begun"""
     x64: bool = dataclasses.field(default_factory=computes_in_float64)
+    """whether it is computed in float64, not in float32"""
     format: int = FORMAT
+    """of the folder"""
 
     @classmethod
     def of(
@@ -80,10 +87,7 @@ class Spec:
         demonstration: str = "",
     ) -> "Spec":
         """Of a task and an algorithm, each with its name in the registry, and the file of a demonstration if any."""
-        stored = [{"name": name, "options": described(module)} for name, module in (task, algorithm)]
-        for part, (_, module) in zip(stored, (task, algorithm), strict=True):
-            if files := module.files:
-                part["files"] = {path: digest_of(path) for path in files}
+        stored = [_part(*task), _part(*algorithm)]
         if demonstration:
             path = os.path.abspath(demonstration)
             stored[0] |= {"demonstration": path, "files": stored[0].get("files", {}) | {path: digest_of(path)}}
@@ -134,19 +138,32 @@ class Spec:
         return {path: Path("files", os.path.relpath(path, base)) for path in paths}
 
 
+def _part(name: str, module: Task | Algorithm) -> dict[str, Any]:
+    """A task or an algorithm as a specification has it, with its own files."""
+    part: dict[str, Any] = {"name": name, "options": described(module)}
+    files = list(module.files)
+    if entry := of_file(name):
+        part |= {"name": entry.name, "file": entry.file}
+        files += sources.executed(entry.file).sources
+    return part | ({"files": {path: digest_of(path) for path in files}} if files else {})
+
+
 def _check_named(name: str, stored: Any) -> None:
     """That a task or an algorithm is stored with its name and options, and perhaps its files."""
     kinds = {"name": str, "options": dict}
     if isinstance(stored, dict):
-        more = {"files": dict} | ({"demonstration": str} if name == "task" else {})
+        more = {"files": dict, "file": str} | ({"demonstration": str} if name == "task" else {})
         kinds |= {key: kind for key, kind in more.items() if key in stored}
     if not isinstance(stored, dict) or {key: type(value) for key, value in stored.items()} != kinds:
         raise ValueError(f"{name} must be a name with options")
     for path, digest in stored.get("files", {}).items():
         if type(digest) is not str or not os.path.isabs(path) or os.path.normpath(path) != path:
             raise ValueError(f"{name}.files must hold a checksum for each path")
-    if "demonstration" in stored and stored["demonstration"] not in stored.get("files", {}):
-        raise ValueError(f"{name}.files must hold a checksum of the demonstration")
+    for key in ("file", "demonstration"):
+        if key in stored and stored[key] not in stored.get("files", {}):
+            raise ValueError(f"{name}.files must hold a checksum of the {key}")
+    if "file" in stored and (of_file(stored["name"]) is None or in_file_of(stored).name != stored["name"]):
+        raise ValueError(f"{name}.name must be that of a class in {stored['file']}")
 
 
 def _check_whole(name: str, value: Any, least: int, beyond: int) -> None:
@@ -159,15 +176,17 @@ def assemble(spec: Spec, folder: Path | None = None) -> tuple[Task, Algorithm, W
 
     RunError if they cannot be made, or if neither the task's files nor the copies are what they were.
     """
-    where = _files(spec, folder)
+    where, parts = _files(spec, folder), (spec.task, spec.algorithm)
     try:
-        task: Task = built(tasks.find(spec.task["name"]), _moved(spec.task["options"], where))
-        _check_parts(task, where, folder)
-        entry = named(algorithms.registry(), spec.algorithm["name"], "algorithm")
+        entries = [_entry(part, find, where) for part, find in zip(parts, (tasks.find, algorithms.find), strict=True)]
+        task: Task = built(entries[0], _moved(spec.task["options"], where))
+        algorithm: Algorithm = built(entries[1], _moved(spec.algorithm["options"], where))
+        own = [path for entry in entries if entry.file for path in sources.executed(entry.file).sources]
+        _check_parts({*task.files, *own}, where, folder)
         world = task.world()
         if path := spec.task.get("demonstration"):
             world = demonstration.beginning(world, where[path])
-        return task, built(entry, _moved(spec.algorithm["options"], where)), world
+        return task, algorithm, world
     except (RunError, ValueError, OSError):
         raise
     except Exception as error:  # whatever numbers beyond all reason come to
@@ -175,6 +194,16 @@ def assemble(spec: Spec, folder: Path | None = None) -> tuple[Task, Algorithm, W
         raise RunError(
             f"{spec.task['name']} cannot be made with these settings: {type(error).__name__}: {lines[0]}"
         ) from error
+
+
+def _entry(part: dict[str, Any], find: Callable[[str], Entry], where: dict[str, str]) -> Entry:
+    """What makes a task or an algorithm, of a file of the user's where that is now."""
+    return in_file_of(part | {"file": where[part["file"]]}) if "file" in part else find(part["name"])
+
+
+def in_file_of(part: dict[str, Any]) -> Entry:
+    """The class, in its file, that a task or an algorithm as stored names."""
+    return in_file(part["file"], part["name"].rpartition(":")[2])
 
 
 def _moved(options: dict[str, Any], where: dict[str, str]) -> dict[str, Any]:
@@ -200,13 +229,13 @@ def _files(spec: Spec, folder: Path | None) -> dict[str, str]:
     return copies
 
 
-def _check_parts(task: Task, where: dict[str, str], folder: Path | None) -> None:
-    """Refuse a task of copies that is made of other files as well: nobody knows what these were when the run began."""
+def _check_parts(files: set[str], where: dict[str, str], folder: Path | None) -> None:
+    """Refuse what is made of copies and of other files as well: nobody knows what these were when the run began."""
     if folder and any(path != place for path, place in where.items()):
-        for other in sorted({*task.files} - {*where.values()}):
+        for other in sorted(files - {*where.values()}):
             raise RunError(
                 f"{other} belongs to the task and not to the run, so nobody can tell whether it is what it was. "
-                "Name files of a model and of a cost by relative paths, and train anew."
+                "Name files of a model, of a cost and of a class by relative paths, and train anew."
             )
 
 
@@ -273,7 +302,7 @@ def _fits(stored: Any, kind: Any) -> bool:
 
 def _built(classes: dict[str, type], stored: dict[str, Any], within: str) -> Any:
     name = stored.get("class")
-    if name not in classes:
+    if type(name) is not str or name not in classes:
         raise _unknown(f"{within}class", repr(name), f"known here: {', '.join(sorted(classes)) or 'none'}")
     fields = _fields(classes[name])
     for other in sorted((stored.keys() - {"class"}) ^ fields.keys()):
@@ -284,14 +313,59 @@ def _built(classes: dict[str, type], stored: dict[str, Any], within: str) -> Any
         return classes[name](**values)
     except (ValueError, TypeError, ArithmeticError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RunError(f"{within}{name} in the run's specification: {said}") from error
+        raise _Unfit(f"{within}{name} in the run's specification: {said}", said) from error
+
+
+class _Unfit(RunError):
+    """What is stored cannot be made; `short` says so without a run."""
+
+    def __init__(self, message: str, short: str):
+        super().__init__(message)
+        self.short = short
 
 
 def _unknown(where: str, found: str, why: str) -> RunError:
-    return RunError(
+    return _Unfit(
         f"{where} is {found} in the run's specification, and {why} in pilotfish {pilotfish.__version__}. Use the "
-        "version that stored it, or train anew."
+        "version that stored it, or train anew.",
+        f"{where} is {found}, and {why}",
     )
+
+
+def overlaid(module: Any, settings: dict[str, Any], within: str = "") -> Any:
+    """A task, an algorithm or a part with other settings, as a file of settings has them: {"part": {"field": ...}}.
+
+    "None" stands for None. ValueError, naming the setting, for what does not fit.
+    """
+    fields, stored = _fields(type(module)), described(module)
+    for name, value in settings.items():
+        if name not in fields and name != "class":
+            raise ValueError(f"{within}{name}: there is no such setting: {nearest(name, fields)}")
+        own = getattr(module, name, None)
+        alike = isinstance(own, eqx.Module) and isinstance(value, dict)
+        if alike and value.get("class", type(own).__qualname__) == type(own).__qualname__:
+            stored[name] = described(overlaid(own, value, f"{within}{name}."))
+        elif name != "class":
+            stored[name] = _as_stored(value, fields[name])
+    try:
+        return _built({type(module).__qualname__: type(module)}, stored, within)
+    except _Unfit as error:
+        raise ValueError(f"{error.short}.".replace("..", ".")) from error
+
+
+def _as_stored(value: Any, kind: Any) -> Any:
+    """A value of a file of settings as a specification stores it."""
+    if value == "None" and type(None) in _members(kind):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if isinstance(value, list):
+        kinds = _elements(kind, len(value)) or [Any] * len(value)
+        return [_as_stored(one, each) for one, each in zip(value, kinds, strict=True)]
+    if isinstance(value, dict):
+        hints = _fields(_classes(kind)[value["class"]]) if value.get("class") in _classes(kind) else {}
+        return {name: _as_stored(one, hints.get(name, Any)) for name, one in value.items()}
+    return value
 
 
 def _fields(cls: type) -> dict[str, Any]:

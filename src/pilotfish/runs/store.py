@@ -1,6 +1,7 @@
 """A run's folder, and how it survives being killed at any moment, and a damaged disk.
 
     spec.json                       everything the run is made of, fully resolved
+    config.toml                     the same as settings, for `pilotfish train --config`
     metrics.csv                     one line an iteration and seed
     checkpoint-000040.safetensors   the state before iteration 40, of all seeds, and the metrics until then
     columns.json                    what these metrics are, and how they are shown
@@ -37,8 +38,8 @@ import numpy as np
 import pilotfish
 from pilotfish.algorithms import Algorithm
 from pilotfish.policies import files
-from pilotfish.runs import RunError, RunWarning, lock, trust
-from pilotfish.runs.columns import Columns, flat
+from pilotfish.runs import RunError, RunWarning, lock, settings, trust
+from pilotfish.runs.columns import Columns, flatten
 from pilotfish.runs.loop import Report
 from pilotfish.runs.spec import FORMAT, Spec, assemble, computes_in_float64
 from pilotfish.tasks import Task
@@ -53,6 +54,7 @@ CHECKPOINTS_KEPT = 2
 CHECKSUM = "sha256"
 PART = ".part-"
 """What the name of a file begins with that is being written."""
+CONFIG = "config.toml"
 METRICS, COLUMNS = "metrics.csv", "columns.json"
 """Files that a checkpoint holds as well."""
 
@@ -68,8 +70,9 @@ class Run:
         """What this process wrote of the files that a checkpoint holds as well."""
 
     @classmethod
-    def create(cls, path: Path, spec: Spec) -> "Run":
+    def create(cls, path: Path | str, spec: Spec) -> "Run":
         """Start a new run in an empty or new folder, with copies of the user's files."""
+        path = Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise _in_use(path)
         run = cls(path, spec)
@@ -83,7 +86,7 @@ class Run:
                     with _written(path / place):
                         (path / place).parent.mkdir(parents=True, exist_ok=True)
                         shutil.copyfile(source, path / place)
-                run.save_json("spec", dataclasses.asdict(spec))
+                run._save_spec()
             except BaseException:  # without a specification the folder would be of no use, and in use
                 shutil.rmtree(path / "files", ignore_errors=True)
                 raise
@@ -164,7 +167,12 @@ class Run:
         if iterations < self.done():
             raise ValueError(f"iterations={iterations}: {self.path} has done {self.done()} already. Ask for more.")
         self.spec = dataclasses.replace(self.spec, iterations=iterations)
+        self._save_spec()
+
+    def _save_spec(self) -> None:
+        """Write what the run is made of, and the settings that make it again."""
         self.save_json("spec", dataclasses.asdict(self.spec))
+        write(self.path / CONFIG, settings.written(self.spec).encode())
 
     # -- checkpoints
 
@@ -370,12 +378,6 @@ class Run:
             return files.read(path)[0]
         except ValueError as error:
             raise RunError(str(error)) from error
-
-
-def flatten(report: Report) -> dict[str, Any]:
-    """A report's fields by name, the columns of `metrics.csv`: arrays (seed,). `ok` is the part of the conditions."""
-    fields = flat(report)
-    return fields | {"ok": np.asarray(fields["ok"], float).mean(-1)}
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,7 +1,9 @@
 """Train: turn the crank, keep what it yields, stop cleanly whatever happens."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,8 @@ import numpy as np
 from pilotfish import tasks
 from pilotfish.algorithms import Algorithm
 from pilotfish.policies import Policy
-from pilotfish.runs import loop, store
-from pilotfish.runs.columns import columns
+from pilotfish.runs import evaluation, loop
+from pilotfish.runs.columns import columns, flatten
 from pilotfish.runs.loop import Turn
 from pilotfish.runs.measured import measuring
 from pilotfish.runs.same import difference
@@ -19,24 +21,60 @@ from pilotfish.runs.spec import described, digest_of
 from pilotfish.runs.store import Run, RunError
 from pilotfish.types import Problem
 from pilotfish.worlds import RolloutsFailed, World
+from pilotfish.worlds.host import PlantWorld
 
 PATIENCE = 3
 """Refused updates in a row, of every seed, after which training stops."""
+
+Callback = Callable[[Turn], bool | None]
+"""Told of every iteration when it has ended. False ends the training there, as in Stable-Baselines3."""
 
 
 class TrainingFailed(RunError):
     """Training cannot go on; the message says at which iteration and why. Everything before it is kept."""
 
 
-class Result(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Result:
     """What training leaves."""
 
     states: Any
     """The algorithm's final states; leading axis: the seed."""
     metrics: dict[str, np.ndarray]
     """Every field of every report, by name: arrays (seed, iteration)."""
-    policy: Policy
-    """What we would deploy now, of the first seed."""
+    seeds: list[int]
+    """The seeds, in the order of the leading axes."""
+    algorithm: Algorithm
+    """What learned; where policies are measured, also what measures them."""
+    world: World
+    """Where it learned."""
+
+    def evaluate(self, rollouts: int = evaluation.ROLLOUTS) -> evaluation.Evaluation:
+        """Noise-free episodes of what each seed would deploy, `rollouts` from each condition."""
+        if rollouts < 1:
+            raise ValueError(f"rollouts={rollouts}: must be 1 or more.")
+        return evaluation.measure(self.seeds, self.algorithm, self.world, self.states, rollouts)
+
+    @functools.cached_property
+    def best_seed(self) -> int:
+        """The seed whose policy costs least: of several by noise-free episodes, as the command line has it, which are
+        rolled out when this is asked for first. Of a robot, whose every episode takes its time, by the last iteration.
+        """
+        if len(self.seeds) == 1:
+            return self.seeds[0]
+        if not isinstance(self.world, PlantWorld):
+            return self.evaluate().best_seed
+        cost = self.metrics.get("noise_free_cost", self.metrics["cost"])[:, -1]
+        return self.seeds[int(np.argmin(np.where(np.isnan(cost), np.inf, cost)))]
+
+    @property
+    def policy(self) -> Policy:
+        """What we would deploy now: the noise-free policy of the best seed."""
+        return self.policy_of(self.best_seed)
+
+    def policy_of(self, seed: int) -> Policy:
+        """What a seed would deploy."""
+        return self.algorithm.exploit(loop.of_seed(self.states, loop.place_of(seed, self.seeds)))
 
 
 def train(
@@ -48,7 +86,7 @@ def train(
     seeds: Sequence[int] = (0,),
     measured: int = 0,
     run: Run | None = None,
-    observe: Callable[[Turn], None] = lambda turn: None,
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Learn from `rollouts` episodes from each condition in each of `iterations` iterations, for each seed.
 
@@ -59,10 +97,23 @@ def train(
     if this is not what the run is made of. Whatever ends the training (an error, Ctrl-C), the last whole iteration is
     in the folder. TrainingFailed if every seed refuses three updates in a row, or all rollouts of an iteration break
     off.
+
+    Each of the `callbacks` is told of every iteration, by a `Turn`; one that returns False ends the training there.
+    Ready-made are `Checkpoint`, `EvaluateEvery`, `StopAtSuccess` and `Progress`.
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> world = LinearQuadratic().world()
+    >>> result = pf.train(pf.LQRGPS(), world, rollouts=20, iterations=5, callbacks=[lambda turn: turn.i < 2])
+    >>> result.metrics["cost"].shape  # (seed, iteration)
+    (1, 3)
+    >>> result.policy.predict([1.0, -0.5, 0.0, 0.0], t=0).shape  # the action in a state, at step 0
+    (2,)
     """
-    loop.check(algorithm, world, rollouts)
+    seeds = list(seeds)
     if run is not None:
-        _check_same(run, algorithm, world, {"rollouts": rollouts, "seeds": list(seeds), "measured": measured})
+        _check_same(run, algorithm, world, {"rollouts": rollouts, "seeds": seeds, "measured": measured})
+    check(algorithm, world, rollouts, measured, len(seeds))
     algorithm = measuring(algorithm, world, measured)
     states, sizes = loop.initial(algorithm, world, rollouts, loop.root_keys(seeds)), (rollouts, iterations, seeds)
     if run is None:
@@ -70,25 +121,43 @@ def train(
         for turn in _turns(algorithm, world, sizes, (0, states), None):
             reports.append(turn.report)
             states = turn.states
-            observe(turn)
-        return Result(states, _stack(reports), algorithm.exploit(loop.of_seed(states, 0)))
+            if _ended(turn, callbacks):
+                break
+        return Result(states, _stack(reports), seeds, algorithm, world)
     with run.writing():
-        if iterations > run.spec.iterations or iterations < run.done():
-            run.extend(iterations)
-        begun, latest = run.begin(states), None
-        try:
-            for turn in _turns(algorithm, world, sizes, begun, run.save_episode):
-                if latest is None:
-                    run.save_columns(columns(algorithm, turn.report.outcome, turn.report.info))
-                latest = turn
-                _write(run, turn, iterations)
-                observe(turn)
-        except BaseException:
-            if latest is not None:
-                _keep(run, latest)
-            raise
-        states = begun[1] if latest is None else latest.states
-        return Result(states, run.metrics(), algorithm.exploit(loop.of_seed(states, 0)))
+        return Result(_into(run, algorithm, world, sizes, states, callbacks), run.metrics(), seeds, algorithm, world)
+
+
+def _into(run: Run, algorithm: Algorithm, world: World, sizes: Any, states: Any, callbacks: Sequence[Callback]) -> Any:
+    """The final states of a run that goes on where it stopped, or begins with these states."""
+    iterations = sizes[1]
+    if iterations > run.spec.iterations or iterations < run.done():
+        run.extend(iterations)
+    begun, latest = run.begin(states), None
+    try:
+        for turn in _turns(algorithm, world, sizes, begun, run.save_episode):
+            if latest is None:
+                run.save_columns(columns(algorithm, turn.report.outcome, turn.report.info))
+            latest = turn
+            _write(run, turn, iterations)
+            if _ended(turn, callbacks):
+                _keep(run, turn)
+                break
+    except BaseException:
+        if latest is not None:
+            _keep(run, latest)
+        raise
+    return begun[1] if latest is None else latest.states
+
+
+def check(algorithm: Algorithm, world: World, rollouts: int, measured: int, seeds: int) -> None:
+    """Raise what the first iteration would raise, without running it."""
+    loop.check(measuring(algorithm, world, measured) if world.traceable else algorithm, world, rollouts, seeds)
+
+
+def _ended(turn: Turn, callbacks: Sequence[Callback]) -> bool:
+    """Tell all callbacks of an iteration: whether one of them ends the training."""
+    return any([callback(turn) is False for callback in callbacks])
 
 
 def _turns(algorithm: Algorithm, world: World, sizes: Any, begun: tuple[int, Any], finished: Any) -> Iterator[Turn]:
@@ -96,7 +165,8 @@ def _turns(algorithm: Algorithm, world: World, sizes: Any, begun: tuple[int, Any
     rollouts, iterations, seeds = sizes
     at, refused = begun[0], 0
     try:
-        for turn in loop.turns(algorithm, world, rollouts, loop.root_keys(seeds), at, iterations, begun[1], finished):
+        keys = loop.root_keys(seeds)
+        for turn in loop.turns(algorithm, world, rollouts, keys, at, iterations, begun[1], finished, seeds):
             yield turn
             at, refused = turn.i + 1, 0 if np.any(turn.report.info.ok) else refused + 1
             if refused == PATIENCE:
@@ -169,5 +239,5 @@ def _keep(run: Run, turn: Turn) -> None:
 
 
 def _stack(reports: list) -> dict[str, np.ndarray]:
-    rows = [store.flatten(report) for report in reports]
+    rows = [flatten(report) for report in reports]
     return {name: np.stack([np.asarray(row[name]) for row in rows], 1) for name in (rows[0] if rows else {})}

@@ -1,8 +1,9 @@
 """Whose code a run may run.
 
-A run of our own tasks and algorithms is numbers. One of a model with a cost file, of an environment, or of what a
-package registers names code, and that code runs when the run's task is made. It runs for whoever began the run, and for
-whoever said once that the run is to be trusted: by an empty file, named by the specification's SHA-256, in
+A run of our own tasks and algorithms is numbers. One of a model with a cost file, of a class in a file, of an
+environment, or of what a package registers names code, and that code runs when the run's task is made. It runs for
+whoever began the run, and for whoever said once that the run is to be trusted: by an empty file, named by the
+specification's SHA-256, in
 
     $XDG_STATE_HOME/pilotfish/trusted, or ~/.local/state/pilotfish/trusted
 
@@ -22,7 +23,7 @@ from pilotfish.runs.spec import Spec
 def foreign(spec: Spec) -> list[str]:
     """What a specification names that is not pilotfish's own."""
     named = ((spec.task, registry.TASKS), (spec.algorithm, registry.ALGORITHMS))
-    return [str(stored.get("name")) for stored, ours in named if stored.get("name") not in ours]
+    return [str(part.get("name")) for part, ours in named if part.get("name") not in ours or "file" in part]
 
 
 def trust(spec: Spec) -> None:
@@ -38,7 +39,7 @@ def check(spec: Spec, path: Path) -> None:
     """Refuse to run code of a specification that nobody here has trusted."""
     record = _record(spec)
     if (names := foreign(spec)) and not (record is not None and os.path.exists(record)):
-        files = [Path(path).name for path in spec.task.get("files", {}) if path.endswith(".py")]
+        files = [Path(path).name for path in spec.files if path.endswith(".py")]
         words = [word for word in _words(spec.task) if not any(word in name for name in names)]
         what = ", ".join([*names, *files, *words])
         raise RunError(

@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 import equinox as eqx
 import numpy as np
 
-from pilotfish.registry import Entry, named, tasks
+from pilotfish.registry import Entry, named, of_file, tasks
 from pilotfish.types import Problem
 from pilotfish.worlds import World
 from pilotfish.worlds.jax import JaxWorld
@@ -73,12 +73,14 @@ def registry() -> dict[str, Entry]:
 
 
 def known(name: str) -> bool:
-    """Whether a name is a registered task's, an environment's or a model's."""
-    return name in registry() or name.startswith(GYMNASIUM) or name.lower().endswith(MODELS)
+    """Whether a name is a registered task's, an environment's, a model's or that of a class in a file."""
+    return name in registry() or name.startswith(GYMNASIUM) or name.lower().endswith(MODELS) or bool(of_file(name))
 
 
 def find(name: str) -> Entry:
-    """The registered task of that name, an environment of Gymnasium as gym:NAME, or a MuJoCo model by its file."""
+    """The registered task of that name, an environment of Gymnasium as gym:NAME, a MuJoCo model by its file, or a class
+    of the user's as FILE.py:CLASS.
+    """
     if name in (entries := registry()):
         return entries[name]
     if name.startswith(GYMNASIUM):
@@ -89,4 +91,8 @@ def find(name: str) -> Entry:
         from pilotfish.tasks import model
 
         return model.entry(name)
+    if (found := of_file(name)) is not None:
+        if not (isinstance(kind := found.load(), type) and issubclass(kind, Task)):
+            raise ValueError(f"{name} is no task: derive it from pilotfish.Task, or from pilotfish.tasks.DrawnTask.")
+        return found
     return named(entries, name, "task")

@@ -7,6 +7,8 @@ problem's own first noise (MOTO, section 7.2). A file holds it,
     .csv                  a line of names, then a line a sample: time, x0, x1, ..., u0, u1, ...
 
 in s from the episode's start and in the task's units. A sample's action acts from its time to the next one's.
+
+Learning may also begin with the controllers of a policy's file, as another run leaves it: gains, offsets and all.
 """
 
 import csv
@@ -21,6 +23,8 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from pilotfish.policies import Policy, files
+from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.types import LinearGaussian, Problem
 from pilotfish.worlds import World
 
@@ -92,10 +96,33 @@ def first_controller(problem: Problem, shown: Demonstration) -> LinearGaussian:
     return LinearGaussian(jnp.zeros_like(p.K), jnp.broadcast_to(jnp.asarray(k, p.k.dtype), p.k.shape), p.chol)
 
 
+def controllers_of(problem: Problem, policy: Policy) -> LinearGaussian:
+    """A policy's controllers as those with which learning begins, with the problem's own first noise.
+
+    ValueError, with the remedy, if it has none, or those of another system.
+    """
+    if not isinstance(policy, LinearGaussianPolicy):
+        raise ValueError(
+            f"a policy of the kind {policy.kind!r} has no controllers with which learning could begin: give a run of "
+            "local controllers, or of a network that is taught by some."
+        )
+    p, wanted = policy.controller, problem.first_controller
+    if p.K.shape[1:] != wanted.K.shape[1:] or len(p.K) not in (1, len(wanted.K)):
+        raise ValueError(
+            f"its controllers have the shape {p.K.shape}, and those of the task {wanted.K.shape}: condition, time "
+            "step, action, state. Give those of the same system."
+        )
+    K, k = (jnp.broadcast_to(jnp.asarray(a, b.dtype), b.shape) for a, b in ((p.K, wanted.K), (p.k, wanted.k)))
+    return LinearGaussian(K, k, wanted.chol)
+
+
 def beginning(world: World, path: str | Path) -> World:
-    """The same world, in which learning begins with what the demonstration in a file shows."""
+    """The same world, in which learning begins with what a file shows: a demonstration, or a policy's controllers."""
     try:
-        first = first_controller(world.problem, read(path))
+        if files.holds_policy(path):
+            first = controllers_of(world.problem, files.load(path))
+        else:
+            first = first_controller(world.problem, read(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
     return eqx.tree_at(lambda world: world.problem.first_controller, world, first)

@@ -14,19 +14,12 @@ A URDF has no actuators: each of its hinges and slides gets a motor, with the jo
 """
 
 # pyright: reportAttributeAccessIssue=false
-import builtins
-import contextlib
-import importlib
-import io
 import math
 import os
-import runpy
-import sys
-import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -34,6 +27,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
+from pilotfish import sources
 from pilotfish.tasks import Entry
 from pilotfish.tasks.mujoco import MujocoTask
 from pilotfish.types import Gaussian, LinearGaussian, Problem, identity, no_cost
@@ -115,10 +109,10 @@ class ModelTask(MujocoTask):
         reads beside it.
         """
         problem = self.problem()  # says what is wrong with them
-        with _opened() as read:
+        with sources.opened() as read:
             _check(problem)
-        later = _data_beside(self.cost, read)
-        return sorted({self.model, *_parts(self.model), *_executed(self.cost).sources, *later})
+        later = sources.beside(self.cost, read)
+        return sorted({self.model, *_parts(self.model), *sources.executed(self.cost).sources, *later})
 
     def simulation(self) -> Simulation:
         model = _model(self.model)
@@ -135,7 +129,7 @@ class ModelTask(MujocoTask):
         model = simulation.model
         if not self.cost:
             raise ValueError(NO_COST.format(model=self.model, entries=describe(model)))
-        defined = _executed(self.cost).scope
+        defined = _executed(self.cost)
         data, i = mujoco.MjData(model), self._key(model)
         if i is not None:
             mujoco.mj_resetDataKeyframe(model, data, i)
@@ -304,90 +298,12 @@ def _ends(path: str, suffix: str) -> bool:
     return path.lower().endswith(suffix)
 
 
-class _Executed(NamedTuple):
-    """A Python file that was run."""
-
-    scope: dict[str, Any]
-    """What it defines."""
-    sources: dict[str, bytes]
-    """What it is made of: the file, and beside it the modules that it imported and the data that it read; by path."""
-
-
-_KEPT: dict[str, _Executed] = {}
-
-
-def _executed(path: str) -> _Executed:
-    """What a Python file defines. The same sources give the same functions, which JAX then compiles once."""
-    _existing(path)
-    kept = _KEPT.get(path)
-    if kept is None or any(
-        not Path(one).is_file() or Path(one).read_bytes() != was for one, was in kept.sources.items()
-    ):
-        kept = _KEPT[path] = _run(path)
-    return kept
-
-
-def _run(path: str) -> _Executed:
-    """Run a Python file, whose imports find the modules beside it, which no other file's imports will find."""
-    folder = os.path.dirname(path)
-    source, before = Path(path).read_bytes(), set(sys.modules)
-    sys.path.insert(0, folder)
-    importlib.invalidate_caches()
-    try:
-        with _no_bytecode(), _opened() as read:
-            scope = runpy.run_path(path, run_name=Path(path).stem)
-    except Exception as error:  # whatever is in the user's file
-        raise ValueError(_told(error, path)) from error
-    finally:
-        sys.path.remove(folder)
-        places = {name: getattr(sys.modules[name], "__file__", None) or "" for name in set(sys.modules) - before}
-        beside = {name: place for name, place in places.items() if _beside(folder, place)}
-        for name in beside:
-            del sys.modules[name]
+def _executed(path: str) -> dict[str, Any]:
+    """What a cost's file defines. The same sources give the same functions, which JAX then compiles once."""
+    scope = vars(sources.executed(path).module)
     if not callable(scope.get("cost")):
         raise ValueError(f"{path} defines no function cost(x, u, t).")
-    parts = {*beside.values(), *_data_beside(path, read)}
-    return _Executed(scope, {path: source} | {part: Path(part).read_bytes() for part in parts})
-
-
-def _data_beside(path: str, read: set[str]) -> set[str]:
-    """Those of the files that were read which lie beside a file."""
-    return {place for place in read if _beside(os.path.dirname(path), place) and os.path.isfile(place)}
-
-
-def _beside(folder: str, place: str) -> bool:
-    """Whether a file is in the folder, not hidden there, and in no other place there that modules come from."""
-    others = [other for other in sys.path if other != folder and Path(other).is_relative_to(folder)]
-    if not Path(place).is_relative_to(folder) or any(Path(place).is_relative_to(other) for other in others):
-        return False
-    return not any(part.startswith(".") for part in Path(place).relative_to(folder).parts)
-
-
-@contextlib.contextmanager
-def _opened() -> Iterator[set[str]]:
-    """The files that Python's `open` reads meanwhile."""
-    found, before = set(), builtins.open
-
-    def noticing(file: Any, mode: str = "r", *arguments: Any, **settings: Any) -> Any:
-        if isinstance(file, str | os.PathLike) and mode.startswith("r") and "+" not in mode:
-            found.add(_absolute(os.fsdecode(file)))
-        return before(file, mode, *arguments, **settings)
-
-    builtins.open = io.open = noticing
-    try:
-        yield found
-    finally:
-        builtins.open = io.open = before
-
-
-@contextlib.contextmanager
-def _no_bytecode() -> Iterator[None]:
-    """Without compiled copies of modules, which Python takes for those of a file that changes within a second."""
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = before
+    return scope
 
 
 def _check(problem: Problem) -> None:
@@ -407,12 +323,5 @@ def _check(problem: Problem) -> None:
 
 def _told(error: Exception, path: str) -> str:
     """One line: where in the user's file, what is wrong, and what to do."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-    said = str(error)
-    if isinstance(error, SyntaxError) and error.filename == path:
-        lines, said = [error.lineno], error.msg
-    where = f"{path}, line {lines[-1]}" if lines else path
-    if isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
-        return f"{where}: {UNTRACEABLE}."
-    kind = "" if isinstance(error, ValueError) and not lines else f"{type(error).__name__}: "
-    return f"{where}: {kind}{said}".splitlines()[0]
+    untraceable = isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError)
+    return sources.told(error, path, UNTRACEABLE if untraceable else "")

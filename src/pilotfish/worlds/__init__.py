@@ -27,6 +27,7 @@ class World(eqx.Module):
     """Where a policy acts."""
 
     problem: eqx.AbstractVar[Problem]
+    """What is to be done there: the conditions from which rollouts begin, costs, bounds."""
 
     @property
     @abstractmethod

@@ -82,6 +82,7 @@ class PlantWorld(HostWorld):
     """A plant of which there is one, such as a robot: its episodes follow one another."""
 
     problem: Problem
+    """What is to be done with the plant."""
     only: Plant = eqx.field(static=True)
     """What is acted on. Its `place` gets one state, its `step` one action, each as an array of one row."""
 

@@ -17,6 +17,7 @@ class JaxWorld(World):
     """Simulates `problem.dynamics`; can be compiled together with the algorithm."""
 
     problem: Problem
+    """Its dynamics are equations."""
 
     def __check_init__(self):
         if not isinstance(self.problem.dynamics, Equations):

@@ -344,6 +344,7 @@ class MujocoWorld(HostWorld):
     """Its dynamics are the simulation, None if something moves beside the model; its angles, where the problem names
     none, those of the hinges without limits."""
     simulation: Simulation = eqx.field(static=True)
+    """What simulates the model."""
 
     def __init__(
         self,
