@@ -108,7 +108,8 @@ def check_reports(algorithm: Algorithm, report: loop.Report) -> None:
         if how["bound"] is not None:
             bound = how["bound"] * (values[how["times"]] if how["times"] else 1.0)
             _require(
-                (values[name] <= bound * (1 + 1e-6)).all(), f"Info.{name} exceeds the bound that is shown with it."
+                (values[name] <= bound + 1e-6 * np.abs(bound)).all(),
+                f"Info.{name} exceeds the bound that is shown with it.",
             )
 
 

@@ -290,10 +290,13 @@ class GPS(Algorithm):
         return kept_unless(step.found & enough, step, old)
 
     def _dearer(self, tie: Tie, eta: Float[Array, "N"], apart: Float[Array, "N T"]) -> Tie:
-        """The prices after a C-step: the first ones, or higher by the KL that is left."""
+        """The prices after a C-step: the first ones, or higher by the KL that is left, but not much more than twice as
+        high: where the model is unstable its KL says only that it is large.
+        """
         found = jnp.nan_to_num(jnp.nanmean(jnp.where(jnp.isfinite(eta).any(), eta, 0.0)))
         unit = jnp.where(tie.unit > 0, tie.unit, found)
-        price = tie.price + self.dual_rate * unit * jnp.where(jnp.isfinite(apart), apart, 0.0)
+        rate = self.dual_rate * unit
+        price = jnp.minimum(tie.price + rate * apart, 2.0 * tie.price + rate)
         return Tie(jnp.where(tie.unit > 0, price, self.weight * unit), unit)
 
     def _info(self, new: State, step: CStep, taught: s_step.Taught, apart: Float[Array, "N T"]) -> Info:
@@ -309,7 +312,7 @@ class GPS(Algorithm):
             predicted=(new.steps.before - new.steps.promised).mean(),
             loss=taught.loss_after,
             kl_network=taught.kl.mean(),
-            apart=jnp.nan_to_num(apart.mean()),
+            apart=apart.mean(),
             idle=taught.idle,
         )
 
@@ -324,9 +327,10 @@ def _corrected(model: LocalModel, correction: Quadratic | None, price: Float[Arr
 
 
 def _apart(model: LocalModel, p: LinearGaussian, policy: LinearGaussian) -> Float[Array, "T"]:
-    """`E_p KL(policy to p)` of every step."""
+    """`E_p KL(policy to p)` of every step; 0 where rounding or overflow leave nothing of it."""
     z, _ = chain.forward(model.start, model.dynamics, p)
-    return gaussian.expected_kl(policy, p, gaussian.marginalise(z, p.K.shape[-1]))
+    kl = gaussian.expected_kl(policy, p, gaussian.marginalise(z, p.K.shape[-1]))
+    return jnp.maximum(jnp.where(jnp.isfinite(kl), kl, 0.0), 0.0)
 
 
 def _inwards(model: LocalModel, controller: LinearGaussian) -> LinearGaussian:

@@ -68,6 +68,8 @@ def list_(argv: list[str]) -> None:
     args = tyro.cli(_List, args=argv, prog="pilotfish list", description=COMMANDS["list"])
     if args.pictures is not None:
         _picture(args.pictures, args.task)
+    elif args.task is not None and (model := _uncosted(args.task)):
+        print(model)
     elif args.task is not None:
         known = _described(args.task)
         print(json.dumps(known, indent=2) if args.json else _told(known))
@@ -117,6 +119,15 @@ def _picture(path: Path, name: str | None) -> None:
 
 
 # -- one task
+
+
+def _uncosted(name: str) -> str:
+    """What a MuJoCo model, which has no cost yet, has to control, and how to write one; "" of other tasks."""
+    from pilotfish import tasks
+    from pilotfish.tasks import model
+
+    task = tasks.find(name).make()
+    return task.needs_a_cost() if isinstance(task, model.ModelTask) else ""
 
 
 def _described(name: str) -> dict[str, Any]:

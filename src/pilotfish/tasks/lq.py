@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from pilotfish.algebra import chain, quadratic, riccati
 from pilotfish.tasks import DrawnTask, Stroke
-from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Problem, Quadratic
+from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Problem, Quadratic, Step
 
 DT = 0.1  # s
 HORIZON = 20
@@ -29,17 +29,24 @@ class LinearQuadratic(DrawnTask):
     """Standard deviation of the first controller's actions, m/s^2."""
 
     def problem(self) -> Problem:
-        _, cost, final = self.matrices()
         return Problem(
             horizon=HORIZON,
             dt=DT,
             conditions=Gaussian(jnp.asarray([START]), START_STD**2 * jnp.eye(4)[None]),
             initial_std=jnp.full(2, float(self.initial_std)),
-            cost=lambda x, u, t: cost(jnp.concatenate([x, u])),
-            final_cost=final.__call__,
+            cost=self.cost,
+            final_cost=self.final_cost,
             dynamics=self.dynamics,
             noise_std=jnp.full(4, NOISE_STD),
         )
+
+    def cost(self, x: Float[Array, "dx"], u: Float[Array, "du"], t: Step) -> Float[Array, ""]:
+        """Of a step."""
+        return self.matrices()[1](jnp.concatenate([x, u]))
+
+    def final_cost(self, x: Float[Array, "dx"]) -> Float[Array, ""]:
+        """Of the last state."""
+        return self.matrices()[2](x)
 
     def dynamics(self, x: Float[Array, "dx"], u: Float[Array, "du"]) -> Float[Array, "dx"]:
         """The state .1 s later under the constant acceleration `u`."""

@@ -128,7 +128,7 @@ class ModelTask(MujocoTask):
         simulation = self.simulation()
         model = simulation.model
         if not self.cost:
-            raise ValueError(NO_COST.format(model=self.model, entries=describe(model)))
+            raise ValueError(self.needs_a_cost())
         defined = _executed(self.cost)
         data, i = mujoco.MjData(model), self._key(model)
         if i is not None:
@@ -161,6 +161,11 @@ class ModelTask(MujocoTask):
         except Exception as error:  # whatever the user's functions raise, or the problem says of them
             raise ValueError(_told(error, self.cost)) from error
         return problem
+
+    @quiet()
+    def needs_a_cost(self) -> str:
+        """What states and actions are, of which a cost is to be written, and how."""
+        return NO_COST.format(model=self.model, entries=describe(self.simulation().model))
 
     def _key(self, model: mujoco.MjModel) -> int | None:
         """The number of the keyframe; None if the model has none."""
