@@ -79,7 +79,7 @@ def test_before_anything_is_priced_it_is_lqr_gps(fitted):
 def test_prices_rise_by_the_kl_that_is_left(known):
     """Of the known linear dynamics all is known: where states go, and how the policy differs there."""
     (state, _), (new, info) = known[3:5]
-    rise = (new.tie.price - state.tie.price) / (KNOWN.dual_rate * known[0][0].tie.unit)
+    rise = (new.tie.price - state.tie.price) / (KNOWN.dual_rate * new.tie.unit)
     np.testing.assert_allclose(rise.mean(), info.apart, rtol=1e-9)
     assert (rise >= 0).all()
     f = PROBLEM.dynamics.linearised(PROBLEM, jnp.zeros((1, PROBLEM.horizon, 4)), jnp.zeros((1, PROBLEM.horizon, 2)))
@@ -114,6 +114,15 @@ def test_known_dynamics_learn(known):
     spent = JaxWorld(PROBLEM).rollout(KNOWN.exploit(known[-1][0]), 200, KEY).cost.sum(-1).mean()
     start = roll(KNOWN.explore(KNOWN.init(PROBLEM, EPISODES, KEY)), KEY).cost.sum(-1).mean()
     assert spent < 0.5 * start
+
+
+def test_the_unit_of_prices_is_the_largest_multiplier_that_more_than_one_iteration_has(known):
+    unit = [float(state.tie.unit) for state, _ in known]
+    eta = [float(state.eta.mean()) for state, _ in known]
+    wanted = eta[:1]
+    for one in eta[1:]:
+        wanted.append(min(max(one, wanted[-1]), 2 * wanted[-1]))
+    np.testing.assert_allclose(unit, wanted, rtol=1e-12)
 
 
 def test_samples_are_drawn_once(known):

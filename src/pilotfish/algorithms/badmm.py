@@ -188,7 +188,7 @@ class BADMM(Algorithm):
         transitions, model, enough = local.fits(
             self.dynamics, self.cost, problem, state.transitions, data, state.controller, fit_key
         )
-        old = jax.vmap(_inwards)(model, state.controller)
+        old = jax.vmap(LocalModel.inwards)(model, state.controller)
         now = jax.vmap(LocalModel.expected_cost)(model, state.controller)
         factor = self.step.factor(state.steps, now)
         arrays, rest = eqx.partition(state.policy, eqx.is_array)
@@ -198,7 +198,7 @@ class BADMM(Algorithm):
             controllers, tie, arrays, lessons, eta = carry
             policy: NetworkPolicy = eqx.combine(arrays, rest)
             linear_key, imagine_key, teach_key = jax.random.split(key, 3)
-            outside = jax.vmap(_outwards)(model, controllers)
+            outside = jax.vmap(LocalModel.outwards)(model, controllers)
             seen = local.with_imagined(problem, model, outside, data, self.imagined, imagine_key)
             priced = (tie.nu > 0).all()
             weight = tie.nu + jnp.logical_not(priced)
@@ -218,7 +218,7 @@ class BADMM(Algorithm):
         (controllers, tie, arrays, _, eta), told = jax.lax.scan(alternate, begin, jax.random.split(key, self.inner))
         step, taught, lessons, visited, network = jax.tree.map(lambda leaf: leaf[-1], told)
         apart = jax.vmap(lambda m, p, q: chain.kl(m.start, m.dynamics, p, q))(model, controllers, network)
-        outside = jax.vmap(_outwards)(model, controllers)
+        outside = jax.vmap(LocalModel.outwards)(model, controllers)
         new = State(
             controller=outside,
             eta=eta,
@@ -281,11 +281,3 @@ def reweighted(nu: Float[Array, "N T"], kl: Float[Array, "N T"]) -> Float[Array,
     new = jnp.where(jnp.isfinite(mean + std), factor, 1.0) * nu
     middle = jnp.exp(jnp.log(new).mean(-1, keepdims=True))
     return jnp.where(new > 0, jnp.clip(new, middle / APART, middle * APART), new)
-
-
-def _inwards(model: LocalModel, controller: LinearGaussian) -> LinearGaussian:
-    return model.nominal.inwards(controller)
-
-
-def _outwards(model: LocalModel, controller: LinearGaussian) -> LinearGaussian:
-    return model.nominal.outwards(controller)

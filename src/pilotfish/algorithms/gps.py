@@ -12,8 +12,8 @@ by dual ascent. From rollouts of the local controllers p_i, once an iteration:
     duals    lambda_t += rate E_p KL(pi to p_t)                                           here
 
 The KL covers: a controller keeps the noise that the network needs to be one of its actions, where BADMM's other KL
-makes it forget what the network does not do. Costs are in units of the first multiplier of the trust region, so that
-nothing depends on the cost's own.
+makes it forget what the network does not do. Costs are in units of the largest multiplier of the trust region so far,
+so that nothing depends on the cost's own.
 
 What the network is near a controller is a linear-Gaussian function (models/linearised.py), of the rollouts' states or
 of states drawn from where the controller goes by its model: models/covered.py.
@@ -60,7 +60,7 @@ class Tie(NamedTuple):
     price: Float[Array, "N T"]
     """Of the KL of every step, in units of the cost; 0 before the first C-step."""
     unit: Float[Array, ""]
-    """The first multiplier of the trust region, in units of the cost; 0 before it is known."""
+    """The largest multiplier of the trust region so far, in units of the cost; 0 before it is known."""
 
 
 class State(NamedTuple):
@@ -126,7 +126,8 @@ class GPS(Algorithm):
     """The first price of the KL of the network to the controllers, in units of the first multiplier of the trust
     region."""
     dual_rate: float = 0.01
-    """By how much the price of a step grows with each nat of its KL, in the same units (paper: alpha)."""
+    """By how much the price of a step grows with each nat of its KL, in units of the largest multiplier so far (paper:
+    alpha)."""
     model: Source = eqx.field(static=True, default="fitted")
     """Whether the dynamics are fitted to rollouts (GPS'14), or known (CGPS); what is in `dynamics` belongs to fitted
     ones."""
@@ -225,7 +226,7 @@ class GPS(Algorithm):
         """What follows from what is believed: lesson, controllers, duals."""
         transitions, model, enough = believed
         linear_key, teach_key = jax.random.split(key)
-        old = jax.vmap(_inwards)(model, state.controller)
+        old = jax.vmap(LocalModel.inwards)(model, state.controller)
         now = jax.vmap(LocalModel.expected_cost)(model, state.controller)
         factor = self.step.factor(state.steps, now)
         weight = jnp.where((state.tie.price > 0).all(), state.tie.price, 1.0)
@@ -236,7 +237,7 @@ class GPS(Algorithm):
         priced = jax.vmap(_corrected)(model, correction, state.tie.price)
         step = each(self._step, priced, old, network, state.tie.price, self.kl_step * factor, state.eta, enough)
         apart = jax.vmap(_apart)(model, step.controller, network)
-        controller = jax.vmap(_outwards)(model, step.controller)
+        controller = jax.vmap(LocalModel.outwards)(model, step.controller)
         eta = step.eta.mean(-1)
         new = State(
             controller=controller,
@@ -294,7 +295,8 @@ class GPS(Algorithm):
         high: where the model is unstable its KL says only that it is large.
         """
         found = jnp.nan_to_num(jnp.nanmean(jnp.where(jnp.isfinite(eta).any(), eta, 0.0)))
-        unit = jnp.where(tie.unit > 0, tie.unit, found)
+        # the first may say little, at a saddle of the cost say, and a single one may be anything
+        unit = jnp.where(tie.unit > 0, jnp.clip(found, tie.unit, 2.0 * tie.unit), found)
         rate = self.dual_rate * unit
         price = jnp.minimum(tie.price + rate * apart, 2.0 * tie.price + rate)
         return Tie(jnp.where(tie.unit > 0, price, self.weight * unit), unit)
@@ -331,11 +333,3 @@ def _apart(model: LocalModel, p: LinearGaussian, policy: LinearGaussian) -> Floa
     z, _ = chain.forward(model.start, model.dynamics, p)
     kl = gaussian.expected_kl(policy, p, gaussian.marginalise(z, p.K.shape[-1]))
     return jnp.maximum(jnp.where(jnp.isfinite(kl), kl, 0.0), 0.0)
-
-
-def _inwards(model: LocalModel, controller: LinearGaussian) -> LinearGaussian:
-    return model.nominal.inwards(controller)
-
-
-def _outwards(model: LocalModel, controller: LinearGaussian) -> LinearGaussian:
-    return model.nominal.outwards(controller)

@@ -29,6 +29,14 @@ class LocalModel(NamedTuple):
     cost: Quadratic
     final: Quadratic
 
+    def inwards(self, controller: LinearGaussian) -> LinearGaussian:
+        """A controller in users' units as a function of the deviations."""
+        return self.nominal.inwards(controller)
+
+    def outwards(self, controller: LinearGaussian) -> LinearGaussian:
+        """The inverse of `inwards`."""
+        return self.nominal.outwards(controller)
+
     def expected_cost(self, controller: LinearGaussian) -> Float[Array, ""]:
         """Expected cost of an episode of a controller in users' units; leading axis T."""
         z, last = chain.forward(self.start, self.dynamics, self.nominal.inwards(controller))
