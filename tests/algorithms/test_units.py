@@ -107,7 +107,7 @@ ALGORITHMS: dict[str, tuple[Algorithm, int]] = {
     "mdgps": (MDGPS(teach=LESSON, imagined=2), 15),
     "mdgps, moto": (MDGPS(teach=LESSON, c_step="moto", q=FittedQ(), step=StepSize()), 120),
     "badmm": (BADMM(teach=LESSON, imagined=2, inner=2), 15),
-    "gps": (GPS(teach=LESSON), 15),
+    "gps": (GPS(teach=LESSON, kl_step=0.3), 15),
     "cgps": (GPS(teach=LESSON, model="known", terms="gradient", points=8), 5),
 }
 NETWORKS = ("mdgps", "mdgps, moto", "badmm", "gps", "cgps")
