@@ -6,6 +6,7 @@ import numpy as np
 
 from pilotfish.algorithms import Setup
 from pilotfish.algorithms.badmm import BADMM
+from pilotfish.algorithms.gps import GPS
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.mdgps import MDGPS
 from pilotfish.algorithms.moto import MOTO
@@ -23,6 +24,7 @@ SETUPS = {
         "lqr-gps": Setup(LQRGPS(dynamics=MIXTURE, kl_step=2.0, noise_smoothing=4.0), rollouts=5, iterations=60),
         "mdgps": Setup(MDGPS(dynamics=LOOSE, noise_smoothing=4.0), rollouts=5, iterations=15),
         "badmm": Setup(BADMM(dynamics=LOOSE, kl_step=2.0, noise_smoothing=4.0), rollouts=5, iterations=15),
+        "gps": Setup(GPS(dynamics=LOOSE, kl_step=2.0, noise_smoothing=4.0), rollouts=5, iterations=20),
         "moto": Setup(MOTO(reuse="iterations", memory=5, kl_step=0.2, entropy_drop=0.02), rollouts=40, iterations=150),
     },
     "peg": {
