@@ -174,7 +174,7 @@ def test_a_file_under_a_name_of_ours_is_not_taken_for_ours(home, capsys):
     for change, words in (
         ({"name": "lq"}, "task.name must be that of a class in"),
         ({"name": "other.py:Lake"}, "task.name must be that of a class in"),
-        ({"file": "/tmp/evil.py"}, "task.files must hold a checksum of the file"),
+        ({"file": str(home / "evil.py")}, "task.files must hold a checksum of the file"),
         ({"file": 3}, "task must be a name with options"),
     ):
         opened.save_json("spec", dataclasses.asdict(opened.spec) | {"task": opened.spec.task | change})

@@ -7,7 +7,8 @@ file's imports find those modules. `executed(path).sources` names all of it, so 
 import builtins
 import contextlib
 import hashlib
-import importlib
+import importlib.abc
+import importlib.util
 import io
 import os
 import sys
@@ -27,6 +28,19 @@ class Executed(NamedTuple):
     """What it is made of: the file, and beside it the modules that it imported and the data that it read; by path."""
 
 
+class _Loader(importlib.abc.ExecutionLoader):
+    """Of a file by the bytes that were read of it: never by a compiled copy, which may be of others."""
+
+    def __init__(self, path: str, source: bytes):
+        self.path, self.source = path, source
+
+    def get_filename(self, fullname: str) -> str:
+        return self.path
+
+    def get_source(self, fullname: str) -> str:
+        return importlib.util.decode_source(self.source)
+
+
 _KEPT: dict[str, Executed] = {}
 
 
@@ -35,8 +49,7 @@ def executed(path: str) -> Executed:
 
     ValueError, naming the line, if there is none or if it raises.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: there is no such file.")
+    existing(path)
     kept = _KEPT.get(path)
     if kept is None or any(
         not Path(one).is_file() or Path(one).read_bytes() != was for one, was in kept.sources.items()
@@ -45,18 +58,27 @@ def executed(path: str) -> Executed:
     return kept
 
 
+def existing(path: str) -> Path:
+    """A file's path; ValueError if there is none."""
+    if not (file := Path(path)).is_file():
+        raise ValueError(f"{path}: there is no such file.")
+    return file
+
+
 def _run(path: str) -> Executed:
     """Run a Python file, whose imports find the modules beside it, which no other file's imports will find."""
     folder, source, before = os.path.dirname(path), Path(path).read_bytes(), set(sys.modules)
     name = f"{Path(path).stem}-{hashlib.sha256(path.encode()).hexdigest()[:12]}"
-    module = ModuleType(name)
-    module.__file__ = path
+    loader = _Loader(path, source)
+    spec = importlib.util.spec_from_loader(name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # for classes look there for what their annotations name
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
         with _no_bytecode(), opened() as read:
-            exec(compile(source, path, "exec"), vars(module))
+            loader.exec_module(module)
     except Exception as error:  # whatever is in the user's file
         del sys.modules[name]
         raise ValueError(told(error, path)) from error

@@ -10,7 +10,7 @@ to keep its promises; set the environment variable `JAX_ENABLE_X64=0` to stay in
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -38,6 +38,12 @@ def _of_size(value: Any, size: int, name: str) -> Array:
     if array.shape not in ((), (size,)):
         raise ValueError(f"{name} has the shape {array.shape}; it must have the shape ({size},).")
     return jnp.broadcast_to(array, (size,))
+
+
+def check_choice(module: Any, name: str, choices: Any) -> None:
+    """ValueError, with the words that there are, where a setting is none of those of a `Literal`."""
+    if (value := getattr(module, name)) not in get_args(choices):
+        raise ValueError(f"{name}={value!r}: choose one of {', '.join(get_args(choices))}.")
 
 
 Step = Int[Array, ""] | int

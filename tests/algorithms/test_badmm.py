@@ -1,48 +1,23 @@
 """BADMM: what it shares with LQR-GPS, its prices against NumPy, and that they make network and controllers agree."""
 
-import dataclasses
-
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from oracles.two_places import EPISODES, KEY, PROBLEM, roll, update
 
 from pilotfish.algorithms import badmm
 from pilotfish.algorithms.badmm import BADMM
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.models import local
 from pilotfish.tasks.lq import LinearQuadratic
-from pilotfish.types import Gaussian, LinearGaussian
+from pilotfish.types import LinearGaussian
 from pilotfish.updates.s_step import SStep
-from pilotfish.worlds.jax import JaxWorld
 
-EPISODES, KEY = 12, jax.random.key(4)
 PLAIN = LQRGPS().dynamics
 TEACH = SStep(steps=200, batch=16, precision="float64")
 ONCE = BADMM(kl_step=0.1, inner=1, dynamics=PLAIN, teach=TEACH, imagined=0)
-
-
-def task():
-    """The linear-quadratic task from two places."""
-    problem = LinearQuadratic().problem()
-    mean = jnp.concatenate([problem.conditions.mean, -0.7 * problem.conditions.mean])
-    cov = jnp.concatenate([problem.conditions.cov] * 2)
-    return dataclasses.replace(problem, conditions=Gaussian(mean, cov), first_controller=None)
-
-
-PROBLEM = task()
-
-
-@eqx.filter_jit
-def update(algorithm, state, rollouts, key):
-    return algorithm.update(PROBLEM, state, rollouts, key)
-
-
-@eqx.filter_jit
-def roll(policy, key):
-    return JaxWorld(PROBLEM).rollout(policy, EPISODES, key)
 
 
 @pytest.fixture(scope="module")

@@ -2,47 +2,23 @@
 
 import dataclasses
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
 from oracles import constrained_lqr
+from oracles.two_places import EPISODES, KEY, PROBLEM, roll, update
 
 from pilotfish.algorithms.gps import GPS
 from pilotfish.algorithms.lqr_gps import LQRGPS
-from pilotfish.tasks.lq import LinearQuadratic
 from pilotfish.tasks.obstacles import Obstacles
-from pilotfish.types import Gaussian
 from pilotfish.updates.s_step import SStep
 from pilotfish.worlds.jax import JaxWorld
 
-EPISODES, KEY = 12, jax.random.key(4)
 TEACH = SStep(steps=300, batch=32)
 FITTED = GPS(kl_step=0.1, dynamics=LQRGPS().dynamics, teach=TEACH, weight=0.05, dual_rate=0.2)
 KNOWN = GPS(kl_step=0.1, model="known", terms="gradient", points=8, teach=TEACH, weight=0.05, dual_rate=0.2)
-
-
-def task():
-    """The linear-quadratic task from two places."""
-    problem = LinearQuadratic().problem()
-    mean = jnp.concatenate([problem.conditions.mean, -0.7 * problem.conditions.mean])
-    cov = jnp.concatenate([problem.conditions.cov] * 2)
-    return dataclasses.replace(problem, conditions=Gaussian(mean, cov), first_controller=None)
-
-
-PROBLEM = task()
-
-
-@eqx.filter_jit
-def update(algorithm, state, rollouts, key):
-    return algorithm.update(PROBLEM, state, rollouts, key)
-
-
-@eqx.filter_jit
-def roll(policy, key):
-    return JaxWorld(PROBLEM).rollout(policy, EPISODES, key)
 
 
 def went(algorithm, iterations):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from oracles import constrained_lqr, dense, draw
 from oracles.same import assert_same
+from oracles.two_places import EPISODES, KEY, PROBLEM, roll, update
 from scipy.optimize import minimize
 
 from pilotfish.algebra import dual, quadratic
@@ -23,34 +24,10 @@ from pilotfish.models.local import LocalModel
 from pilotfish.models.local_q import FittedQ
 from pilotfish.models.nominal import Nominal
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
-from pilotfish.tasks.lq import LinearQuadratic
 from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Quadratic, Rollouts
 from pilotfish.updates.s_step import SStep
-from pilotfish.worlds.jax import JaxWorld
 
-EPISODES, KEY = 12, jax.random.key(4)
 TEACH = SStep(steps=50, batch=16, precision="float64")
-
-
-def task():
-    """The linear-quadratic task from two places."""
-    problem = LinearQuadratic().problem()
-    mean = jnp.concatenate([problem.conditions.mean, -0.7 * problem.conditions.mean])
-    cov = jnp.concatenate([problem.conditions.cov] * 2)
-    return dataclasses.replace(problem, conditions=Gaussian(mean, cov), first_controller=None)
-
-
-PROBLEM = task()
-
-
-@eqx.filter_jit
-def update(algorithm, state, rollouts, key):
-    return algorithm.update(PROBLEM, state, rollouts, key)
-
-
-@eqx.filter_jit
-def roll(policy, key):
-    return JaxWorld(PROBLEM).rollout(policy, EPISODES, key)
 
 
 @eqx.filter_jit

@@ -151,7 +151,6 @@ def test_reaches_the_known_optimum(algorithm, learned):
             assert optimum <= TASK.expected_cost(controller) < factor * optimum
         else:
             spent = JaxWorld(TASK.problem()).rollout(policy, 4000, jax.random.key(9)).cost.sum(-1)
-            print(spent.mean() / optimum)
             assert 0.97 * optimum < spent.mean() < 1.1 * optimum  # a network that is not told the time
 
 

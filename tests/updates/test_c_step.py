@@ -5,47 +5,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import constrained_lqr, dense, draw
+from oracles import constrained_lqr, dense
+from oracles.systems import controller, numbers, ours, single, systems, ties
 
 from pilotfish.algebra import chain, quadratic, riccati
-from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Quadratic
+from pilotfish.types import Quadratic
 from pilotfish.updates.c_step import Objective, c_step
 from pilotfish.updates.c_step.multipliers import MOST_PASSES
 
 TRUSTS = ("trajectory", "step")
 SOME = ("trajectory", pytest.param("step", marks=pytest.mark.slow))
 # Problems have one of few sizes: a solver is compiled anew for each.
-
-
-def systems(seed, n, T, dx, du, growth=1.0, convex=True, spread=0.5):
-    """n random problems in NumPy: start, dynamics, cost, final cost, and reference (K, k, C)."""
-    rng = np.random.default_rng(seed)
-    A = growth * draw.orthogonal(rng, n * T, dx).reshape(n, T, dx, dx) + 0.1 * rng.normal(size=(n, T, dx, dx))
-    B, c = rng.normal(size=(n, T, dx, du)), 0.3 * rng.normal(size=(n, T, dx))
-    F = 0.05 * draw.covariance(rng, n, T, dx, spread=spread)
-    if convex:
-        H, final_H = draw.covariance(rng, n, T, dx + du, spread=spread), draw.covariance(rng, n, dx, spread=spread)
-    else:
-        H, final_H = draw.symmetric(rng, n, T, dx + du), draw.symmetric(rng, n, dx)
-    K, k, chol = draw.gains(rng, n, T, du, dx)
-    q = 0.2 * K, k, chol @ np.swapaxes(chol, -1, -2)
-    start = rng.normal(size=(n, dx)), 0.3 * draw.covariance(rng, n, dx, spread=spread)
-    return start, (A, B, c, F), (H, rng.normal(size=(n, T, dx + du))), (final_H, rng.normal(size=(n, dx))), q
-
-
-def single(problem, i):
-    return tuple(tuple(a[i] for a in part) for part in problem)
-
-
-def ours(problem):
-    start, dynamics, (H, h), (final_H, final_h), (K, k, C) = jax.tree.map(jnp.asarray, problem)
-    return (
-        Gaussian(*start),
-        LinearDynamics(*dynamics),
-        Quadratic(H, h, jnp.zeros(h.shape[:-1])),
-        Quadratic(final_H, final_h, jnp.zeros(final_h.shape[:-1])),
-        LinearGaussian(K, k, jnp.linalg.cholesky(C)),
-    )
 
 
 def solve(problem, kl_step, trust, guess=jnp.nan):
@@ -81,11 +51,6 @@ def in_the_model(problem, controller):
         return total, chain.kl(start, dynamics, p, q)
 
     return jax.vmap(one)(*problem, controller)
-
-
-def numbers(controller, i):
-    p = jax.tree.map(lambda leaf: np.asarray(leaf[i]), controller)
-    return p.K, p.k, p.chol @ p.chol.T if p.chol.ndim == 2 else p.chol @ np.swapaxes(p.chol, -1, -2)
 
 
 @pytest.mark.parametrize("trust", SOME)
@@ -235,15 +200,6 @@ def test_where_actions_change_nothing_the_controller_stays(trust):
 # -- tied to a policy, as in BADMM
 
 
-def ties(seed, problems):
-    """A policy, weights nu of the KL to it and multipliers lambda of its actions, for each of n problems."""
-    rng = np.random.default_rng(seed)
-    n, T, du, dx = problems[-1][0].shape
-    K, k, chol = draw.gains(rng, n, T, du, dx)
-    policy = 0.3 * K, k, chol @ np.swapaxes(chol, -1, -2)
-    return policy, rng.uniform(0.2, 2.0, (n, T)), rng.normal(size=(n, T, du))
-
-
 def solve_tied(problem, policy, nu, lam, kl_step, trust):
     return _solve_tied(problem, policy, nu, lam, jnp.full(len(nu), kl_step), trust)
 
@@ -256,17 +212,12 @@ def _solve_tied(problem, policy, nu, lam, kl_step, trust):
     return jax.vmap(one)(*problem, policy, nu, lam, kl_step)
 
 
-def as_policy(numbers_):
-    K, k, C = map(jnp.asarray, numbers_)
-    return LinearGaussian(K, k, jnp.linalg.cholesky(C))
-
-
 @pytest.mark.parametrize("trust", SOME)
 def test_tied_to_a_policy_no_constrained_optimiser_finds_better(trust):
     problems = systems(21, n=2, T=2, dx=2, du=2)
     policy, nu, lam = ties(22, problems)
     for kl_step in (0.05, 0.5):
-        step = solve_tied(ours(problems), as_policy(policy), jnp.asarray(nu), jnp.asarray(lam), kl_step, trust)
+        step = solve_tied(ours(problems), controller(policy), jnp.asarray(nu), jnp.asarray(lam), kl_step, trust)
         assert step.found.all()
         for i in range(2):
             problem, p = single(problems, i), numbers(step.controller, i)
@@ -292,7 +243,7 @@ def test_entropy_weights_keep_every_promise(trust):
     """The KL's bound is met and used, whatever the cost's curvature."""
     problem = ours(systems(23, n=100, T=20, dx=4, du=2, convex=False))
     policy, nu, lam = ties(24, systems(23, n=100, T=20, dx=4, du=2, convex=False))
-    step = solve_tied(problem, as_policy(policy), jnp.asarray(nu), jnp.asarray(lam), 0.1, trust)
+    step = solve_tied(problem, controller(policy), jnp.asarray(nu), jnp.asarray(lam), 0.1, trust)
     assert step.found.all()
     measured = step.kl.mean(-1) if trust == "trajectory" else step.kl.max(-1)
     assert (measured <= 0.1 * (1 + 1e-9)).all()
@@ -302,7 +253,7 @@ def test_entropy_weights_keep_every_promise(trust):
 def test_a_strong_tie_is_the_policy():
     problems = systems(25, n=8, T=10, dx=3, du=2)
     policy, nu, lam = ties(26, problems)
-    step = solve_tied(ours(problems), as_policy(policy), jnp.asarray(1e8 * nu), jnp.asarray(lam), 1e6, "trajectory")
+    step = solve_tied(ours(problems), controller(policy), jnp.asarray(1e8 * nu), jnp.asarray(lam), 1e6, "trajectory")
     assert step.found.all()
     for i in range(8):
         for found, wanted in zip(numbers(step.controller, i), policy, strict=True):

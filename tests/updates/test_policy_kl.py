@@ -5,59 +5,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import constrained_lqr, draw
+from oracles import constrained_lqr
+from oracles.systems import controller, numbers, ours, single, systems, ties
 from scipy.optimize import approx_fprime
 
-from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Quadratic
 from pilotfish.updates.c_step import Covered, Objective, c_step, passes, policy_kl, white
 
 
-def systems(seed, n, T, dx, du, convex=True):
+def problems(seed, n, T, dx, du, convex=True):
     """n random problems in NumPy: start, dynamics, cost, final cost, reference (K, k, C), policy, and its weight."""
-    rng = np.random.default_rng(seed)
-    A = draw.orthogonal(rng, n * T, dx).reshape(n, T, dx, dx) + 0.1 * rng.normal(size=(n, T, dx, dx))
-    B, c = rng.normal(size=(n, T, dx, du)), 0.3 * rng.normal(size=(n, T, dx))
-    F = 0.05 * draw.covariance(rng, n, T, dx)
-    d = dx + du
-    H = draw.covariance(rng, n, T, d) if convex else draw.symmetric(rng, n, T, d)
-    final_H = draw.covariance(rng, n, dx)
-    start = rng.normal(size=(n, dx)), 0.3 * draw.covariance(rng, n, dx)
-    controllers = []
-    for _ in range(2):
-        K, k, chol = draw.gains(rng, n, T, du, dx)
-        controllers.append((0.3 * K, k, chol @ np.swapaxes(chol, -1, -2)))
-    costs = (H, rng.normal(size=(n, T, d))), (final_H, rng.normal(size=(n, dx)))
-    return start, (A, B, c, F), *costs, *controllers, rng.uniform(0.1, 3.0, (n, T))
+    plain = systems(seed, n, T, dx, du, convex=convex)
+    policy, weight, _ = ties(seed + 100, plain)
+    return *plain, policy, weight
 
 
-def single(problem, i):
-    return jax.tree.map(lambda leaf: leaf[i], problem)
-
-
-def controller(numbers):
-    K, k, C = map(jnp.asarray, numbers)
-    return LinearGaussian(K, k, jnp.linalg.cholesky(C))
-
-
-def quadratic(H, h):
-    return Quadratic(jnp.asarray(H), jnp.asarray(h), jnp.zeros(h.shape[:-1]))
-
-
-def ours(problem):
-    start, dynamics, cost, final, q, policy, weight = problem
-    return (
-        Gaussian(*map(jnp.asarray, start)),
-        LinearDynamics(*map(jnp.asarray, dynamics)),
-        quadratic(*cost),
-        quadratic(*final),
-        controller(q),
-        controller(policy),
-        jnp.asarray(weight),
-    )
-
-
-def numbers(p):
-    return np.asarray(p.K), np.asarray(p.k), np.asarray(p.chol @ p.chol.mT)
+def in_our_types(problem):
+    *plain, policy, weight = problem
+    return *ours(plain), controller(policy), jnp.asarray(weight)
 
 
 @eqx.filter_jit
@@ -67,7 +31,7 @@ def solve(problem, kl_step, guess=jnp.nan):
         objective = Objective(cost, final, covered=Covered(policy, weight))
         return c_step(start, dynamics, objective, q, kl_step, guess=guess)
 
-    return jax.vmap(one)(ours(problem), jnp.broadcast_to(kl_step, len(problem[-1])))
+    return jax.vmap(one)(in_our_types(problem), jnp.broadcast_to(kl_step, len(problem[-1])))
 
 
 def paid(problem, p):
@@ -79,11 +43,11 @@ def paid(problem, p):
 
 @pytest.mark.parametrize("kl_step", [0.05, 0.5])
 def test_no_constrained_optimiser_finds_better(kl_step):
-    problems = systems(0, n=2, T=2, dx=2, du=2)
-    step = solve(problems, kl_step)
+    several = problems(0, n=2, T=2, dx=2, du=2)
+    step = solve(several, kl_step)
     assert step.found.all()
     for i in range(2):
-        problem, p = single(problems, i), numbers(single(step.controller, i))
+        problem, p = single(several, i), numbers(step.controller, i)
         plain = problem[:5]
         kl = constrained_lqr.measure(*plain, p)[1]
         np.testing.assert_allclose(kl, step.kl[i], rtol=1e-6, atol=1e-9)
@@ -121,7 +85,7 @@ def lagrangian(problem, log_eta, p):
 
 
 def white_problem(problem):
-    start, dynamics, cost, final, q, policy, weight = ours(problem)
+    start, dynamics, cost, final, q, policy, weight = in_our_types(problem)
     mean = white.mean_states(start, dynamics, q)
     whitened = white.whiten(start, dynamics, cost, final, q, mean, jnp.zeros(len(weight)))
     return whitened, policy_kl.whiten(policy, weight, q, mean), lambda p: numbers(white.unwhiten(p, q, mean))
@@ -129,7 +93,7 @@ def white_problem(problem):
 
 def test_gradients_vanish_by_finite_differences():
     """In mean action, gain and covariance of every step, for a multiplier that is given."""
-    problem, log_eta = single(systems(1, n=1, T=3, dx=2, du=2), 0), np.log(1.7)
+    problem, log_eta = single(problems(1, n=1, T=3, dx=2, du=2), 0), np.log(1.7)
     whitened, tie, outwards = white_problem(problem)
     p = outwards(descended(whitened, tie, jnp.full(3, log_eta), 40)[-1])
     T, du, dx = p[0].shape
@@ -145,8 +109,8 @@ def test_gradients_vanish_by_finite_differences():
 @pytest.mark.parametrize("convex", [True, False])
 def test_every_pass_lowers_the_lagrangian(convex):
     for i in range(3):
-        problem = single(systems(2, n=3, T=6, dx=3, du=2, convex=convex), i)
-        log_eta = np.log(4.0 if convex else 100.0)
+        problem = single(problems(2, n=3, T=6, dx=3, du=2, convex=convex), i)
+        log_eta = np.log(4.0 if convex else 1000.0)  # above what makes every step definite
         whitened, tie, outwards = white_problem(problem)
         found = descended(whitened, tie, jnp.full(6, log_eta), 8)
         values = [lagrangian(problem, log_eta, outwards(p)) for p in found]
@@ -156,7 +120,7 @@ def test_every_pass_lowers_the_lagrangian(convex):
 
 
 def test_weightless_is_lqr_gps():
-    *problem, weight = systems(3, n=10, T=20, dx=4, du=2)
+    *problem, weight = problems(3, n=10, T=20, dx=4, du=2)
     plain = solve((*problem, 0.0 * weight), 0.3)
 
     @eqx.filter_jit
@@ -165,13 +129,13 @@ def test_weightless_is_lqr_gps():
             start, dynamics, cost, final, q
         )
 
-    wanted = without(*ours((*problem, weight)))
+    wanted = without(*in_our_types((*problem, weight)))
     for a, b in zip(jax.tree.leaves(plain[:3]), jax.tree.leaves(wanted[:3]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
 def test_a_large_weight_is_the_policy():
-    *problem, weight = systems(4, n=5, T=10, dx=3, du=2)
+    *problem, weight = problems(4, n=5, T=10, dx=3, du=2)
     step = solve((*problem, 1e9 * weight), 1e6)
     assert step.found.all()
     for found, wanted in zip(numbers(step.controller), problem[-1], strict=True):
@@ -182,7 +146,7 @@ def test_a_large_weight_is_the_policy():
 @pytest.mark.parametrize("weight", [1e-6, 1.0, 1e6])
 def test_the_bound_is_met_and_used(convex, weight):
     """Whatever the weights and the cost's curvature."""
-    *problem, weights = systems(5, n=50, T=20, dx=4, du=2, convex=convex)
+    *problem, weights = problems(5, n=50, T=20, dx=4, du=2, convex=convex)
     step = solve((*problem, weight * weights), 0.1)
     assert step.found.all()
     mean = np.asarray(step.kl.mean(-1))
@@ -196,7 +160,7 @@ def test_a_bound_that_is_almost_slack_is_met(part):
     """Whatever the guess, that of an iteration before when it was slack, say. The policy's term keeps some noise, so
     that without a bound there is a KL, and next to that hardly a slope.
     """
-    problem = systems(6, n=8, T=20, dx=3, du=2)
+    problem = problems(6, n=8, T=20, dx=3, du=2)
     slack = solve(problem, 1e4).kl.mean(-1)
     assert (slack < 1e3).all()
     for guess in (jnp.nan, 1e-28):

@@ -28,7 +28,12 @@ def forward(initial: Gaussian, dynamics: LinearDynamics, controller: LinearGauss
     return z, last
 
 
+def states(initial: Gaussian, dynamics: LinearDynamics, controller: LinearGaussian) -> Gaussian:
+    """Marginals of `x_t`, t = 0..T-1 (leading axis)."""
+    z, _ = forward(initial, dynamics, controller)
+    return gaussian.marginalise(z, initial.mean.shape[-1])
+
+
 def kl(initial: Gaussian, dynamics: LinearDynamics, p: LinearGaussian, q: LinearGaussian) -> Float[Array, "T"]:
     """KL of chain p to chain q, as the contribution of each step: its sum is the trajectories' KL."""
-    z, _ = forward(initial, dynamics, p)
-    return gaussian.expected_kl(p, q, gaussian.marginalise(z, initial.mean.shape[-1]))
+    return gaussian.expected_kl(p, q, states(initial, dynamics, p))

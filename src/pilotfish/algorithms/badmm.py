@@ -20,7 +20,7 @@ precision, for whose inverse Sigma stands, makes lambda a price of the action in
 """
 
 import functools
-from typing import Annotated, NamedTuple, get_args
+from typing import Annotated, NamedTuple
 
 import equinox as eqx
 import jax
@@ -38,9 +38,9 @@ from pilotfish.models.linearised import Linearisation
 from pilotfish.models.local import LocalModel
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.policies.network import Network, NetworkPolicy
-from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Rollouts, Shown
+from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Rollouts, Shown, check_choice
 from pilotfish.updates import s_step
-from pilotfish.updates.c_step import CStep, Objective, TrustRegion, c_step, kept_unless
+from pilotfish.updates.c_step import CStep, Objective, TrustRegion, c_step, kept_unless, mean_multiplier
 from pilotfish.updates.s_step import SStep
 from pilotfish.updates.step_size import Steps, StepSize
 
@@ -145,8 +145,7 @@ class BADMM(Algorithm):
         return 5, 20
 
     def __check_init__(self):
-        if self.trust not in get_args(TrustRegion):
-            raise ValueError(f"trust={self.trust!r}: choose one of {', '.join(get_args(TrustRegion))}.")
+        check_choice(self, "trust", TrustRegion)
         check_number(self, "kl_step", lambda v: v > 0, "the bound on the KL must be positive")
         check_number(self, "inner", lambda v: v >= 1, "at least one S-step and one C-step an iteration")
         check_number(self, "weight", lambda v: v > 0, "the price of the KL to the network must be positive")
@@ -209,8 +208,7 @@ class BADMM(Algorithm):
             tie = tie._replace(lam=tie.lam + self.dual_rate * _pull(tie.nu, controllers, network))
             step = each(self._step, model, old, network, tie, self.kl_step * factor, eta, enough)
             eta = step.eta.mean(-1)
-            first = self.weight * jnp.nan_to_num(jnp.where(jnp.isfinite(eta).any(), jnp.nanmean(eta), 0.0))
-            tie = tie._replace(nu=jnp.where(priced, tie.nu, first))
+            tie = tie._replace(nu=jnp.where(priced, tie.nu, self.weight * mean_multiplier(eta)))
             arrays = eqx.filter(policy, eqx.is_array)
             return (step.controller, tie, arrays, lessons, eta), (step, taught, learned, visited, network)
 

@@ -25,7 +25,7 @@ of states drawn from where the controller goes by its model: models/covered.py.
 """
 
 import functools
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -44,14 +44,16 @@ from pilotfish.models.linearised import Linearisation
 from pilotfish.models.local import LocalModel
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.policies.network import Network, NetworkPolicy
-from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Quadratic, Rollouts, Shown
+from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Quadratic, Rollouts, Shown, check_choice
 from pilotfish.updates import s_step
-from pilotfish.updates.c_step import Covered, CStep, Objective, c_step, kept_unless
+from pilotfish.updates.c_step import Covered, CStep, Objective, c_step, kept_unless, mean_multiplier
 from pilotfish.updates.s_step import SStep
 from pilotfish.updates.step_size import Steps, StepSize
 
 Source = Literal["fitted", "known"]
 Terms = Literal["rollouts", "samples", "gradient"]
+CGPS = "gps with model='known'"
+"""What needs to know the dynamics, by its name in messages."""
 
 
 class Tie(NamedTuple):
@@ -158,12 +160,11 @@ class GPS(Algorithm):
         return 5, 20
 
     def traceable(self, problem: Problem) -> bool:
-        return self.model == "fitted" or known(problem, "gps with model='known'").traceable
+        return self.model == "fitted" or known(problem, CGPS).traceable
 
     def __check_init__(self):
-        for name, choices in (("model", Source), ("terms", Terms)):
-            if (value := getattr(self, name)) not in get_args(choices):
-                raise ValueError(f"{name}={value!r}: choose one of {', '.join(get_args(choices))}.")
+        check_choice(self, "model", Source)
+        check_choice(self, "terms", Terms)
         check_number(self, "kl_step", lambda v: v > 0, "the bound on the KL must be positive")
         check_number(self, "weight", lambda v: v >= 0, "the price of the KL to the network; 0 has none at first")
         check_number(self, "dual_rate", lambda v: v >= 0, "a rate; 0 leaves the price as it is")
@@ -177,7 +178,7 @@ class GPS(Algorithm):
         visited = self.linearise.begin(problem, episodes if self.terms == "rollouts" else self.points)
         transitions, drawn = None, None
         if self.model == "known":
-            known(problem, "gps with model='known'")
+            known(problem, CGPS)
         else:
             transitions = local.begin(self.dynamics, problem, episodes)
         if self.terms != "rollouts":
@@ -208,7 +209,7 @@ class GPS(Algorithm):
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
         data, (fit_key, key) = rollouts.cleaned(), jax.random.split(key)
         if self.model == "known":
-            model = local_models(problem, known(problem, "gps with model='known'"), state.controller)
+            model = local_models(problem, known(problem, CGPS), state.controller)
             believed = None, model, jax.vmap(finite)(model) & data.happened.any((1, 2))
         else:
             believed = local.fits(self.dynamics, self.cost, problem, state.transitions, data, state.controller, fit_key)
@@ -294,7 +295,7 @@ class GPS(Algorithm):
         """The prices after a C-step: the first ones, or higher by the KL that is left, but not much more than twice as
         high: where the model is unstable its KL says only that it is large.
         """
-        found = jnp.nan_to_num(jnp.nanmean(jnp.where(jnp.isfinite(eta).any(), eta, 0.0)))
+        found = mean_multiplier(eta)
         # the first may say little, at a saddle of the cost say, and a single one may be anything
         unit = jnp.where(tie.unit > 0, jnp.clip(found, tie.unit, 2.0 * tie.unit), found)
         rate = self.dual_rate * unit
@@ -330,6 +331,5 @@ def _corrected(model: LocalModel, correction: Quadratic | None, price: Float[Arr
 
 def _apart(model: LocalModel, p: LinearGaussian, policy: LinearGaussian) -> Float[Array, "T"]:
     """`E_p KL(policy to p)` of every step; 0 where rounding or overflow leave nothing of it."""
-    z, _ = chain.forward(model.start, model.dynamics, p)
-    kl = gaussian.expected_kl(policy, p, gaussian.marginalise(z, p.K.shape[-1]))
+    kl = gaussian.expected_kl(policy, p, chain.states(model.start, model.dynamics, p))
     return jnp.maximum(jnp.where(jnp.isfinite(kl), kl, 0.0), 0.0)

@@ -16,7 +16,7 @@ local minimum is no dead end, for the other plans begin anew: from the problem's
 time.
 """
 
-from typing import Annotated, Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -30,7 +30,7 @@ from pilotfish.models.known import known
 from pilotfish.models.learned_dynamics import Experience, LearnedDynamics, Report
 from pilotfish.policies.gaussian import noise
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
-from pilotfish.types import DECREASE, Equations, Key, LinearGaussian, Problem, Rollouts, Shown
+from pilotfish.types import DECREASE, Equations, Key, LinearGaussian, Problem, Rollouts, Shown, check_choice
 from pilotfish.updates import ilqg_step
 from pilotfish.updates.best_so_far import BestSoFar
 from pilotfish.updates.ilqg_step import LARGEST, Trajectory
@@ -124,8 +124,7 @@ class ILQG(Algorithm):
         return (1, 15) if self.dynamics == "learned" else (10, 100)
 
     def __check_init__(self):
-        if self.dynamics not in get_args(Source):
-            raise ValueError(f"dynamics={self.dynamics!r}: choose one of {', '.join(get_args(Source))}.")
+        check_choice(self, "dynamics", Source)
         check_number(self, "regularisation", lambda v: 0 <= v <= LARGEST, f"give a number from 0 to {LARGEST:g}")
         check_number(
             self, "sufficient_decrease", lambda v: 0 <= v < 1, "a part of the expected reduction, from 0 to below 1"

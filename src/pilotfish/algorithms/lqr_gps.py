@@ -12,7 +12,7 @@ What the MOTO paper calls "GPS". Each iteration, from rollouts of the current ti
 | eta    | GPS'14, section 3 | eta       |
 """
 
-from typing import Annotated, NamedTuple, get_args
+from typing import Annotated, NamedTuple
 
 import equinox as eqx
 import jax
@@ -29,14 +29,7 @@ from pilotfish.models.learned_dynamics import Experience
 from pilotfish.models.local import LocalModel
 from pilotfish.models.regressed import Memory
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
-from pilotfish.types import (
-    DECREASE,
-    Key,
-    LinearGaussian,
-    Problem,
-    Rollouts,
-    Shown,
-)
+from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Rollouts, Shown, check_choice
 from pilotfish.updates.best_so_far import BestSoFar
 from pilotfish.updates.c_step import CStep, Objective, TrustRegion, c_step, kept_unless
 from pilotfish.updates.step_size import Steps, StepSize
@@ -105,8 +98,7 @@ class LQRGPS(Algorithm):
         return 20, 20
 
     def __check_init__(self):
-        if self.trust not in get_args(TrustRegion):
-            raise ValueError(f"trust={self.trust!r}: choose one of {', '.join(get_args(TrustRegion))}.")
+        check_choice(self, "trust", TrustRegion)
         check_number(self, "kl_step", lambda v: v > 0, "the bound on the KL must be positive")
         check_number(self, "noise_smoothing", lambda v: v >= 0, "a standard deviation; 0 leaves the noise white")
 

@@ -26,7 +26,7 @@ controllers were, the trust region is about that condition's last controller; so
 
 import functools
 import math
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -48,7 +48,7 @@ from pilotfish.policies import Policy
 from pilotfish.policies.either import Either
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.policies.network import Network, NetworkPolicy
-from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Rollouts, Shown
+from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Rollouts, Shown, check_choice
 from pilotfish.updates import s_step
 from pilotfish.updates.c_step import CStep, Objective, TrustRegion, c_step, kept_unless
 from pilotfish.updates.q_step import q_step
@@ -170,10 +170,10 @@ class MDGPS(Algorithm):
         return 10, 20
 
     def __check_init__(self):
-        words = (("trust", TrustRegion), ("sampling", Sampling), ("step_rule", StepRule), ("c_step", Improvement))
-        for name, choices in words:
-            if (value := getattr(self, name)) not in get_args(choices):
-                raise ValueError(f"{name}={value!r}: choose one of {', '.join(get_args(choices))}.")
+        check_choice(self, "trust", TrustRegion)
+        check_choice(self, "sampling", Sampling)
+        check_choice(self, "step_rule", StepRule)
+        check_choice(self, "c_step", Improvement)
         check_number(self, "kl_step", lambda v: v > 0, "the bound on the KL must be positive")
         check_number(self, "entropy_drop", lambda v: v >= 0, "0 keeps the entropy, inf leaves it unbounded")
         if self.c_step == "lqr":

@@ -17,7 +17,7 @@ that under the mixture of those that drew them (ours: the paper reduces the dime
 | H_0     | 2.2   | least_spread, as a spread |
 """
 
-from typing import Annotated, Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -31,7 +31,7 @@ from pilotfish.models.occupancy import effective_samples
 from pilotfish.policies import Policy
 from pilotfish.policies.episodic import EpisodicPolicy, OpenLoop, Parametrisation
 from pilotfish.policies.movement_primitive import MovementPrimitive  # noqa: F401  so that it can be a run's skill
-from pilotfish.types import DECREASE, Key, Problem, Rollouts, Shown
+from pilotfish.types import DECREASE, Key, Problem, Rollouts, Shown, check_choice
 from pilotfish.updates import episodic
 
 Schedule = Literal["decay", "constant"]
@@ -108,8 +108,7 @@ class MORE(Algorithm):
         return 40, 50
 
     def __check_init__(self):
-        if self.schedule not in get_args(Schedule):
-            raise ValueError(f"schedule={self.schedule!r}: choose one of {', '.join(get_args(Schedule))}.")
+        check_choice(self, "schedule", Schedule)
         check_number(self, "kl_step", lambda v: v > 0, "the bound on the KL must be positive")
         check_number(self, "entropy_decay", lambda v: 0 <= v <= 1, "a part: 1 keeps the entropy, 0 leaves it unbounded")
         check_number(self, "least_spread", lambda v: 0 < v <= 1, "a part of the first spread, above 0 and at most 1")

@@ -18,7 +18,7 @@ the KL, where MOTO's is exact.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -36,7 +36,7 @@ from pilotfish.models.occupancy import marginals, white_state
 from pilotfish.policies import network
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.policies.network import Network, NetworkPolicy, OwnNetworkPolicy, log_factors
-from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Rollouts, Shown
+from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Rollouts, Shown, check_choice
 from pilotfish.updates.natural_gradient import Experience, NaturalStep, Relative, natural_step
 
 Actor = Literal["network", "linear-gaussian"]
@@ -105,9 +105,8 @@ class TRPO(Algorithm):
         return 20, 100
 
     def __check_init__(self):
-        for name, choices in (("actor", Actor), ("value", Value)):
-            if (given := getattr(self, name)) not in get_args(choices):
-                raise ValueError(f"{name}={given!r}: choose one of {', '.join(get_args(choices))}.")
+        check_choice(self, "actor", Actor)
+        check_choice(self, "value", Value)
         check_number(self, "kl_step", lambda v: v > 0, "the bound on the KL must be positive")
         check_number(self, "ridge", lambda v: v > 0, "the regression needs a positive penalty")
         check_number(self, "discount", lambda v: 0 <= v <= 1, "a weight from 0 to 1")

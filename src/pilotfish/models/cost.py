@@ -14,7 +14,7 @@ An expansion of a known cost need not be convex: the C-step takes it.
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float
 from pilotfish.algebra import quadratic, regression
 from pilotfish.algebra.batch import each
 from pilotfish.models.nominal import Nominal
-from pilotfish.types import Problem, Quadratic, Rollouts
+from pilotfish.types import Problem, Quadratic, Rollouts, check_choice
 
 Place = Literal["samples", "mean"]
 
@@ -40,8 +40,7 @@ class CostExpansion(eqx.Module):
     """Where a known cost is expanded: averaged over the samples of a step, or at their mean."""
 
     def __check_init__(self):
-        if self.at not in get_args(Place):
-            raise ValueError(f"at={self.at!r}: choose one of {', '.join(get_args(Place))}.")
+        check_choice(self, "at", Place)
 
     def __call__(self, problem: Problem, rollouts: Rollouts, nominal: Nominal) -> tuple[Quadratic, Quadratic]:
         """Of each step's cost, with leading axis T, and of the final cost, in deviations from `nominal`, from the

@@ -54,8 +54,7 @@ def marginals(model: LocalModel, p: LinearGaussian) -> tuple[Float[Array, "T dx"
     """Means and Cholesky factors of the states under the controller, in the model, in deviations; the row of what does
     not vary is 0.
     """
-    z, _ = chain.forward(model.start, model.dynamics, p)
-    x = gaussian.marginalise(z, p.K.shape[-1])
+    x = chain.states(model.start, model.dynamics, p)
     return x.mean, gaussian.robust_cholesky(x.cov)
 
 

@@ -12,7 +12,7 @@ controller go much further than its rollouts did (`agreeing`).
 
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -25,7 +25,7 @@ from pilotfish.models import regressed
 from pilotfish.models.learned_dynamics import Experience, Learned, LearnedDynamics
 from pilotfish.models.nominal import Nominal
 from pilotfish.models.regressed import Memory
-from pilotfish.types import Gaussian, Key, LinearDynamics, LinearGaussian, Problem, Rollouts
+from pilotfish.types import Gaussian, Key, LinearDynamics, LinearGaussian, Problem, Rollouts, check_choice
 
 Prior = Literal["none", "gmm", "learned"]
 
@@ -51,8 +51,7 @@ class FittedDynamics(eqx.Module):
     """With prior learned: how. Then none of `clusters`, `samples_per_cluster` and `memory` counts."""
 
     def __check_init__(self):
-        if self.prior not in get_args(Prior):
-            raise ValueError(f"prior={self.prior!r}: choose one of {', '.join(get_args(Prior))}.")
+        check_choice(self, "prior", Prior)
         regressed.check_sizes(self)
         if not self.excess >= 1:
             raise ValueError(f"excess={self.excess}: a factor of the variance that is seen; give 1 or more, or inf.")

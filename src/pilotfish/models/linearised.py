@@ -15,7 +15,7 @@ The first is what the throw-away experiments of this project found best: with fe
 directions in which these do not vary, and what happens in one state says little of a network with corners.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -27,7 +27,7 @@ from pilotfish.models import regressed
 from pilotfish.models.nominal import Nominal
 from pilotfish.models.regressed import Memory
 from pilotfish.policies.gaussian import GaussianPolicy
-from pilotfish.types import Key, LinearGaussian, Problem, Rollouts
+from pilotfish.types import Key, LinearGaussian, Problem, Rollouts, check_choice
 
 How = Literal["autodiff", "mean", "regression"]
 
@@ -46,8 +46,7 @@ class Linearisation(eqx.Module):
     """Of a regression: number of the newest rollouts from a condition that the mixture sees, in whole iterations."""
 
     def __check_init__(self):
-        if self.how not in get_args(How):
-            raise ValueError(f"how={self.how!r}: choose one of {', '.join(get_args(How))}.")
+        check_choice(self, "how", How)
         regressed.check_sizes(self)
 
     def begin(self, problem: Problem, episodes: int) -> Memory | None:

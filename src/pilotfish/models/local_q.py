@@ -8,7 +8,7 @@
 `FittedQ` says how; `LocalQ` is what is found: the counterpart of a `LocalModel`, of which there need be no dynamics.
 """
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -21,7 +21,7 @@ from pilotfish.algebra.dual import WhiteStep
 from pilotfish.models import improvement, occupancy, value
 from pilotfish.models.occupancy import Occupancy
 from pilotfish.models.value import Transitions
-from pilotfish.types import LinearGaussian, Problem, Quadratic, Rollouts
+from pilotfish.types import LinearGaussian, Problem, Quadratic, Rollouts, check_choice
 
 Reuse = Literal["none", "time", "iterations", "both"]
 Targets = Literal["dynamic-programming", "monte-carlo"]
@@ -161,9 +161,9 @@ class FittedQ(eqx.Module):
     determines Q."""
 
     def __check_init__(self):
-        for name, allowed in (("reuse", Reuse), ("marginal", Marginal), ("targets", Targets)):
-            if getattr(self, name) not in get_args(allowed):
-                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(get_args(allowed))}.")
+        check_choice(self, "reuse", Reuse)
+        check_choice(self, "marginal", Marginal)
+        check_choice(self, "targets", Targets)
         for name, inside, remedy in (
             ("state_decay", lambda v: 0 <= v <= 1, "a weight from 0 to 1"),
             ("ridge", lambda v: v > 0, "the regression needs a positive penalty"),

@@ -12,7 +12,7 @@ inside is not known, so that its outputs are scaled outside of it (`OwnNetworkPo
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast
 
 import equinox as eqx
 import jax
@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from pilotfish.policies import Needs
 from pilotfish.policies.gaussian import GaussianPolicy, noise
-from pilotfish.types import Key, Problem, Step
+from pilotfish.types import Key, Problem, Step, check_choice
 
 Activation = Literal["relu", "tanh", "softplus"]
 Covariance = Literal["shared", "state"]
@@ -198,9 +198,8 @@ class Network(eqx.Module):
     time."""
 
     def __check_init__(self):
-        for name, choices in (("activation", Activation), ("covariance", Covariance)):
-            if (value := getattr(self, name)) not in get_args(choices):
-                raise ValueError(f"{name}={value!r}: choose one of {', '.join(get_args(choices))}.")
+        check_choice(self, "activation", Activation)
+        check_choice(self, "covariance", Covariance)
         if self.depth < 0 or (self.depth > 0 and self.width < 1):
             raise ValueError(f"width={self.width}, depth={self.depth}: give at least one unit, and 0 layers or more.")
 

@@ -106,6 +106,8 @@ class Estimate(NamedTuple):
     """What the interval is about: the mean, or of positive costs of several seeds their geometric mean."""
     low: float
     high: float
+    geometric: bool
+    """Whether it is about a geometric mean."""
     values: int
     """How many seeds or episodes it is over; nan stands for the interval of one, or of costs that are all the same."""
 
@@ -351,22 +353,22 @@ def _estimate(by_seed: np.ndarray, one_seed: np.ndarray) -> Estimate:
     values = by_seed[np.isfinite(by_seed)] if len(by_seed) > 1 else one_seed
     mean = float(np.nanmean(by_seed)) if not np.isnan(by_seed).all() else np.nan
     if np.isnan(mean) or values.size < 2 or np.ptp(values) == 0:
-        return Estimate(mean, mean, np.nan, np.nan, values.size)
-    interval = mean_interval(values) if len(by_seed) == 1 else cost_interval(values)[0]
+        return Estimate(mean, mean, np.nan, np.nan, False, values.size)
+    interval, geometric = (mean_interval(values), False) if len(by_seed) == 1 else cost_interval(values)
     middle, low, high = map(float, interval)
-    return Estimate(mean, middle, low, high, values.size)
+    return Estimate(mean, middle, low, high, geometric, values.size)
 
 
 def _in_words(by_seed: np.ndarray, one_seed: np.ndarray) -> str:
     """The same to be read."""
-    mean, middle, low, high, count = _estimate(by_seed, one_seed)
+    mean, middle, low, high, geometric, count = _estimate(by_seed, one_seed)
     if np.isnan(mean):
         return "none: every episode broke off"
     if np.isnan(low):
         return f"{mean:.5g}"
     if len(by_seed) == 1:
         return f"{middle:.5g} (95% interval {low:.5g} to {high:.5g}, {_over(1, count)})"
-    of = f"of the geometric mean, {middle:.5g}, " if (by_seed[np.isfinite(by_seed)] > 0).all() else ""
+    of = f"of the geometric mean, {middle:.5g}, " if geometric else ""
     return f"{mean:.5g} (95% interval {of}{low:.5g} to {high:.5g}, {_over(count, 0)})"
 
 

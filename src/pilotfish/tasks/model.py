@@ -250,14 +250,8 @@ def _limits(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
     return np.where(limited, low, -np.inf), np.where(limited, high, np.inf)
 
 
-def _existing(path: str) -> Path:
-    if not (file := Path(path)).is_file():
-        raise ValueError(f"{path}: there is no such file.")
-    return file
-
-
 def _model(path: str) -> mujoco.MjModel:
-    file = str(_existing(path))
+    file = str(sources.existing(path))
     load = mujoco.MjModel.from_binary_path if _ends(path, ".mjb") else mujoco.MjModel.from_xml_path
     try:
         with quiet():

@@ -33,7 +33,7 @@ conditions and times have their share in each.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -48,7 +48,7 @@ from pilotfish.algebra.batch import chosen, finite, pushed
 from pilotfish.algebra.descent import adam, lbfgs
 from pilotfish.policies import network
 from pilotfish.policies.network import ACTIVATIONS, NetworkPolicy, OwnNetworkPolicy, log_factors
-from pilotfish.types import Key, LinearGaussian, Problem, Rollouts
+from pilotfish.types import Key, LinearGaussian, Problem, Rollouts, check_choice
 
 Optimiser = Literal["adam", "lbfgs"]
 Precision = Literal["float32", "float64"]
@@ -166,9 +166,8 @@ class SStep(eqx.Module):
     """Of the training; what is folded into the network before and after has that of the problem."""
 
     def __check_init__(self):
-        for name, choices in (("optimiser", Optimiser), ("precision", Precision)):
-            if (value := getattr(self, name)) not in get_args(choices):
-                raise ValueError(f"{name}={value!r}: choose one of {', '.join(get_args(choices))}.")
+        check_choice(self, "optimiser", Optimiser)
+        check_choice(self, "precision", Precision)
         for name, what in (("steps", "step"), ("batch", "sample a step"), ("memory", "iteration, this one")):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give at least 1 {what}.")

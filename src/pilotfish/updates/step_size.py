@@ -10,11 +10,13 @@ Where the cost came out as promised or better the quotient says nothing, and the
 nothing is known it stays. The paper has a factor for every condition; its authors' code one for all, from mean costs.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from pilotfish.types import check_choice
 
 Rule = Literal["condition", "mean"]
 
@@ -44,8 +46,7 @@ class StepSize(eqx.Module):
     """Whose costs decide: every condition's its own factor (the paper), or their means one for all (its code)."""
 
     def __check_init__(self):
-        if self.rule not in get_args(Rule):
-            raise ValueError(f"rule={self.rule!r}: choose one of {', '.join(get_args(Rule))}.")
+        check_choice(self, "rule", Rule)
         for name, inside in (("smallest", lambda v: 0 < v <= 1), ("largest", lambda v: v >= 1)):
             value = getattr(self, name)
             if isinstance(value, int | float) and not inside(value):

@@ -8,14 +8,13 @@ from typing import Any, Literal
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
-from PIL import Image
 
 from pilotfish.runs.statistics import cost_interval, mean_interval
-from pilotfish.runs.store import Run, replacing
+from pilotfish.runs.store import Run
 from pilotfish.types import DECREASE
+from pilotfish.view import plot
 
 mpl.use("agg")
 
@@ -50,7 +49,7 @@ def learning(runs: Sequence[Run], path: Path) -> Path:
         success.text(0.5, 0.5, "this task defines no success", ha="center", transform=success.transAxes, color=GREY)
     if len(cost.lines) > 1:
         cost.legend(frameon=False, fontsize=8)
-    return _save(figure, path)
+    return plot.write(figure, path)
 
 
 def diagnostics(run: Run, path: Path) -> Path:
@@ -72,7 +71,7 @@ def diagnostics(run: Run, path: Path) -> Path:
         _panel(figure.add_subplot(grid[i // 3, i % 3]), metrics, title, shown)
     if wide:
         _changes(figure.add_subplot(grid[-1, :]), metrics, decreases)
-    return _save(figure, path)
+    return plot.write(figure, path)
 
 
 def _panel(axis: Axes, metrics: Mapping[str, np.ndarray], title: str, shown: Mapping[str, Mapping[str, Any]]) -> None:
@@ -149,17 +148,7 @@ def comparison(
     figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(arms), 4), frameon=False, fontsize=9)
-    return _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    """Write a picture. It is drawn once; `savefig` would do so twice."""
-    figure.set_dpi(130)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    with replacing(path) as beside:
-        Image.fromarray(np.asarray(canvas.buffer_rgba())).save(beside, format="PNG", dpi=(130, 130))
-    return path
+    return plot.write(figure, path)
 
 
 def _clip(axis: Axes, returns: Mapping[str, np.ndarray]) -> None:

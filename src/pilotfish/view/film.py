@@ -15,6 +15,7 @@ from PIL import Image
 
 from pilotfish.runs.store import RunError, replacing
 from pilotfish.tasks import Entry
+from pilotfish.view import plot
 from pilotfish.view.scene import Scene, scene
 
 mpl.use("agg")
@@ -70,9 +71,7 @@ def filmstrip(path: Path, x: np.ndarray, dt: float, look: Scene, caption: str, c
             _show(axis, x[condition, t], condition, look, scale=0.45)
             if condition == conditions[0]:
                 axis.set_title(f"{t * dt:.1f} s", fontsize=8)
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=130)
-    return path
+    return plot.write(figure, path)
 
 
 def sheet(path: Path, entries: Sequence[Entry]) -> Path:
@@ -89,9 +88,7 @@ def sheet(path: Path, entries: Sequence[Entry]) -> Path:
         axis.set_title(entry.name, fontsize=10, color=INK)
     for axis in axes[len(entries) :]:
         axis.set_axis_off()
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=110)
-    return path
+    return plot.write(figure, path, dpi=110)
 
 
 def _frames(

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pilotfish.runs.statistics import Interval
-from pilotfish.runs.store import replacing
+from pilotfish.view import plot
 from pilotfish.view.curves import BLUE, COLOURS, GREY, INK, RED, frame
 
 mpl.use("agg")
@@ -157,6 +157,4 @@ def _legend(figure: Figure, axes: Iterable[Axes]) -> None:
 
 def _save(figure: Figure, title: str, path: Path) -> Path:
     figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=130)
-    return path
+    return plot.write(figure, path)

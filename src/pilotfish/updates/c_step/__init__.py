@@ -150,3 +150,8 @@ def kept_unless(found: Bool[Array, ""], step: CStep, q: LinearGaussian) -> CStep
         passes=step.passes,
         found=found,
     )
+
+
+def mean_multiplier(eta: Float[Array, "N"]) -> Float[Array, ""]:
+    """Mean of the conditions' multipliers that were found; 0 where none was."""
+    return jnp.nan_to_num(jnp.nanmean(jnp.where(jnp.isfinite(eta).any(), eta, 0.0)))
