@@ -457,6 +457,8 @@ class Shown(NamedTuple):
     """The setting that bounds it, by its name, nested ones with dots; a leading minus turns its sign."""
     times: str = ""
     """The field of the same report by which that bound is multiplied."""
+    label: str = ""
+    """What it is called beside others of its title; empty: its own name, without underscores."""
     column: str = ""
     """Its name in the table that one watches; empty: it has no column there."""
     form: str = "{:.3g}"

@@ -50,9 +50,12 @@ class Info(NamedTuple):
     """False where no step happened."""
     teaches: Annotated[Float[Array, ""], Shown("steps in which the teacher acts", "%", column="teacher", form="{:.2g}")]
     """Probability with which the teacher acted: beta^i."""
-    loss_before: Annotated[Float[Array, ""], Shown("loss of the network", scale="log")]
+    loss_before: Annotated[Float[Array, ""], Shown("loss of the network", scale="log", label="before its lesson")]
     """Mean squared distance of the network's actions to the teacher's, in standard deviations of the first noise."""
-    loss: Annotated[Float[Array, ""], Shown("loss of the network", scale="log", column="loss", form="{:.3g}")]
+    loss: Annotated[
+        Float[Array, ""],
+        Shown("loss of the network", scale="log", column="loss", form="{:.3g}", label="after its lesson"),
+    ]
     """Likewise, after its lesson."""
     idle: Annotated[Float[Array, ""], Shown("hidden units that are idle", "%")]
     """Fraction of the network's hidden units that have one value everywhere: dead, or saturated."""

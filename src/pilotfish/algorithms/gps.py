@@ -91,29 +91,35 @@ class Info(NamedTuple):
     transitions were there to fit any, or none to learn from."""
     kl: Annotated[
         Float[Array, ""],
-        Shown("KL of a step", "nats", bound="kl_step", times="step_factor", column="KL", form="{:.3f}"),
+        Shown("KL of a step", "nats", bound="kl_step", times="step_factor", column="KL", form="{:.3f}", label="mean"),
     ]
     """Mean expected KL of the new controllers to the old, in the model, nats a step."""
-    kl_max: Annotated[Float[Array, ""], Shown("KL of a step", "nats")]
+    kl_max: Annotated[Float[Array, ""], Shown("KL of a step", "nats", label="largest")]
     """The largest mean over the steps of a condition."""
-    entropy: Annotated[Float[Array, ""], Shown("entropy of a step's actions", "nats")]
+    entropy: Annotated[Float[Array, ""], Shown("entropy of a step's actions", "nats", label="controllers")]
     """Mean entropy of the new controllers' actions, nats a step."""
-    entropy_network: Annotated[Float[Array, ""], Shown("entropy of a step's actions", "nats")]
+    entropy_network: Annotated[Float[Array, ""], Shown("entropy of a step's actions", "nats", label="network")]
     """Entropy of the network's actions, nats a step, by its shared covariance."""
-    eta: Annotated[Float[Array, ""], Shown("multipliers", scale="log")]
+    eta: Annotated[Float[Array, ""], Shown("multipliers", scale="log", label="of the trust region")]
     """Median multiplier of the trust region, in units of the cost."""
-    price: Annotated[Float[Array, ""], Shown("multipliers", scale="log")]
+    price: Annotated[Float[Array, ""], Shown("multipliers", scale="log", label="of the KL to the network")]
     """Mean price of the KL of the network to the controllers, in units of the cost."""
     step_factor: Annotated[Float[Array, ""], Shown("step size, factor", scale="log", column="step", form="{:.2g}")]
     """Mean factor of `kl_step` by the adaptation of the step size."""
-    predicted: Annotated[Float[Array, ""], Shown(DECREASE)]
+    predicted: Annotated[Float[Array, ""], Shown(DECREASE, label="promised")]
     """Mean decrease of the expected cost of an episode that the models promise of the new controllers."""
     loss: Annotated[Float[Array, ""], Shown("loss of the network", scale="log", column="loss", form="{:.3g}")]
     """Mean squared distance of the network's actions to the controllers', in their standard deviations, after its
     lesson."""
-    kl_network: Annotated[Float[Array, ""], Shown("KL of the network to the controllers", "nats", scale="log")]
+    kl_network: Annotated[
+        Float[Array, ""],
+        Shown("KL of the network to the controllers", "nats", scale="log", label="those rolled out"),
+    ]
     """Mean expected KL of the network's actions to those of the controllers that were rolled out, nats a step."""
-    apart: Annotated[Float[Array, ""], Shown("KL of the network to the controllers", "nats", scale="log")]
+    apart: Annotated[
+        Float[Array, ""],
+        Shown("KL of the network to the controllers", "nats", scale="log", label="the new ones"),
+    ]
     """The same to the new controllers, by the network's linear function: what the duals rise with."""
     idle: Annotated[Float[Array, ""], Shown("hidden units that are idle", "%")]
     """Fraction of the network's hidden units that have one value everywhere: dead, or saturated."""

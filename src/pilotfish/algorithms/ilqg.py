@@ -61,7 +61,7 @@ class Info(NamedTuple):
     """False if the nominal trajectory, its feedback or a derivative along it is not finite: the state is kept."""
     nominal_cost: Annotated[Float[Array, ""], Shown("cost of the nominal trajectories", scale="log", column="nominal")]
     """Mean cost of the nominal trajectories, after the step."""
-    expected_reduction: Annotated[Float[Array, ""], Shown(DECREASE, column="expected")]
+    expected_reduction: Annotated[Float[Array, ""], Shown(DECREASE, column="expected", label="promised")]
     """Mean reduction of that cost that a full step promised."""
     step_length: Annotated[Float[Array, ""], Shown("part of the step that was taken", column="step")]
     """Mean part of the step that was taken; a condition that kept its trajectory counts 0."""

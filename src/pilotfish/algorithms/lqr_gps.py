@@ -55,10 +55,10 @@ class Info(NamedTuple):
     transitions were there to fit any."""
     kl: Annotated[
         Float[Array, ""],
-        Shown("KL of a step", "nats", bound="kl_step", times="step_factor", column="KL", form="{:.3f}"),
+        Shown("KL of a step", "nats", bound="kl_step", times="step_factor", column="KL", form="{:.3f}", label="mean"),
     ]
     """Mean expected KL of the new controller to the old, in the model, nats a step."""
-    kl_max: Annotated[Float[Array, ""], Shown("KL of a step", "nats")]
+    kl_max: Annotated[Float[Array, ""], Shown("KL of a step", "nats", label="largest")]
     """The largest of what the trust region bounds: a condition's mean over its steps, or a step's KL."""
     used: Annotated[Float[Array, ""], Shown("part of the trust region that is used", "%")]
     """The smallest mean KL of a condition, as a part of its bound: 99% or more but where steps are slack, where the
@@ -73,7 +73,7 @@ class Info(NamedTuple):
     """Mean number of backward passes that the trust region took."""
     step_factor: Annotated[Float[Array, ""], Shown("step size, factor", scale="log")]
     """Mean factor of `kl_step` by the adaptation of the step size."""
-    predicted: Annotated[Float[Array, ""], Shown(DECREASE)]
+    predicted: Annotated[Float[Array, ""], Shown(DECREASE, label="promised")]
     """Mean decrease of the expected cost of an episode that the model promises."""
 
 

@@ -90,33 +90,40 @@ class Info(NamedTuple):
     too few transitions were there to fit any."""
     kl: Annotated[
         Float[Array, ""],
-        Shown("KL of a step", "nats", bound="kl_step", times="step_factor", column="KL", form="{:.3f}"),
+        Shown("KL of a step", "nats", bound="kl_step", times="step_factor", column="KL", form="{:.3f}", label="mean"),
     ]
     """Mean expected KL of the new controllers to the linearised network, in the model, nats a step."""
-    kl_max: Annotated[Float[Array, ""], Shown("KL of a step", "nats")]
+    kl_max: Annotated[Float[Array, ""], Shown("KL of a step", "nats", label="largest")]
     """The largest of what the trust region bounds: a condition's mean over its steps, or a step's KL."""
-    entropy: Annotated[Float[Array, ""], Shown("entropy of a step's actions", "nats")]
+    entropy: Annotated[Float[Array, ""], Shown("entropy of a step's actions", "nats", label="controllers")]
     """Mean entropy of the new controllers' actions, nats a step."""
-    entropy_network: Annotated[Float[Array, ""], Shown("entropy of a step's actions", "nats")]
+    entropy_network: Annotated[Float[Array, ""], Shown("entropy of a step's actions", "nats", label="network")]
     """Entropy of the network's actions, nats a step, by its shared covariance."""
     eta: Annotated[Float[Array, ""], Shown("multiplier of the trust region", scale="log")]
     """Median multiplier of the trust region, in units of the cost."""
     step_factor: Annotated[Float[Array, ""], Shown("step size, factor", scale="log", column="step", form="{:.2g}")]
     """Mean factor of `kl_step` by the adaptation of the step size."""
-    predicted: Annotated[Float[Array, ""], Shown(DECREASE)]
+    predicted: Annotated[Float[Array, ""], Shown(DECREASE, label="promised")]
     """Mean decrease of the expected cost of an episode that the models promise, from network to new controllers."""
-    loss_before: Annotated[Float[Array, ""], Shown("loss of the network", scale="log")]
+    loss_before: Annotated[Float[Array, ""], Shown("loss of the network", scale="log", label="before its lesson")]
     """Mean squared distance of the network's actions to the controllers', in their standard deviations."""
-    loss: Annotated[Float[Array, ""], Shown("loss of the network", scale="log", column="loss", form="{:.3g}")]
+    loss: Annotated[
+        Float[Array, ""],
+        Shown("loss of the network", scale="log", column="loss", form="{:.3g}", label="after its lesson"),
+    ]
     """Likewise, after its lesson."""
-    kl_network: Annotated[Float[Array, ""], Shown("KL of the network to the controllers", "nats", scale="log")]
+    kl_network: Annotated[
+        Float[Array, ""], Shown("KL of the network to the controllers", "nats", scale="log", label="mean")
+    ]
     """Mean expected KL of the network's actions to the new controllers', nats a step."""
-    kl_network_max: Annotated[Float[Array, ""], Shown("KL of the network to the controllers", "nats", scale="log")]
+    kl_network_max: Annotated[
+        Float[Array, ""], Shown("KL of the network to the controllers", "nats", scale="log", label="largest")
+    ]
     """The largest of a condition."""
-    cost_network: Annotated[Float[Array, ""], Shown(OF_NETWORK, scale="log")]
+    cost_network: Annotated[Float[Array, ""], Shown(OF_NETWORK, scale="log", label="expected")]
     """Expected cost of an episode of the network as it was, in the models; of the controllers before its first
     lesson."""
-    guaranteed: Annotated[Float[Array, ""], Shown(OF_NETWORK, scale="log")]
+    guaranteed: Annotated[Float[Array, ""], Shown(OF_NETWORK, scale="log", label="at most")]
     """The most that an episode of the network as it leaves can cost (Lemma 4.2), as far as the models and the states of
     this iteration go: almost always far too much."""
     drift: Annotated[Float[Array, ""], Shown("states that may differ, at most", "%")]

@@ -44,15 +44,17 @@ class Info(NamedTuple):
     ok: Bool[Array, "N"]
     """False for a condition that taught nothing: its fitted dynamics in closed loop with the controller overflow, or
     too few transitions were there to fit any."""
-    kl: Annotated[Float[Array, ""], Shown("KL of a step", "nats", bound="kl_step", column="KL", form="{:.3f}")]
+    kl: Annotated[
+        Float[Array, ""], Shown("KL of a step", "nats", bound="kl_step", column="KL", form="{:.3f}", label="mean")
+    ]
     """Mean expected KL of the local controllers to the last one, in the model, nats a step."""
-    kl_max: Annotated[Float[Array, ""], Shown("KL of a step", "nats")]
+    kl_max: Annotated[Float[Array, ""], Shown("KL of a step", "nats", label="largest")]
     """The largest mean over the steps of a condition."""
     entropy: Annotated[Float[Array, ""], Shown("entropy of a step's actions", "nats", column="entropy", form="{:.2f}")]
     """Mean entropy of the new controller's actions, nats a step."""
     eta: Annotated[Float[Array, ""], Shown("multiplier of the trust region", scale="log")]
     """Median multiplier of the trust region, in units of the cost."""
-    predicted: Annotated[Float[Array, ""], Shown(DECREASE)]
+    predicted: Annotated[Float[Array, ""], Shown(DECREASE, label="promised")]
     """Mean decrease of the expected cost of an episode that the models promise of the new controller."""
     projected: Annotated[Float[Array, ""], Shown("KL of the local controllers to their projection", "nats")]
     """Mean expected KL of the local controllers to the new one, nats a step: what one controller for all cannot do."""

@@ -62,23 +62,23 @@ class Info(NamedTuple):
 
     ok: Bool[Array, "N"]
     """False if fewer than two whole rollouts differ in cost: the condition keeps its search."""
-    kl: Annotated[Float[Array, ""], Shown("KL", "nats", bound="kl_step", column="KL", form="{:.3f}")]
+    kl: Annotated[Float[Array, ""], Shown("KL", "nats", bound="kl_step", column="KL", form="{:.3f}", label="mean")]
     """Mean KL of the new search distribution to the old."""
-    kl_max: Annotated[Float[Array, ""], Shown("KL", "nats")]
+    kl_max: Annotated[Float[Array, ""], Shown("KL", "nats", label="largest")]
     """The largest of them: at most `kl_step`."""
     entropy: Annotated[Float[Array, ""], Shown("entropy of the parameters", "nats", column="entropy", form="{:.2f}")]
     """Mean entropy of the new search distribution, in units of the first standard deviations."""
     entropy_change: Annotated[Float[Array, ""], Shown("change of entropy", "nats")]
     """Mean change of it."""
-    eta: Annotated[Float[Array, ""], Shown("multipliers", scale="log")]
+    eta: Annotated[Float[Array, ""], Shown("multipliers", scale="log", label="of the KL bound")]
     """Median multiplier of the KL bound."""
-    omega: Annotated[Float[Array, ""], Shown("multipliers", scale="log")]
+    omega: Annotated[Float[Array, ""], Shown("multipliers", scale="log", label="of the entropy bound")]
     """Median multiplier of the entropy bound."""
     ess: Annotated[Float[Array, ""], Shown("effective samples", scale="log", column="samples", form="{:.0f}")]
     """Mean effective number of the regression's samples."""
     unexplained: Annotated[Float[Array, ""], Shown("part of the cost that is not explained", "%")]
     """Mean part of the costs' variance that the quadratic function leaves."""
-    predicted: Annotated[Float[Array, ""], Shown(DECREASE)]
+    predicted: Annotated[Float[Array, ""], Shown(DECREASE, label="promised")]
     """Mean decrease of the expected cost of an episode that the quadratic function promises."""
 
 

@@ -51,25 +51,30 @@ class Info(NamedTuple):
     ok: Bool[Array, "N"]
     """False if too few rollouts were usable or the new controller is not finite: the condition keeps its state. While
     rollouts to reuse are still being collected its controller is kept as well, and this is True."""
-    kl: Annotated[Float[Array, ""], Shown("KL of a step", "nats", bound="kl_step", column="KL", form="{:.3f}")]
+    kl: Annotated[
+        Float[Array, ""], Shown("KL of a step", "nats", bound="kl_step", column="KL", form="{:.3f}", label="mean")
+    ]
     """Mean expected KL of the new controller to the old, nats a step."""
-    kl_max: Annotated[Float[Array, ""], Shown("KL of a step", "nats")]
+    kl_max: Annotated[Float[Array, ""], Shown("KL of a step", "nats", label="largest")]
     """The largest of them: at most `kl_step`."""
     entropy: Annotated[Float[Array, ""], Shown("entropy of a step's actions", "nats", column="entropy", form="{:.2f}")]
     """Mean entropy of the new controller's actions, nats a step."""
     entropy_change: Annotated[Float[Array, ""], Shown("change of entropy", "nats", bound="-entropy_drop")]
     """Mean change of entropy: at least `-entropy_drop`."""
-    eta: Annotated[Float[Array, ""], Shown("multipliers", scale="log")]
+    eta: Annotated[Float[Array, ""], Shown("multipliers", scale="log", label="of the KL bound")]
     """Median multiplier of the KL bound."""
-    omega: Annotated[Float[Array, ""], Shown("multipliers", scale="log")]
+    omega: Annotated[Float[Array, ""], Shown("multipliers", scale="log", label="of the entropy bound")]
     """Median multiplier of the entropy bound."""
-    ess: Annotated[Float[Array, ""], Shown("effective samples of a step", scale="log", column="samples", form="{:.0f}")]
+    ess: Annotated[
+        Float[Array, ""],
+        Shown("effective samples of a step", scale="log", column="samples", form="{:.0f}", label="mean"),
+    ]
     """Mean effective number of samples of a step's regression."""
-    ess_min: Annotated[Float[Array, ""], Shown("effective samples of a step", scale="log")]
+    ess_min: Annotated[Float[Array, ""], Shown("effective samples of a step", scale="log", label="smallest")]
     """The smallest of them."""
-    predicted: Annotated[Float[Array, ""], Shown(DECREASE)]
+    predicted: Annotated[Float[Array, ""], Shown(DECREASE, label="promised")]
     """Mean decrease of the expected cost of an episode that the Q-functions promise under the current states."""
-    guaranteed: Annotated[Float[Array, ""], Shown(DECREASE)]
+    guaranteed: Annotated[Float[Array, ""], Shown(DECREASE, label="guaranteed at least")]
     """Mean of the least decrease that Theorem 4 leaves possible, over the states of this iteration's rollouts: almost
     always an increase, and a large one."""
 

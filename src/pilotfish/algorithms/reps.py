@@ -47,11 +47,11 @@ class Info(NamedTuple):
     ok: Bool[Array, "N"]
     """False if fewer than two whole rollouts differ in cost: the condition keeps its search. Contextual, if the
     rollouts of all conditions are no more than the features that are matched."""
-    kl: Annotated[Float[Array, ""], Shown("KL", "nats", bound="kl_step", column="KL", form="{:.3f}")]
+    kl: Annotated[Float[Array, ""], Shown("KL", "nats", bound="kl_step", column="KL", form="{:.3f}", label="mean")]
     """Mean KL of the episodes' weights to equal ones."""
-    kl_max: Annotated[Float[Array, ""], Shown("KL", "nats")]
+    kl_max: Annotated[Float[Array, ""], Shown("KL", "nats", label="largest")]
     """The largest of them: at most `kl_step`."""
-    kl_search: Annotated[Float[Array, ""], Shown("KL", "nats")]
+    kl_search: Annotated[Float[Array, ""], Shown("KL", "nats", label="of the search distribution")]
     """Mean KL of the new search distribution to the old: nothing bounds it."""
     entropy: Annotated[Float[Array, ""], Shown("entropy of the parameters", "nats", column="entropy", form="{:.2f}")]
     """Mean entropy of the new search distribution, in units of the first standard deviations."""
@@ -59,7 +59,7 @@ class Info(NamedTuple):
     """Median multiplier of the KL bound, in units of the cost."""
     ess: Annotated[Float[Array, ""], Shown("effective samples", scale="log", column="samples", form="{:.0f}")]
     """Mean effective number of weighted episodes."""
-    predicted: Annotated[Float[Array, ""], Shown(DECREASE)]
+    predicted: Annotated[Float[Array, ""], Shown(DECREASE, label="promised")]
     """Mean decrease of the cost of an episode by the weights: of the episodes made, not of those to come."""
 
 

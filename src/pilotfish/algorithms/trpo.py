@@ -60,15 +60,17 @@ class Info(NamedTuple):
 
     ok: Bool[Array, "N"]
     """False where nothing happened, or numbers overflowed."""
-    kl: Annotated[Float[Array, ""], Shown("KL of a step", "nats", bound="kl_step", column="KL", form="{:.3f}")]
+    kl: Annotated[
+        Float[Array, ""], Shown("KL of a step", "nats", bound="kl_step", column="KL", form="{:.3f}", label="mean")
+    ]
     """Mean KL of the old policy to the new in the states of the rollouts, nats a step."""
-    kl_max: Annotated[Float[Array, ""], Shown("KL of a step", "nats")]
+    kl_max: Annotated[Float[Array, ""], Shown("KL of a step", "nats", label="largest")]
     """The largest of what the bound holds for: of all steps of a network, or of a condition's controller."""
     entropy: Annotated[Float[Array, ""], Shown("entropy of a step's actions", "nats", column="entropy", form="{:.2f}")]
     """Entropy of the new policy's actions, nats a step."""
     shrinks: Annotated[Float[Array, ""], Shown("line search, how often the step was shortened")]
     """Mean number of times; where no length would do, the policy stays."""
-    predicted: Annotated[Float[Array, ""], Shown(DECREASE)]
+    predicted: Annotated[Float[Array, ""], Shown(DECREASE, label="promised")]
     """Mean decrease of the expected cost of an episode that the advantages promise, in the states of the rollouts."""
     explained: Annotated[Float[Array, ""], Shown("variance of the cost to go that is explained", "%")]
     """Part of the variance of the discounted cost to go of all steps that the value tells."""

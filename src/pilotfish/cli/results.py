@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,12 +11,17 @@ import tyro
 
 from pilotfish.cli import COMMANDS, complain
 from pilotfish.policies import files, onnx
-from pilotfish.runs import RunError, evaluation, loop
-from pilotfish.runs.store import Run, write, write_tensors
+from pilotfish.runs import RunError, evaluation, loop, tables
+from pilotfish.runs.store import METRICS, Run, write, write_tensors
 from pilotfish.tasks import Task
 
 if TYPE_CHECKING:
     from pilotfish.view.scene import Scene
+
+PICTURES = (".pdf", ".svg", ".png")
+PORTS = 65_536
+TABLES = (".csv", ".parquet")
+"""What metrics are written as."""
 
 
 @dataclasses.dataclass
@@ -103,7 +108,12 @@ class _Report:
     runs: tyro.conf.Positional[list[Path]]
     """The runs' folders."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """The page; by default report.html in the first run's folder."""
+    """The page (.html), by default report.html in the first run's folder; or the curves alone as a picture for print:
+    .pdf, .svg or .png."""
+    live: bool = False
+    """Serve the page to this machine's browser and renew it while the runs train; Ctrl-C ends that."""
+    port: int = 0
+    """Where --live serves it; 0 takes a free port."""
 
 
 def report(argv: list[str]) -> None:
@@ -114,7 +124,49 @@ def report(argv: list[str]) -> None:
     if not args.runs:
         raise ValueError("RUNS: name at least one run's folder.")
     runs = [Run.open(path) for path in args.runs]
-    print(view.report(runs, _output(args.output, runs[0].path / "report.html", ".html")))
+    if args.live:
+        _serve(args)
+        return
+    path = _output(args.output, runs[0].path / "report.html", ".html", *PICTURES)
+    if path.suffix == ".html":
+        print(view.report(runs, path))
+    else:
+        for picture in _curves(runs, path):
+            print(picture)
+
+
+def _serve(args: _Report) -> None:
+    from pilotfish.view import live
+
+    if args.output:
+        raise ValueError(f"--live and -o {args.output}: give one of them; a page that is served is not written.")
+    if not 0 <= args.port < PORTS:
+        raise ValueError(f"--port {args.port}: give 0, or a number up to {PORTS - 1}.")
+    try:
+        served = live.server(args.runs, args.port)
+    except OSError as error:
+        raise ValueError(f"--port {args.port}: {error.strerror}. Leave it out: a free one is taken.") from error
+    with served:
+        print(f"http://127.0.0.1:{served.server_port}/ (Ctrl-C ends it)", flush=True)
+        with suppress(KeyboardInterrupt):
+            served.serve_forever()
+
+
+def _curves(runs: list[Run], path: Path) -> list[Path]:
+    """Learning curves, a picture for each task; of a single run its diagnostics, too."""
+    from pilotfish.view import curves
+    from pilotfish.view.report import by_task
+
+    groups = by_task(runs)
+    if empty := [run for run in runs if "cost" not in run.metrics()]:
+        raise RunError(f"{empty[0].path}: no iteration has ended yet, so there is nothing to draw.")
+    written = []
+    for number, group in enumerate(groups.values()):
+        beside = path if len(groups) == 1 else path.with_stem(f"{path.stem}-{number + 1}")
+        written.append(curves.learning([run for _, run in group], beside))
+    if len(runs) == 1:
+        written.append(curves.diagnostics(runs[0], path.with_stem(f"{path.stem}-diagnostics")))
+    return written
 
 
 @dataclasses.dataclass
@@ -122,12 +174,14 @@ class _Export:
     run: tyro.conf.Positional[Path]
     """The run's folder."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """The policy's file; by default policy.safetensors in the run's folder, or local.safetensors."""
-    format: Literal["safetensors", "onnx"] | None = None
-    """What it is written as: arrays that ten lines of NumPy act by, or an ONNX model, for onnxruntime and others; by
-    default what the name of -o ends in."""
+    """The policy's file; by default policy.safetensors in the run's folder, or local.safetensors. The metrics' file; by
+    default metrics-long.csv there, or metrics-long.parquet."""
+    format: Literal["safetensors", "onnx", "csv", "parquet"] | None = None
+    """What it is written as: arrays that ten lines of NumPy act by, or an ONNX model, for onnxruntime and others. Or not
+    the policy but the metrics, as one long table (parquet needs pilotfish[parquet]). By default what the name of -o
+    ends in."""
     seed: int | None = None
-    """Which seed's policy; by default the one of lowest cost."""
+    """Which seed's policy, by default the one of lowest cost; or which seed's metrics, by default all."""
     local: bool = False
     """The local controllers that teach a network, one for each condition, instead of the network."""
     trust: bool = False
@@ -135,21 +189,34 @@ class _Export:
 
 
 def export(argv: list[str]) -> None:
-    """Write a policy that acts without jax."""
+    """Write a policy that acts without jax, or the metrics as a table."""
     args = tyro.cli(_Export, args=argv, prog="pilotfish export", description=COMMANDS["export"])
     run = Run.open(args.run, trust=args.trust)
     kind = f".{args.format}" if args.format else args.output.suffix if args.output else ".safetensors"
-    kinds = (kind,) if args.format else (".safetensors", ".onnx")
-    path = _output(args.output, run.path / f"{'local' if args.local else 'policy'}{kind}", *kinds)
+    kinds = (kind,) if args.format else (".safetensors", ".onnx", *TABLES)
+    name = "metrics-long" if kind in TABLES else "local" if args.local else "policy"
+    path = _output(args.output, run.path / f"{name}{kind}", *kinds)
     own = path.parent.resolve() == run.path.resolve()
-    if own and path.name.startswith(("checkpoint", "evaluation")):
+    if own and path.name.startswith(("checkpoint", "evaluation", METRICS)):
         raise ValueError(f"-o {path}: this is the run's own {path.name}. Choose another name.")
-    seed = _best_seed(run) if args.seed is None else args.seed
-    tensors, words = evaluation.pack(run, evaluation.trained(run, args.local), seed)
-    content = onnx.written(tensors, words) if kind == ".onnx" else files.written(tensors, words)
+    content = _table(run, args, kind) if kind in TABLES else _policy(run, args, kind)
     with run.writing() if own else nullcontext():
         write(path, content)
     print(path)
+
+
+def _policy(run: Run, args: _Export, kind: str) -> bytes:
+    seed = _best_seed(run) if args.seed is None else args.seed
+    tensors, words = evaluation.pack(run, evaluation.trained(run, args.local), seed)
+    return onnx.written(tensors, words) if kind == ".onnx" else files.written(tensors, words)
+
+
+def _table(run: Run, args: _Export, kind: str) -> bytes:
+    if args.local:
+        raise ValueError(f"--local: {kind} files hold metrics, not policies. Leave it out.")
+    if args.seed is not None:
+        run.index(args.seed)
+    return tables.written(run, kind, None if args.seed is None else [args.seed])
 
 
 def teacher_of(run: Run) -> Path:

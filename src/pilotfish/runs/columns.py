@@ -8,12 +8,14 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
+from pilotfish import manual
 from pilotfish.algorithms import Algorithm
 from pilotfish.runs.measured import bare
 from pilotfish.types import Shown
 
 Columns = dict[str, dict[str, Any]]
-"""By a metric's name the fields of its `Shown`; `bound` is a number, or None where there is none."""
+"""By a metric's name the fields of its `Shown`; `bound` is a number, or None where there is none; `words` are those
+that stand under the field."""
 
 
 def columns(algorithm: Algorithm, *reports: Any) -> Columns:
@@ -23,10 +25,12 @@ def columns(algorithm: Algorithm, *reports: Any) -> Columns:
     """
     found, algorithm = {}, bare(algorithm)
     for report in reports:
+        said = manual.of_class(type(report))
         for name, hint in get_type_hints(type(report), include_extras=True).items():
             for note in getattr(hint, "__metadata__", ()):
                 if isinstance(note, Shown):
-                    found[name] = note._asdict() | {"bound": _bound(algorithm, note.bound)}
+                    words = said[name].words if name in said else ""
+                    found[name] = note._asdict() | {"bound": _bound(algorithm, note.bound), "words": words}
         found |= columns(algorithm, *filter(_is_report, report))
     return found
 

@@ -11,44 +11,46 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from pilotfish.runs.statistics import cost_interval, mean_interval
+from pilotfish.runs.statistics import mean_interval
 from pilotfish.runs.store import Run
 from pilotfish.types import DECREASE
 from pilotfish.view import plot
+from pilotfish.view.look import COLOURS, GREY, INK, LEARNING, NO_SUCCESS, RED, ROLLOUTS, called, mean_and_band
 
 mpl.use("agg")
 
-INK, BLUE, RED, GREY = "#1b2a38", "#1f6fb2", "#c8452f", "#8a97a3"
-ROLLOUTS = "rollouts from each condition"
-STYLES = ("-", "--", ":")
+BLUE = COLOURS[0]
+STYLES = ("-", "--", ":", "-.")
 COLOURS_OF_A_PANEL = (BLUE, GREY, INK)
-LEARNING = ("cost", "success", "noise_free_cost", "noise_free_success")
-"""What learning curves show."""
-COLOURS = (BLUE, RED, "#2f8f5b", "#8b5fb0", "#c98a1b", "#3aa6a6")
+READING = "line: mean over {seeds} seeds, on a log axis the geometric one; band: its 95% interval; thin: each seed"
 
 
 def learning(runs: Sequence[Run], path: Path) -> Path:
-    """Cost and success over rollouts: mean, 95% interval over seeds, and each seed's own line."""
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    """Cost and success over rollouts, of runs of one task: mean, 95% interval over seeds, and each seed's own line."""
+    figure = Figure(figsize=(10, 4.0), layout="constrained")
     cost, success = figure.subplots(1, 2)
-    for run, colour in zip(runs, COLOURS * len(runs), strict=False):
-        metrics = run.metrics()
-        label = _label(run, runs) if len(runs) > 1 else "rollouts"
-        _band(cost, metrics["rollouts"], metrics["cost"], colour, label)
-        _band(success, metrics["rollouts"], 100 * metrics["success"], colour, label)
-        if "noise_free_cost" in metrics:
-            label = f"{label}, without noise" if len(runs) > 1 else "without noise"
-            whole = np.where(np.isfinite(metrics["noise_free_cost"]), metrics["noise_free_cost"], np.nan)
-            _band(cost, metrics["rollouts"], whole, colour, label, "--")
-            _band(success, metrics["rollouts"], 100 * metrics["noise_free_success"], colour, label, "--")
-    positive = all((run.metrics()["cost"] > 0).all() for run in runs)
-    _axis(cost, "cost of an episode", "log" if positive else "linear")
-    _axis(success, "rollouts that succeed, %", "linear")
+    metrics = [run.metrics() for run in runs]
+    log = all((one["cost"] > 0).all() for one in metrics)
+    for i, (run, one) in enumerate(zip(runs, metrics, strict=True)):
+        colour, ls = COLOURS[i % len(COLOURS)], STYLES[i % len(STYLES)] if len(runs) > 1 else "-"
+        name = f"{_label(run, runs)}, " if len(runs) > 1 else ""
+        measured = "noise_free_cost" in one
+        if len(runs) == 1 or not measured:
+            _band(cost, one["rollouts"], one["cost"], colour, f"{name}exploring", ls, log)
+            _band(success, one["rollouts"], 100 * one["success"], colour, f"{name}exploring", ls, percent=True)
+        if measured:
+            words, ls = f"{name}without noise", ls if len(runs) > 1 else "--"
+            colour = colour if len(runs) > 1 else COLOURS[1]
+            _band(cost, one["rollouts"], one["noise_free_cost"], colour, words, ls, log)
+            _band(success, one["rollouts"], 100 * one["noise_free_success"], colour, words, ls, percent=True)
+    _axis(cost, "cost of an episode", "log" if log else "linear")
+    _axis(success, "episodes that succeed, %", "linear")
     success.set_ylim(-3, 103)
-    if all(np.isnan(run.metrics()["success"]).all() for run in runs):
-        success.text(0.5, 0.5, "this task defines no success", ha="center", transform=success.transAxes, color=GREY)
+    if all(np.isnan(one["success"]).all() for one in metrics):
+        success.text(0.5, 0.5, NO_SUCCESS, ha="center", transform=success.transAxes, color=GREY)
     if len(cost.lines) > 1:
         cost.legend(frameon=False, fontsize=8)
+    _explain(figure, max(len(one["cost"]) for one in metrics))
     return plot.write(figure, path)
 
 
@@ -59,7 +61,7 @@ def diagnostics(run: Run, path: Path) -> Path:
     """
     metrics, panels, decreases = run.metrics(), {}, {}
     for name, how in run.columns().items():
-        if name in metrics and name not in LEARNING:
+        if name in metrics and name not in LEARNING and np.isfinite(metrics[name]).any():
             if how["title"] == DECREASE:
                 decreases[name] = metrics[name]
             else:
@@ -70,22 +72,28 @@ def diagnostics(run: Run, path: Path) -> Path:
     for i, (title, shown) in enumerate(panels.items()):
         _panel(figure.add_subplot(grid[i // 3, i % 3]), metrics, title, shown)
     if wide:
-        _changes(figure.add_subplot(grid[-1, :]), metrics, decreases)
+        said = {called(name, run.columns()[name]): values for name, values in decreases.items()}
+        _changes(figure.add_subplot(grid[-1, :]), metrics, said)
+    _explain(figure, len(metrics["cost"]))
     return plot.write(figure, path)
 
 
 def _panel(axis: Axes, metrics: Mapping[str, np.ndarray], title: str, shown: Mapping[str, Mapping[str, Any]]) -> None:
     """Numbers that are shown together, with their bounds."""
     how = next(iter(shown.values()))
-    for (name, own), colour in zip(shown.items(), COLOURS_OF_A_PANEL * len(shown), strict=False):
-        values = 100 * metrics[name] if own["unit"] == "%" else metrics[name]
-        if how["scale"] == "log" and (values > 0).any():  # where all is 0, that is what is to be seen
+    percent, log = how["unit"] == "%", how["scale"] == "log"
+    for i, (name, own) in enumerate(shown.items()):
+        values = 100 * metrics[name] if percent else metrics[name]
+        if log and (values > 0).any():  # where all is 0, that is what is to be seen
             values = np.where(values > 0, values, np.nan)
-        _band(axis, metrics["rollouts"], values, colour, name)
+        colour, ls = COLOURS_OF_A_PANEL[i % len(COLOURS_OF_A_PANEL)], STYLES[i % len(STYLES)]
+        _band(axis, metrics["rollouts"], values, colour, called(name, own), ls, log, percent)
         if own["bound"] is not None:
             bound = own["bound"] * metrics.get(own["times"], np.ones_like(values)).mean(0)
-            axis.plot(metrics["rollouts"][0], bound, color=RED, lw=1, ls="--", label="bound")
+            axis.plot(metrics["rollouts"][0], bound, color=RED, lw=1, ls=(0, (1, 1)), label="bound")
     _axis(axis, f"{title}, {how['unit']}" if how["unit"] else title, how["scale"])
+    if percent:
+        axis.set_ylim(-3, 103)
     if len(axis.get_legend_handles_labels()[1]) > 1:
         axis.legend(frameon=False, fontsize=7)
 
@@ -96,10 +104,8 @@ def _changes(axis: Axes, metrics: Mapping[str, np.ndarray], said: Mapping[str, n
     The axis is linear below the size that nine of ten of these numbers exceed, and logarithmic above.
     """
     cost = np.where(np.isfinite(metrics["cost"]), metrics["cost"], np.nan)
-    decreases = {"actual": -np.diff(cost), **{name.replace("_", " "): values for name, values in said.items()}}
-    for (name, values), colour, ls in zip(
-        decreases.items(), (BLUE, INK, RED, GREY), ("-", "--", "-", ":"), strict=False
-    ):
+    decreases = {"actual": -np.diff(cost), **said}
+    for (name, values), colour, ls in zip(decreases.items(), (BLUE, INK, RED, GREY), STYLES, strict=False):
         _band(axis, metrics["rollouts"][:, : values.shape[1]], values, colour, name, ls)
     sizes = np.abs(np.concatenate([values.ravel() for values in decreases.values()]))
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
@@ -168,14 +174,32 @@ def _clip(axis: Axes, returns: Mapping[str, np.ndarray]) -> None:
         axis.set_xlabel(f"{axis.get_xlabel()}\n{note}", fontsize=8, color=INK)
 
 
-def _band(axis: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str, ls: str = "-") -> None:
-    if values.size == 0 or np.isnan(values).all():
+def _band(
+    axis: Axes,
+    x: np.ndarray,
+    values: np.ndarray,
+    colour: str,
+    name: str,
+    ls: str = "-",
+    log: bool = False,
+    percent: bool = False,
+) -> None:
+    if values.size == 0 or not np.isfinite(values).any():
         return
+    middle, low, high = mean_and_band(values, log)
+    if percent:
+        low, high = np.clip(low, 0, 100), np.clip(high, 0, 100)
     if len(values) > 1:
         for line in values:
-            axis.plot(x[0], line, color=colour, lw=0.5, alpha=0.35)
-        axis.fill_between(x[0], *cost_interval(values)[0][1:], color=colour, alpha=0.2, lw=0)
-    axis.plot(x[0], np.ma.masked_invalid(values).mean(0).filled(np.nan), color=colour, lw=1.8, ls=ls, label=label)
+            axis.plot(x[0], np.where(np.isfinite(line), line, np.nan), color=colour, lw=0.5, alpha=0.35)
+        axis.fill_between(x[0], low, high, color=colour, alpha=0.2, lw=0)
+    axis.plot(x[0], middle, color=colour, lw=1.8, ls=ls, label=name)
+
+
+def _explain(figure: Figure, seeds: int) -> None:
+    """Say what lines and bands are, where there is more than one seed."""
+    if seeds > 1:
+        figure.supxlabel(READING.format(seeds=seeds), fontsize=8, color=GREY)
 
 
 def _axis(axis: Axes, title: str, scale: str) -> None:

@@ -14,7 +14,13 @@ DOTS = 130
 
 
 def write(figure: Figure, path: Path, dpi: int = DOTS) -> Path:
-    """Write a picture, whole or not at all. It is drawn once; `savefig` would do so twice."""
+    """Write a picture, whole or not at all: .png, or .pdf and .svg for print. A .png is drawn once; `savefig` would do
+    so twice.
+    """
+    if path.suffix != ".png":
+        with replacing(path) as beside:
+            figure.savefig(beside, format=path.suffix[1:])
+        return path
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
