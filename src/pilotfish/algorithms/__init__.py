@@ -8,6 +8,7 @@ import equinox as eqx
 from jaxtyping import Array, Bool
 
 from pilotfish.policies import Policy
+from pilotfish.policies.network import Network
 from pilotfish.registry import Entry, algorithms, named, of_file
 from pilotfish.types import Key, Problem, Rollouts
 
@@ -28,7 +29,8 @@ class Algorithm(eqx.Module):
     @property
     def files(self) -> Sequence[str]:
         """The user's files that the algorithm is made of, by absolute paths: a run keeps copies of them."""
-        return ()
+        networks = (value for value in vars(self).values() if isinstance(value, Network))
+        return tuple(network.start for network in networks if network.start)
 
     def traceable(self, problem: Problem) -> bool:
         """Whether JAX can compile `init` and `update` for this problem. If not, they run as they are."""

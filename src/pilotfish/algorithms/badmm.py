@@ -154,7 +154,7 @@ class BADMM(Algorithm):
         check_number(self, "noise_smoothing", lambda v: v >= 0, "a standard deviation; 0 leaves the noise white")
 
     def init(self, problem: Problem, episodes: int, key: Key) -> State:
-        """The problem's first controllers, and a network that knows nothing."""
+        """The problem's first controllers, and a network that knows nothing unless it is given one."""
         first, N = problem.first_controller, len(problem.conditions.mean)
         policy = self.policy.policy(problem, key, self.noise_smoothing)
         transitions, visited = local.begin(self.dynamics, problem, episodes), self.linearise.begin(problem, episodes)
@@ -167,7 +167,7 @@ class BADMM(Algorithm):
             policy=policy,
             transitions=transitions,
             visited=visited,
-            lessons=self.teach.begin(problem, policy, episodes + self.imagined),
+            lessons=self.teach.begin(problem, policy, episodes + self.imagined, self.policy.knows),
         )
 
     def explore(self, state: State) -> LinearGaussianPolicy:

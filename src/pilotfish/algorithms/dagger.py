@@ -90,16 +90,16 @@ class DAgger(Algorithm):
 
     @property
     def files(self) -> tuple[str, ...]:
-        return (self.teacher,) if self.teacher else ()
+        return (*super().files, *([self.teacher] if self.teacher else []))
 
     def init(self, problem: Problem, episodes: int, key: Key) -> State:
-        """The teacher, and a network that knows nothing."""
+        """The teacher, and a network that knows nothing unless it is given one."""
         policy = self.policy.policy(problem, key)
         return State(
             iteration=jnp.zeros((), int),
             teacher=self._teacher(problem),
             policy=policy,
-            lessons=self.teach.begin(problem, policy, episodes),
+            lessons=self.teach.begin(problem, policy, episodes, self.policy.knows),
         )
 
     def _teacher(self, problem: Problem) -> LinearGaussian:

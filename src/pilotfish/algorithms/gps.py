@@ -177,7 +177,7 @@ class GPS(Algorithm):
         check_number(self, "noise_smoothing", lambda v: v >= 0, "a standard deviation; 0 leaves the noise white")
 
     def init(self, problem: Problem, episodes: int, key: Key) -> State:
-        """The problem's first controllers, and a network that knows nothing."""
+        """The problem's first controllers, and a network that knows nothing unless it is given one."""
         first, N = problem.first_controller, len(problem.conditions.mean)
         net_key, draw_key = jax.random.split(key)
         policy = self.policy.policy(problem, net_key, self.noise_smoothing)
@@ -197,7 +197,7 @@ class GPS(Algorithm):
             policy=policy,
             transitions=transitions,
             visited=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (N, *leaf.shape)), visited),
-            lessons=self.teach.begin(problem, policy, episodes),
+            lessons=self.teach.begin(problem, policy, episodes, self.policy.knows),
             drawn=drawn,
         )
 

@@ -191,7 +191,7 @@ class MDGPS(Algorithm):
         check_number(self, "noise_smoothing", lambda v: v >= 0, "a standard deviation; 0 leaves the noise white")
 
     def init(self, problem: Problem, episodes: int, key: Key) -> State:
-        """The problem's first controllers, and a network that knows nothing."""
+        """The problem's first controllers, and a network that knows nothing unless it is given one."""
         first, N = problem.first_controller, len(problem.conditions.mean)
         policy = self.policy.policy(problem, key, self.noise_smoothing)
         visited = self.linearise.begin(problem, episodes)
@@ -206,10 +206,12 @@ class MDGPS(Algorithm):
             steps=self.step.begin(N),
             began=jnp.full(N, jnp.nan, float),
             policy=policy,
-            taught=jnp.asarray(False),
+            taught=jnp.asarray(self.policy.knows),
             transitions=transitions,
             visited=visited,
-            lessons=self.teach.begin(problem, policy, episodes + (self.imagined if self.c_step == "lqr" else 0)),
+            lessons=self.teach.begin(
+                problem, policy, episodes + (self.imagined if self.c_step == "lqr" else 0), self.policy.knows
+            ),
         )
 
     def explore(self, state: State) -> Policy:

@@ -117,16 +117,19 @@ class TRPO(Algorithm):
         check_number(self, "conjugate", lambda v: v >= 1, "give at least 1 iteration")
 
     def init(self, problem: Problem, episodes: int, key: Key) -> State:
-        """A network that does nothing but explore, or the problem's first controllers without correlations."""
+        """A network that does nothing but explore, or the one given; or the problem's first controllers without
+        correlations.
+        """
         policy_key, value_key = jax.random.split(key)
         if self.actor == "network":
-            policy = _silent(self.policy.policy(problem, policy_key), problem)
+            policy = self.policy.policy(problem, policy_key)
+            policy = policy if self.policy.knows else _silent(policy, problem)
         else:
             first = problem.first_controller
             std = jnp.sqrt(jnp.diagonal(first.cov, axis1=-2, axis2=-1))
             policy = LinearGaussianPolicy(LinearGaussian(first.K, first.k, std[..., None] * jnp.eye(problem.du)))
         critic = self.critic.begin(problem, value_key) if self.value == "network" else None
-        return State(policy, critic, jnp.asarray(False))
+        return State(policy, critic, jnp.asarray(self.actor == "network" and self.policy.knows))
 
     def explore(self, state: State) -> NetworkPolicy | LinearGaussianPolicy:
         return state.policy

@@ -11,6 +11,8 @@ A network of your own is a subclass of `Network` whose `layers` makes it: any mo
 inside is not known, so that its outputs are scaled outside of it (`OwnNetworkPolicy`).
 """
 
+import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, cast
 
@@ -182,8 +184,12 @@ def weights(net: eqx.Module) -> Any:
     return eqx.filter(net, eqx.is_inexact_array)
 
 
+def _absolute(path: str) -> str:
+    return os.path.abspath(path) if path else ""
+
+
 class Network(eqx.Module):
-    """How a network is made: hidden layers of one width, and one activation."""
+    """How a network is made: hidden layers of one width, and one activation; or what a file holds."""
 
     width: int = eqx.field(static=True, default=40)
     """Units of a hidden layer (MDGPS: 40)."""
@@ -196,6 +202,10 @@ class Network(eqx.Module):
     time: bool = eqx.field(static=True, default=False)
     """Whether the part of the episode that is over is an input beside what is observed: for a cost that changes over
     time."""
+
+    start: str = eqx.field(static=True, default="", converter=_absolute)
+    """A policy's file, with whose network learning begins instead of random weights: its size is then that of the file.
+    `--from RUN` takes that of a run."""
 
     def __check_init__(self):
         check_choice(self, "activation", Activation)
@@ -211,8 +221,39 @@ class Network(eqx.Module):
             inputs, outputs, self.width if self.depth else 0, self.depth, ACTIVATIONS[self.activation], key=key
         )
 
+    @property
+    def knows(self) -> bool:
+        """Whether the policy that is made has learned something already."""
+        return bool(self.start)
+
     def policy(self, problem: Problem, key: Key, smoothing: float = 0.0) -> NetworkPolicy:
-        """A policy for a problem, with random weights, no whitening yet, and the problem's first noise."""
+        """A policy for a problem, with random weights, no whitening yet, and the problem's first noise; or with the
+        network and the whitening of its file. ValueError if that is none for this problem.
+        """
+        made = self._random(problem, key, smoothing)
+        return self._started(problem, made) if self.start else made
+
+    def _started(self, problem: Problem, like: NetworkPolicy) -> NetworkPolicy:
+        """The network of the file, acting with the noise of `like`."""
+        from pilotfish.policies import files
+
+        found = files.load(self.start, like if isinstance(like, OwnNetworkPolicy) else None)
+        if not isinstance(found, NetworkPolicy):
+            raise ValueError(
+                f"start={self.start}: it holds a policy of the kind {found.kind!r}, and a network is wanted. Local "
+                "controllers begin a run by --demonstration."
+            )
+        outputs = problem.du * (1 if self.covariance == "shared" else 2)
+        inputs, seen = problem.do + self.time, jnp.zeros(len(found.shift))
+        if (len(seen), found.time, len(found.outputs(seen))) != (inputs, self.time, outputs):
+            raise ValueError(
+                f"start={self.start}: its network has {len(seen)} inputs (time among them: {found.time}) and "
+                f"{len(found.outputs(seen))} outputs; this task and these settings need {inputs} (time among them: "
+                f"{self.time}) and {outputs}."
+            )
+        return dataclasses.replace(found, factor=like.factor, steps=like.steps, smoothing=like.smoothing)
+
+    def _random(self, problem: Problem, key: Key, smoothing: float) -> NetworkPolicy:
         inputs, du = problem.do + self.time, problem.du
         outputs = du * (1 if self.covariance == "shared" else 2)
         net = self.layers(inputs, outputs, key)

@@ -208,7 +208,13 @@ def in_file_of(part: dict[str, Any]) -> Entry:
 
 def _moved(options: dict[str, Any], where: dict[str, str]) -> dict[str, Any]:
     """Options with the places of files where these are now."""
-    return {name: where.get(value, value) if type(value) is str else value for name, value in options.items()}
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return _moved(value, where)
+        return where.get(value, value) if type(value) is str else value
+
+    return {name: moved(value) for name, value in options.items()}
 
 
 def _files(spec: Spec, folder: Path | None) -> dict[str, str]:

@@ -174,15 +174,17 @@ class SStep(eqx.Module):
         if isinstance(self.learning_rate, int | float) and not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate}: the step size must be positive.")
 
-    def begin(self, problem: Problem, policy: NetworkPolicy, episodes: int) -> Memory:
-        """What is remembered before the first of iterations with `episodes` rollouts from each condition: nothing."""
+    def begin(self, problem: Problem, policy: NetworkPolicy, episodes: int, taught: bool = False) -> Memory:
+        """What is remembered before the first of iterations with `episodes` rollouts from each condition: no state, but
+        whether the network was `taught` before.
+        """
         shape = (self.memory, len(problem.conditions.mean), episodes, problem.horizon)
         weights = ravel_pytree(network.weights(policy.net))[0].astype(self.precision)
         return Memory(
             o=jnp.zeros((*shape, len(policy.shift))),
             x=jnp.zeros((*shape, problem.dx)),
             happened=jnp.zeros(shape, bool),
-            taught=jnp.asarray(False),
+            taught=jnp.asarray(taught),
             optimiser=optax.scale_by_adam().init(weights) if self.optimiser == "adam" else None,
         )
 
