@@ -313,12 +313,12 @@ def test_report_is_one_self_contained_page(capsys, folder, tmp_path):
     code, _, _ = call(capsys, "report", folder, "-o", tmp_path / "page.html")
     assert code == 0
     page = (tmp_path / "page.html").read_text()
-    assert page.count("<img src='data:image/") == 4
-    assert "http" not in page.split("</style>")[1]
+    assert page.count("<img src='data:image/") == 2  # film and filmstrip
+    assert "http" not in page.split("</style>")[1].split("<script")[0]
     assert "kl_step" in page
     assert "mean cost of an episode" in page
     assert call(capsys, "report", folder, folder, "-o", tmp_path / "both.html")[0] == 0
-    assert (tmp_path / "both.html").read_text().count("<img src='data:image/") == 9
+    assert (tmp_path / "both.html").read_text().count("<img src='data:image/") == 4
 
 
 def test_export_acts_as_the_policy(capsys, folder, tmp_path):

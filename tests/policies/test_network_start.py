@@ -50,6 +50,7 @@ def test_what_is_deployed_at_first_is_the_network_of_the_file(name, file):
     np.testing.assert_array_equal(state.policy.factor, jnp.diag(PROBLEM.initial_std))
 
 
+@pytest.mark.slow
 def test_an_update_begins_where_the_network_is(file):
     """Lessons of next to no length leave it as it was, in whatever coordinates; of a random one they make another."""
     world = LinearQuadratic().world()

@@ -65,3 +65,11 @@ def test_what_ended_before_the_plug_was_pulled_is_kept(tmp_path):
     assert len(files(run)) == 4
     assert run.metrics()["cost"].shape == (1, 1)
     assert run.done() == 1
+
+
+def test_of_a_robot_one_noise_free_episode_is_asked_for_and_not_a_hundred():
+    problem = dataclasses.replace(LinearQuadratic().problem(), noise_std=0.0)
+    world = PlantWorld(problem, EquationsPlant(problem, 1))
+    result = train(ALGORITHM, world, **SIZES)
+    assert result.evaluate().rollouts.x.shape[2] == 1
+    assert result.evaluate(2).rollouts.x.shape[2] == 2

@@ -71,7 +71,7 @@ def list_(argv: list[str]) -> None:
     elif args.task is not None and (model := _uncosted(args.task)):
         print(model)
     elif args.task is not None:
-        known = _described(args.task)
+        known = described(args.task)
         print(json.dumps(known, indent=2) if args.json else _told(known))
     else:
         known = {
@@ -130,7 +130,7 @@ def _uncosted(name: str) -> str:
     return task.needs_a_cost() if isinstance(task, model.ModelTask) else ""
 
 
-def _described(name: str) -> dict[str, Any]:
+def described(name: str) -> dict[str, Any]:
     """All that is known of a task, in words, numbers and lists of them."""
     from pilotfish import experiments, tasks
     from pilotfish.runs.evaluation import Generalises
@@ -203,13 +203,13 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str | None) else repr(value)
 
 
-def _told(known: dict[str, Any]) -> str:
-    """The same to be read."""
+def facts(known: Mapping[str, Any]) -> dict[str, str]:
+    """What a task's numbers and functions are, each in a line under its name."""
     T, dt, N = known["horizon"], known["dt"], known["conditions"]
     limits = zip(known["action_low"], known["action_high"], strict=True)
     bounds = sorted({f"{_bound(low, '-')} to {_bound(high, '')}" for low, high in limits})
     std = sorted(set(known["initial_std"]))
-    rows = {
+    said = {
         "episode": f"{T} actions, one every {dt:g} s: {T * dt:g} s",
         "state x": f"{_count(known['x'])}" + f"; what is observed of it: {known['o']}" * (known["o"] != known["x"]),
         "action u": f"{_count(known['u'])}, {', '.join(bounds)}; noise at first {', '.join(f'{s:g}' for s in std)}",
@@ -222,12 +222,17 @@ def _told(known: dict[str, Any]) -> str:
         "a picture": f"pilotfish list {known['name']} --pictures FILE.png",
         "its code": known["module"],
     }
+    return {name: words for name, words in said.items() if words}
+
+
+def _told(known: dict[str, Any]) -> str:
+    """The same to be read."""
     parts = [
         f"{known['name']}: {known['summary']}",
         known["description"],
         *(["\n".join(known["entries"])] * bool(known["entries"])),
     ]
-    parts.append("\n".join(f"{name:11s} {words}" for name, words in rows.items() if words))
+    parts.append("\n".join(f"{name:11s} {words}" for name, words in facts(known).items()))
     if known["settings"]:
         parts.append("\n".join(["settings, --task.NAME:", *_settings(known["settings"])]))
     return "\n\n".join(parts)

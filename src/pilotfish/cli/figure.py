@@ -58,7 +58,7 @@ def figure(argv: list[str]) -> int:
         raise ValueError(f"--seeds {args.seeds}: must be 1 or more.")
     folder = args.out or chosen.folder(args.quick)
     listener = Listener(sys.stderr if args.json else sys.stdout, f"the figure is drawn all the same, in {folder}.")
-    console = Console(file=cast(IO[str], listener), highlight=False)
+    console = Console(file=cast(IO[str], listener), highlight=False, emoji=False)
     how = (chosen, folder, args.seeds, args.quick, args.sensitivity)
     console.print(f"{chosen.id}: {chosen.title} -> {folder}", style="bold", soft_wrap=True)
     try:

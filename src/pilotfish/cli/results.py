@@ -28,8 +28,8 @@ TABLES = (".csv", ".parquet")
 class _Evaluate:
     run: tyro.conf.Positional[Path]
     """The run's folder."""
-    rollouts: int = evaluation.ROLLOUTS
-    """Noise-free rollouts of each seed's policy, from each condition."""
+    rollouts: int | None = None
+    """Noise-free rollouts of each seed's policy, from each condition; by default 100, and one of a robot."""
     held_out: bool = False
     """From the conditions that the task keeps for testing, instead of those of training."""
     local: bool = False
@@ -43,7 +43,7 @@ class _Evaluate:
 def evaluate(argv: list[str]) -> None:
     """Cost and success of what a run learned."""
     args = tyro.cli(_Evaluate, args=argv, prog="pilotfish evaluate", description=COMMANDS["evaluate"])
-    if args.rollouts < 1:
+    if args.rollouts is not None and args.rollouts < 1:
         raise ValueError(f"--rollouts {args.rollouts}: must be 1 or more.")
     run = Run.open(args.run, trust=args.trust)
     found = run.evaluate(args.rollouts, "held-out" if args.held_out else "trained", args.local)
@@ -177,9 +177,9 @@ class _Export:
     """The policy's file; by default policy.safetensors in the run's folder, or local.safetensors. The metrics' file; by
     default metrics-long.csv there, or metrics-long.parquet."""
     format: Literal["safetensors", "onnx", "csv", "parquet"] | None = None
-    """What it is written as: arrays that ten lines of NumPy act by, or an ONNX model, for onnxruntime and others. Or not
-    the policy but the metrics, as one long table (parquet needs pilotfish[parquet]). By default what the name of -o
-    ends in."""
+    """What it is written as: arrays that ten lines of NumPy act by, or an ONNX model, for onnxruntime and others; csv
+    and parquet (needs pilotfish[parquet]) are the metrics in place of a policy. By default what the name of -o ends
+    in."""
     seed: int | None = None
     """Which seed's policy, by default the one of lowest cost; or which seed's metrics, by default all."""
     local: bool = False

@@ -24,6 +24,7 @@ from pilotfish.runs.store import Run
 from pilotfish.tasks import Task
 from pilotfish.types import Key, Problem, Rollouts
 from pilotfish.worlds import World
+from pilotfish.worlds.host import PlantWorld
 
 ROLLOUTS = 100
 KEY = 1_000_003
@@ -162,15 +163,25 @@ def trained(run: Run, local: bool = False) -> Trained:
     return Trained(task, Teachers(algorithm) if local else algorithm, world, run.load_checkpoint(like)[1])
 
 
-def evaluate(run: Run, rollouts: int = ROLLOUTS, conditions: Conditions = "trained", local: bool = False) -> Evaluation:
-    """Noise-free episodes of what each seed of a run would deploy, `rollouts` from each condition.
+def usual(world: World) -> int:
+    """How many episodes from each condition a policy is judged by where nobody says: of a robot every one takes its
+    time and wears it.
+    """
+    return 1 if isinstance(world, PlantWorld) else ROLLOUTS
+
+
+def evaluate(
+    run: Run, rollouts: int | None = None, conditions: Conditions = "trained", local: bool = False
+) -> Evaluation:
+    """Noise-free episodes of what each seed of a run would deploy, `rollouts` from each condition; None: `usual`.
 
     "held-out" takes the conditions that the task keeps for testing; `local` the local controllers that teach a network
     in place of it.
     """
-    if rollouts < 1:
+    if rollouts is not None and rollouts < 1:
         raise ValueError(f"rollouts={rollouts}: must be 1 or more.")
     found = trained(run, local)
+    rollouts = usual(found.world) if rollouts is None else rollouts
     return (
         judge(run, found, rollouts)
         if conditions == "trained"
@@ -267,7 +278,9 @@ def policy_of(run: Run, found: Trained, seed: int) -> Policy:
 
 def pack(run: Run, found: Trained, seed: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Tensors and metadata of the file of what one seed of a run would deploy."""
-    words = {"task": run.spec.task["name"], "seed": str(seed), "pilotfish": run.spec.version}
+    spec = run.spec
+    words = {"task": spec.task["name"], "algorithm": spec.algorithm["name"], "seed": str(seed)}
+    words |= {"rollouts": str(spec.rollouts), "iterations": str(run.done()), "pilotfish": spec.version}
     return packed(policy_of(run, found, seed), found.world.problem, **words)
 
 

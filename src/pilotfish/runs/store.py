@@ -317,9 +317,12 @@ class Run:
 
         return evaluation.policy_of(self, evaluation.trained(self), self.best_seed() if seed is None else seed)
 
-    def evaluate(self, rollouts: int = 100, conditions: "Conditions" = "trained", local: bool = False) -> "Evaluation":
-        """Noise-free episodes of what each seed would deploy, `rollouts` from each condition; "held-out" takes those
-        that the task keeps for testing, `local` the local controllers that teach a network.
+    def evaluate(
+        self, rollouts: int | None = None, conditions: "Conditions" = "trained", local: bool = False
+    ) -> "Evaluation":
+        """Noise-free episodes of what each seed would deploy, `rollouts` from each condition, by default 100, and one
+        of a robot; "held-out" takes those that the task keeps for testing, `local` the local controllers that teach a
+        network.
         """
         from pilotfish.runs import evaluation
 

@@ -49,8 +49,11 @@ class Result:
     world: World
     """Where it learned."""
 
-    def evaluate(self, rollouts: int = evaluation.ROLLOUTS) -> evaluation.Evaluation:
-        """Noise-free episodes of what each seed would deploy, `rollouts` from each condition."""
+    def evaluate(self, rollouts: int | None = None) -> evaluation.Evaluation:
+        """Noise-free episodes of what each seed would deploy, `rollouts` from each condition; by default 100, and one
+        of a robot (`PlantWorld`).
+        """
+        rollouts = evaluation.usual(self.world) if rollouts is None else rollouts
         if rollouts < 1:
             raise ValueError(f"rollouts={rollouts}: must be 1 or more.")
         return evaluation.measure(self.seeds, self.algorithm, self.world, self.states, rollouts)

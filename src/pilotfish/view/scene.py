@@ -124,7 +124,8 @@ def _environment(task: GymnasiumTask) -> Scene:
         picture: Any = env.render()
         height, width = picture.shape[:2]
     except Exception as error:  # whatever an environment raises that cannot render or go to a state
-        raise RunError(f"no film: {task.env} gives no picture of a state ({error}).") from error
+        said = str(error) or type(error).__name__
+        raise RunError(f"no film: {task.env} gives no picture of a state ({said}).") from error
 
     @quiet()
     def paint(axis: Axes, x: np.ndarray, condition: int, scale: float) -> None:
