@@ -339,9 +339,26 @@ def test_a_run_begins_with_the_controllers_of_another(home, capsys):
     assert call(capsys, *OWN, "--from", "nowhere")[0] == 2
 
 
-def test_a_network_has_no_controllers_to_begin_with(home, capsys):
+def test_a_network_begins_what_learns_one_and_nothing_else(home, capsys):
     problem = LinearQuadratic().problem()
     path = Network(width=3).policy(problem, jax.random.key(0)).save("net.safetensors", problem)
+    assert learn._begun(["--from", str(path)], "mdgps") == ["--algorithm.policy.start", str(path)]
     code, _, err = call(capsys, "train", "lq", "--algorithm", "ilqg", "--from", path)
     assert code == 2
-    assert "net.safetensors: a policy of the kind 'network' has no controllers" in err
+    assert "--from net.safetensors: it is a network, and ilqg learns none" in err
+    code, _, err = call(capsys, "train", "lq", "--algorithm", "mdgps", "--from", path, "--algorithm.policy.start", path)
+    assert "--from and --algorithm.policy.start: give one of them" in err
+
+
+@pytest.mark.slow
+def test_a_run_begins_with_the_network_of_another_and_with_what_taught_it(home, capsys):
+    words = ("train", "lq", "--algorithm", "mdgps", "--rollouts", "8", "--iterations", "1", "--no-film")
+    assert call(capsys, *words, "--out", "first")[0] == 0
+    assert call(capsys, *words, "--from", "first", "--algorithm.teach.learning-rate", "1e-9", "--out", "second")[0] == 0
+    first, second = (load_policy(f"{name}/policy.safetensors") for name in ("first", "second"))
+    states = np.random.default_rng(0).normal(size=(5, 4))
+    acts = [[policy.predict(x, 0) for x in states] for policy in (first, second)]
+    np.testing.assert_allclose(*acts, atol=1e-3)
+    shutil.rmtree("first")  # the second has copies of both files
+    assert call(capsys, "evaluate", "second")[0] == 0
+    assert call(capsys, "train", "lq", "--algorithm", "lqr-gps", "--from", "second", "--iterations", "1")[0] == 0

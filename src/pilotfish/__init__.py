@@ -97,6 +97,7 @@ if TYPE_CHECKING:
     from pilotfish.runs import RunError
     from pilotfish.runs.callbacks import Checkpoint, EvaluateEvery, Progress, StopAtSuccess
     from pilotfish.runs.evaluation import Evaluation, evaluate
+    from pilotfish.runs.logs import TensorBoard, WeightsAndBiases
     from pilotfish.runs.loop import Turn, iteration, scan
     from pilotfish.runs.spec import Spec
     from pilotfish.runs.store import Run
@@ -150,8 +151,10 @@ _HOME = {
     "StopAtSuccess": "runs.callbacks",
     "TRPO": "algorithms.trpo",
     "Task": "tasks",
+    "TensorBoard": "runs.logs",
     "TrainingFailed": "runs.train",
     "Turn": "runs.loop",
+    "WeightsAndBiases": "runs.logs",
     "World": "worlds",
     "evaluate": "runs.evaluation",
     "iteration": "runs.loop",
@@ -200,8 +203,10 @@ __all__ = [
     "Spec",
     "StopAtSuccess",
     "Task",
+    "TensorBoard",
     "TrainingFailed",
     "Turn",
+    "WeightsAndBiases",
     "World",
     "evaluate",
     "iteration",

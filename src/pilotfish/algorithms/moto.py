@@ -18,8 +18,9 @@ Each iteration, from rollouts of the current time-varying linear-Gaussian contro
 """
 
 import time
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -30,9 +31,11 @@ from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.models import improvement
 from pilotfish.models.local_q import POOLS, FittedQ, History
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
-from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Rollouts, Shown
+from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Rollouts, Shown, check_choice
 from pilotfish.updates.best_so_far import BestSoFar
-from pilotfish.updates.q_step import q_step
+from pilotfish.updates.q_step import q_step, q_step_ahead
+
+Trust = Literal["step", "trajectory"]
 
 LONG, SLOW = 10.0, 1e11  # an iteration's seconds that are worth a word, and the operations of less than that anywhere
 
@@ -84,6 +87,9 @@ class MOTO(FittedQ, Algorithm):
 
     kl_step: float = 0.1
     """Bound on each step's expected KL between successive controllers, nats (paper: eps)."""
+    trust: Trust = eqx.field(static=True, default="step")
+    """What the bound holds for: every step, in the states where the rollouts have been (the paper); or also for the
+    trajectory, as the mean of its steps in the states to which the new controller leads, in a linear model (ours)."""
     entropy_drop: float = 0.05
     """Largest loss of entropy of a step's actions per iteration, nats; `inf`: no bound (paper: beta0)."""
 
@@ -92,6 +98,7 @@ class MOTO(FittedQ, Algorithm):
         return 20, 30
 
     def __check_init__(self):
+        check_choice(self, "trust", Trust)
         check_number(self, "kl_step", lambda v: v > 0, "the bound on the KL must be positive")
         check_number(self, "entropy_drop", lambda v: v >= 0, "0 keeps the entropy, inf leaves it unbounded")
 
@@ -144,9 +151,11 @@ class MOTO(FittedQ, Algorithm):
         """One condition."""
         found = self.fit(problem, old, before, rollouts)
         now, Q, evidence = found.belief.occupancy, found.belief.Q, found.belief.evidence
-        controller, step, multipliers = q_step(
-            now.controller, now.mean, now.chol, Q, self.kl_step * evidence, self.entropy_drop * evidence
-        )
+        place, bounds = (now.controller, now.mean, now.chol, Q), (self.kl_step * evidence, self.entropy_drop * evidence)
+        if self.trust == "trajectory":
+            (controller, step, multipliers), _ = q_step_ahead(*place, *bounds, found.belief.ahead, self.kl_step)
+        else:
+            controller, step, multipliers = q_step(*place, *bounds)
         change = improvement.change(Q, step, multipliers.kl, found.belief.white, rollouts.happened.T)
         moves = found.enough & finite(controller)
         none = old, *jax.tree.map(jnp.zeros_like, (multipliers, change))

@@ -22,16 +22,18 @@ COMMANDS = {
     "list": "tasks, algorithms and figures, with a line each; or all that is known of a TASK",
     "train": "learn a controller for a task",
     "resume": "go on with a run exactly where it stopped",
+    "sweep": "train with every choice of settings, and say which is best; or search among them",
     "evaluate": "cost and success of what a run learned, with 95% intervals",
     "render": "a film (.gif, .mp4) or filmstrip (.png) of what a run learned",
     "report": "one self-contained HTML page about one or several runs",
-    "export": "a policy file that acts without jax",
+    "export": "a policy file that acts without jax, or the metrics as a table",
+    "demo": "a film of what was learned with this library, without learning anything",
     "figure": "a paper's figure: run it, draw it, and judge each claim of the paper about it",
     "completion": "what lets a shell complete all this: bash, zsh or fish",
 }
 
 MODULES = {name: "learn" if name in ("train", "resume") else "results" for name in COMMANDS}
-MODULES |= {"list": "catalogue", "figure": "figure", "completion": "completion"}
+MODULES |= {"list": "catalogue", "figure": "figure", "demo": "demo", "sweep": "sweep", "completion": "completion"}
 """Where each command lives."""
 
 ASKS = ("-h", "--help")
@@ -88,7 +90,8 @@ def run(argv: list[str]) -> int:
 
     try:
         with _warnings_as_lines():
-            return _command(argv[0])(_kept(argv[1:])) or 0
+            words = _kept(argv[1:])  # before the command's module imports jax
+            return _command(argv[0])(words) or 0
     except RunError as error:
         return complain(str(error), 1)
     except ValueError as error:

@@ -31,7 +31,7 @@ BASH = """_pilotfish() {{
     esac
     if [ "$COMP_CWORD" = 2 ]; then
       case "${{COMP_WORDS[1]}}" in
-        train|list) known="$known {tasks}" ;;
+        train|list|sweep) known="$known {tasks}" ;;
         figure) known="$known {figures}" ;;
         help) known="{commands}" ;;
         completion) known="bash zsh fish" ;;
@@ -85,7 +85,7 @@ def _fish() -> str:
     rows = [
         f"complete -c pilotfish -n __fish_use_subcommand -f -a {name} -d {_quoted(COMMANDS[name])}" for name in COMMANDS
     ]
-    for commands, known in (("train list", registry.tasks()), ("figure", TITLES), ("help", COMMANDS)):
+    for commands, known in (("train list sweep", registry.tasks()), ("figure", TITLES), ("help", COMMANDS)):
         rows.append(f"complete -c pilotfish -n '__fish_seen_subcommand_from {commands}' -a '{' '.join(known)}'")
     rows += [
         f"complete -c pilotfish -n '__fish_seen_subcommand_from {name}' -l {flag[2:]}"

@@ -4,9 +4,10 @@ import dataclasses
 import json
 import re
 import sys
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Literal, cast
 
 import tyro
 from rich.console import Console
@@ -14,23 +15,26 @@ from rich.console import Console
 from pilotfish import algorithms, experiments, tasks
 from pilotfish.algorithms import Algorithm
 from pilotfish.cli import COMMANDS
-from pilotfish.cli.results import draw, teacher_of
+from pilotfish.cli.results import draw, learned_of
 from pilotfish.cli.watch import Listener, Watch
+from pilotfish.policies.files import holds_policy, load
+from pilotfish.policies.network import Network, NetworkPolicy
 from pilotfish.registry import of_file
-from pilotfish.runs import RunError, evaluation, settings
+from pilotfish.runs import RunError, evaluation, logs, settings
 from pilotfish.runs.measured import measuring
 from pilotfish.runs.settings import Settings
 from pilotfish.runs.spec import SEEDS, Spec, assemble, overlaid
 from pilotfish.runs.store import Run
 from pilotfish.runs.train import check
 from pilotfish.runs.train import train as turn_the_crank
+from pilotfish.runs.verdict import verdict
 from pilotfish.tasks import Task
 from pilotfish.worlds import World
 
 COST = re.compile(r"^--cost(?=$|=)")
 """What is short for --task.cost."""
-RUNS = {"--teacher": "--algorithm.teacher", "--from": "--demonstration"}
-"""What is given a run, and stands for the file of its local controllers."""
+TEACHER, LOCAL, NETWORK = "--algorithm.teacher", "--demonstration", "--algorithm.policy.start"
+"""What takes a file of what another run learned: `--teacher RUN` and `--from RUN` stand for these."""
 MANY = 10
 """Rollouts of an iteration, beside which one noise-free episode hardly counts."""
 
@@ -59,14 +63,27 @@ class _Train:
     """Iterations between checkpoints."""
     film: bool = True
     """Film what was learned."""
+    log: tyro.conf.UseAppendAction[tuple[Literal["tensorboard", "wandb"], ...]] = ()
+    """Also log to TensorBoard, or to Weights & Biases, in the run's folder; may be given for each."""
     json: bool = False
     """Print the results as JSON; everything else goes to the error stream."""
 
 
 def train(argv: list[str]) -> int:
     """Learn a controller for a task."""
+    args, spec = asked(argv, "train")
+    logs.check(args.log)
+    assembled = _, algorithm, world = assemble(spec)
+    check(algorithm, world, args.rollouts, spec.measured, args.seeds)  # before the folder exists
+    run = Run.create(args.out, spec) if args.out else _create_numbered(named(spec), spec)
+    with run.writing():
+        return _run(run, assembled, args.film, args.json, args.log)
+
+
+def asked(argv: list[str], command: str) -> tuple[_Train, Spec]:
+    """The settings that the words of a command give, and the run that they ask for."""
     given, words = _configured(argv)
-    task_name, algorithm_name, rest = _names(words, given.given)
+    task_name, algorithm_name, rest = _names(words, given.given, command)
     entries = tasks.find(task_name), algorithms.find(algorithm_name)
     default = experiments.setup(task_name, algorithm_name)
     algorithm = overlaid(default.algorithm, given.algorithm, "settings.algorithm.")
@@ -78,7 +95,7 @@ def train(argv: list[str]) -> int:
     args = tyro.cli(
         _Train,
         args=rest,
-        prog=f"pilotfish train {entries[0].name}",
+        prog=f"pilotfish {command} {entries[0].name}",
         default=dataclasses.replace(base, **counts, **shown),
         description=f"Learn {entries[0].name} with {entries[1].name}. --algorithm NAME chooses another algorithm.",
     )
@@ -99,12 +116,12 @@ def train(argv: list[str]) -> int:
         measured=int(args.rollouts >= MANY) if args.measured is None else args.measured,
         demonstration=str(args.demonstration or ""),
     )
-    assembled = _, algorithm, world = assemble(spec)
-    check(algorithm, world, args.rollouts, spec.measured, args.seeds)  # before the folder exists
-    name = f"{_word(task_name)}-{_word(algorithm_name)}"
-    run = Run.create(args.out, spec) if args.out else _create_numbered(name, spec)
-    with run.writing():
-        return _run(run, assembled, args.film, args.json)
+    return args, spec
+
+
+def named(spec: Spec) -> str:
+    """A run's task and algorithm as the name of a folder."""
+    return f"{_word(spec.task['name'])}-{_word(spec.algorithm['name'])}"
 
 
 @dataclasses.dataclass
@@ -135,12 +152,12 @@ def resume(argv: list[str]) -> int:
         return _run(run, assembled, args.film, args.json)
 
 
-def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json: bool) -> int:
-    """Train, evaluate, draw, and say what came of it."""
+def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json: bool, log: Sequence[str] = ()) -> int:
+    """Train, evaluate, draw, and say what came of it; `log` as well as what logged the run before."""
     task, algorithm, world = assembled
     learner = measuring(algorithm, world, run.spec.measured)
     listener = Listener(sys.stderr if as_json else sys.stdout, f"learning goes on, and all is kept in {run.path}.")
-    console = Console(file=cast(IO[str], listener), highlight=False)
+    console = Console(file=cast(IO[str], listener), highlight=False, emoji=False)
     console.print(
         f"{run.spec.algorithm['name']} on {run.spec.task['name']}, {len(run.spec.seeds)} seed(s) -> {run.path}",
         soft_wrap=True,
@@ -148,7 +165,7 @@ def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json
     if caution := algorithm.caution(world.problem, run.spec.rollouts):
         console.print(caution, style="yellow", soft_wrap=True)
     try:
-        with Watch(console, run.spec, learner, world.problem) as watch:
+        with logs.of_run(run, log) as logging, Watch(console, run.spec, learner, world.problem) as watch:
             result = turn_the_crank(
                 algorithm,
                 world,
@@ -157,7 +174,7 @@ def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json
                 seeds=run.spec.seeds,
                 measured=run.spec.measured,
                 run=run,
-                callbacks=[watch],
+                callbacks=[watch, *logging],
             )
     except KeyboardInterrupt:
         console.print(f"interrupted. Go on with: pilotfish resume {run.path}", style="bold", soft_wrap=True)
@@ -166,7 +183,7 @@ def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json
         kept = f"What was learned before is in {run.path}. Go on with: pilotfish resume {run.path}"
         raise RunError(f"{error} {kept if run.done() else 'Nothing is kept: train anew.'}") from error
     learned = evaluation.Trained(task, learner, world, result.states)
-    found = evaluation.judge(run, learned, evaluation.ROLLOUTS)
+    found = evaluation.judge(run, learned, evaluation.usual(world))
     evaluation.keep(run, found)
     run.save_tensors("policy", *evaluation.pack(run, learned, found.best_seed))
     summary = found.as_json()
@@ -176,6 +193,8 @@ def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json
     else:
         for name, value in summary["summary"].items():
             console.print(f"  {name}: {value}", soft_wrap=True)
+        for one in verdict(run):
+            console.print(f"  {one.words}", style="yellow" if one.mood == "bad" else None, soft_wrap=True)
         files = ", ".join(sorted(p.name for p in run.path.iterdir() if p.name[0] != "."))
         console.print(f"  in {run.path}: {files}", soft_wrap=True)
     return 0
@@ -199,7 +218,7 @@ def _taken(words: list[str], flag: str, remedy: str) -> tuple[str | None, list[s
     return words[at + 1], [*words[:at], *words[at + 2 :]]
 
 
-def _names(argv: list[str], given: dict[str, Any]) -> tuple[str, str, list[str]]:
+def _names(argv: list[str], given: dict[str, Any], command: str) -> tuple[str, str, list[str]]:
     """The task and the algorithm, which decide what other options there are and their defaults; and the rest."""
     known = ", ".join(algorithms.registry())
     algorithm, rest = _taken(argv, "--algorithm", f"name one of {known}; or a class of your own, FILE.py:CLASS")
@@ -207,26 +226,56 @@ def _names(argv: list[str], given: dict[str, Any]) -> tuple[str, str, list[str]]
     task = (named or [given.get("task", "")])[0]
     if not task:
         raise ValueError(
-            f"usage: pilotfish train TASK [OPTIONS], where TASK is one of {', '.join(tasks.registry())}; gym:NAME; a "
-            "MuJoCo model, MODEL.xml --cost FILE.py; or a class of your own, FILE.py:CLASS. pilotfish train --help "
+            f"usage: pilotfish {command} TASK [OPTIONS], where TASK is one of {', '.join(tasks.registry())}; gym:NAME; "
+            "a MuJoCo model, MODEL.xml --cost FILE.py; or a class of your own, FILE.py:CLASS. pilotfish train --help "
             "explains."
         )
     if task in algorithms.registry() and not tasks.known(task):
         raise ValueError(f"{task} is an algorithm: pilotfish train TASK --algorithm {task}.")
-    for flag, stands_for in RUNS.items():
-        rest = _of_run(rest, flag, stands_for)
-    rest = [COST.sub("--task.cost", word) for word in rest]
-    return task, algorithm or given.get("algorithm") or experiments.default_algorithm(task), rest
+    name = algorithm or given.get("algorithm") or experiments.default_algorithm(task)
+    rest = [COST.sub("--task.cost", word) for word in _taught(_begun(rest, name))]
+    return task, name, rest
 
 
-def _of_run(words: list[str], flag: str, stands_for: str) -> list[str]:
-    """The words with the file of a run's local controllers, which is written to its folder, for the run itself."""
-    value, others = _taken(words, flag, "name a run's folder, or the file of its local controllers")
+def _taught(words: list[str]) -> list[str]:
+    """The words with the file of a run's local controllers, which is written to its folder, for `--teacher RUN`."""
+    value, others = _taken(words, "--teacher", "name a run's folder, or the file of its local controllers")
     if value is None:
         return words
-    if any(word.split("=")[0] == stands_for for word in others):
+    _check_free(others, "--teacher", TEACHER)
+    local = learned_of(Run.open(value)).local if Path(value).is_dir() else value
+    if local is None:
+        raise ValueError(f"--teacher {value}: that run has a network and no local controllers.")
+    return [*others, TEACHER, str(local)]
+
+
+def _begun(words: list[str], algorithm: str) -> list[str]:
+    """The words with the files of what a run learned, which are written to its folder, for `--from RUN`: its local
+    controllers, and its network where the algorithm learns one.
+    """
+    value, others = _taken(words, "--from", "name a run's folder, or the file of a policy")
+    if value is None:
+        return words
+    learns = isinstance(getattr(algorithms.find(algorithm).make(), "policy", None), Network)
+    if Path(value).is_dir():
+        local, network = learned_of(Run.open(value))
+    else:
+        is_network = holds_policy(value) and isinstance(load(value), NetworkPolicy)
+        local, network = (None, Path(value)) if is_network else (Path(value), None)
+    if local is None and not learns:
+        raise ValueError(
+            f"--from {value}: it is a network, and {algorithm} learns none. Choose one that does, such as mdgps, or a "
+            "run with local controllers."
+        )
+    found = [(LOCAL, local), (NETWORK, network if learns else None)]
+    for flag, _ in found:
+        _check_free(others, "--from", flag)
+    return [*others, *(word for flag, path in found if path is not None for word in (flag, str(path)))]
+
+
+def _check_free(words: list[str], flag: str, stands_for: str) -> None:
+    if any(word.split("=")[0] == stands_for for word in words):
         raise ValueError(f"{flag} and {stands_for}: give one of them.")
-    return [*others, stands_for, str(teacher_of(Run.open(value)) if Path(value).is_dir() else value)]
 
 
 def _word(name: str) -> str:

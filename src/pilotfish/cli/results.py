@@ -4,13 +4,14 @@ import dataclasses
 import json
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
 
 from pilotfish.cli import COMMANDS, complain
 from pilotfish.policies import files, onnx
+from pilotfish.policies.network import NetworkPolicy
 from pilotfish.runs import RunError, evaluation, loop, tables
 from pilotfish.runs.store import METRICS, Run, write, write_tensors
 from pilotfish.tasks import Task
@@ -219,16 +220,30 @@ def _table(run: Run, args: _Export, kind: str) -> bytes:
     return tables.written(run, kind, None if args.seed is None else [args.seed])
 
 
-def teacher_of(run: Run) -> Path:
-    """The file, in a run's folder, of the local controllers of its best seed: what it deploys, or what taught that."""
-    found = evaluation.trained(run)
-    if found.algorithm.local(loop.of_seed(found.states, 0)) is not None:
-        found = found._replace(algorithm=evaluation.Teachers(found.algorithm))
-    path = run.path / "local.safetensors"
-    packed = evaluation.pack(run, found, _best_seed(run))
+class Learned(NamedTuple):
+    """Files, in a run's folder, of what its best seed learned; at least one of them."""
+
+    local: Path | None
+    """Its local controllers: what it deploys, or what taught that."""
+    network: Path | None
+
+
+def learned_of(run: Run) -> Learned:
+    """The files of what a run learned, from which another begins."""
+    found, seed = evaluation.trained(run), _best_seed(run)
+    state = loop.of_seed(found.states, run.index(seed))
+    teaches = found.algorithm.local(state) is not None
+    deploys_network = isinstance(found.algorithm.exploit(state), NetworkPolicy)
+    teachers = found._replace(algorithm=evaluation.Teachers(found.algorithm)) if teaches else found
+    files = {
+        "local": None if deploys_network and not teaches else teachers,
+        "network": found if deploys_network else None,
+    }
     with run.writing():
-        write_tensors(path, *packed)
-    return path
+        for name, one in files.items():
+            if one is not None:
+                write_tensors(run.path / f"{name}.safetensors", *evaluation.pack(run, one, seed))
+    return Learned(*(one and run.path / f"{name}.safetensors" for name, one in files.items()))
 
 
 def _best_seed(run: Run) -> int:

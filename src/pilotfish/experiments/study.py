@@ -13,10 +13,8 @@ it did not do. Sensitivity is the table of all claims under all variations, from
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,9 +27,10 @@ from pilotfish.experiments.claims import LAST, Arm, Metrics, PaperFigure, Study,
 from pilotfish.experiments.exhibits import ELSEWHERE, Map
 from pilotfish.registry import changed
 from pilotfish.runs import RunError, evaluation, loop
+from pilotfish.runs.arms import check_folder, ended, finish, opened, stopped
 from pilotfish.runs.spec import Spec, assemble
 from pilotfish.runs.store import Run, write_json
-from pilotfish.runs.train import PATIENCE, TrainingFailed, train
+from pilotfish.runs.train import PATIENCE
 
 QUICK_SEEDS = 2
 
@@ -165,18 +164,7 @@ def _check(job: Job) -> None:
     """Refuse, before anything is computed, settings that cannot be run and a folder that was made with others."""
     _, algorithm, world = assemble(job.spec)
     loop.check(algorithm, world, job.spec.rollouts)
-    if not (job.path / "spec.json").exists():
-        if job.path.is_file() or (job.path.is_dir() and any(job.path.iterdir())):
-            raise RunError(f"{job.path} is in use: choose another --out.")
-        return
-    asked, found = (_flat(json.loads(json.dumps(dataclasses.asdict(s)))) for s in (job.spec, Run.open(job.path).spec))
-    differ = [name for name in asked.keys() | found.keys() if asked.get(name) != found.get(name)]
-    if differ:
-        name = min(differ)
-        raise RunError(
-            f"{job.path} was made with other settings: {name} is {found.get(name)} there, and {asked.get(name)} is "
-            "asked for. Choose another --out."
-        )
+    check_folder(job.path, job.spec)
 
 
 def _run_all(figure: PaperFigure, jobs: list[Job], observe: Observer) -> dict[str, Metrics]:
@@ -208,34 +196,13 @@ def _tried(job: Job, where: Map) -> Float[np.ndarray, "S K"]:
 
 def _run(job: Job, observe: Observer) -> Metrics:
     """The job's metrics, trained as far as they are missing."""
-    spec = job.spec
-    run = Run.open(job.path) if (job.path / "spec.json").exists() else Run.create(job.path, spec)
+    run = opened(job.path, job.spec)
     metrics = run.metrics()
-    done = metrics["cost"].shape[1] if metrics else 0
-    observe(job, done)
-    if done < spec.iterations and stopped(metrics) is None:
-        _, algorithm, world = assemble(spec)
-        with suppress(TrainingFailed):  # a result: `stopped` finds it in the metrics
-            train(
-                algorithm,
-                world,
-                rollouts=spec.rollouts,
-                iterations=spec.iterations,
-                seeds=spec.seeds,
-                measured=spec.measured,
-                run=run,
-                callbacks=[lambda turn: observe(job, turn.i + 1)],
-            )
-    return _completed(run.metrics(), spec)
-
-
-def stopped(metrics: Metrics) -> int | None:
-    """The number of iterations after which training failed: every seed refused its last updates. None if it did not."""
-    if not metrics:
-        return None
-    refused = np.all(metrics["ok"] == 0, axis=0)
-    ends = (i for i in range(PATIENCE, len(refused) + 1) if refused[i - PATIENCE : i].all())
-    return next(ends, None)
+    observe(job, metrics["cost"].shape[1] if metrics else 0)
+    if not ended(run):
+        _, algorithm, world = assemble(job.spec)
+        finish(run, algorithm, world, [lambda turn: observe(job, turn.i + 1)])
+    return _completed(run.metrics(), job.spec)
 
 
 def _completed(metrics: Metrics, spec: Spec) -> Metrics:
@@ -293,11 +260,3 @@ def _sensitivity_json(found: Findings, seeds: int, jobs: list[Job]) -> dict[str,
 
 def _finite(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, its names joined by dots."""
-    flat = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat

@@ -21,7 +21,15 @@ from pilotfish.algebra.dual import WhiteStep
 from pilotfish.models import improvement, occupancy, value
 from pilotfish.models.occupancy import Occupancy
 from pilotfish.models.value import Transitions
-from pilotfish.types import LinearGaussian, Problem, Quadratic, Rollouts, check_choice
+from pilotfish.types import (
+    Gaussian,
+    LinearDynamics,
+    LinearGaussian,
+    Problem,
+    Quadratic,
+    Rollouts,
+    check_choice,
+)
 
 Reuse = Literal["none", "time", "iterations", "both"]
 Targets = Literal["dynamic-programming", "monte-carlo"]
@@ -95,6 +103,9 @@ class LocalQ(NamedTuple):
     justified."""
     white: Float[Array, "T M dx"]
     """White coordinates of the rollouts' states."""
+    ahead: LinearDynamics
+    """From the white coordinates (s, e) of a step to the next step's s, by regression on the samples of Q: as far as a
+    trust region asks where a controller goes. Of the last step it says nothing."""
 
     def about(self, controller: LinearGaussian) -> "LocalQ":
         """The same function in the white coordinates of another controller, in the same states.
@@ -108,7 +119,10 @@ class LocalQ(NamedTuple):
         A = jnp.concatenate([state, jnp.concatenate([move.G, move.chol], -1)], -2)
         b = jnp.concatenate([jnp.zeros((T, dx)), move.g], -1)
         Q = quadratic.compose(self.Q, A, b)
-        return self._replace(occupancy=self.occupancy._replace(controller=controller), Q=Q)
+        f = self.ahead
+        c = f.c + jnp.einsum("tij,tj->ti", f.B, move.g)
+        ahead = LinearDynamics(f.A + f.B @ move.G, f.B @ move.chol, c, f.cov)
+        return self._replace(occupancy=self.occupancy._replace(controller=controller), Q=Q, ahead=ahead)
 
     def expected_cost(self, controller: LinearGaussian) -> Float[Array, ""]:
         """Expected cost of an episode of another controller, to first order: as if the states stayed as they are."""
@@ -207,6 +221,7 @@ class FittedQ(eqx.Module):
             cost=(rollouts.weight * rollouts.cost).sum(),
             evidence=jnp.minimum(1.0, ess / features),
             white=jax.vmap(Occupancy.white_state)(now, _by_step(history.x[:1, :, :-1])),
+            ahead=_ahead(data, now),
         )
         enough = (history.made.sum(0) > problem.dx + 1).all()
         # with few rollouts an iteration, the first only fill the history
@@ -289,6 +304,21 @@ def _transitions(how: FittedQ, problem: Problem, history: History) -> tuple[Tran
     # no controller depends on a constant, which would only cost digits
     level = (weight * cost).sum(1, keepdims=True)
     return Transitions(x, u, x_next, cost - level, weight), final - weight[-1] @ final, history
+
+
+def _ahead(data: Transitions, now: Occupancy) -> LinearDynamics:
+    """Where transitions lead, in white coordinates."""
+    following = jax.tree.map(lambda leaf: jnp.concatenate([leaf[1:], leaf[-1:]]), now)
+    shared, dx, d = data.x.shape[0] == 1, data.x.shape[-1], data.x.shape[-1] + data.u.shape[-1]
+
+    def of_step(own, weight: Float[Array, "n"], here: Occupancy, there: Occupancy) -> LinearDynamics:
+        x, u, x_next = (data.x[0], data.u[0], data.x_next[0]) if shared else own
+        points = jnp.concatenate([here.white(x, u), there.white_state(x_next)], -1)
+        joint = Gaussian(*regression.moments(points, weight))
+        found = regression.conditioned(joint, d, jnp.full(d, regression.RESOLUTION))
+        return LinearDynamics(found.gain[:, :dx], found.gain[:, dx:], found.offset, found.cov)
+
+    return each(of_step, None if shared else (data.x, data.u, data.x_next), data.weight, now, following)
 
 
 def _own_costs(used: History) -> tuple[Float[Array, "T n"], Float[Array, "n"]]:

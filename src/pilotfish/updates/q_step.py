@@ -2,14 +2,28 @@
 
 Unlike the C-step's (updates/c_step), its expectations are under the states where the rollouts have been. So each time
 step is by itself, and in closed form but for one scalar (algebra/dual.py).
+
+Where the new controller goes elsewhere its KL there may be any number: near a bifurcation it was 10 to 1,000 times the
+bound in every update that lost a swing-up. `q_step_ahead` (ours) makes the step as short as it must be for the KL,
+under the states to which the new controllers lead in a linear model, to be within the bound as well.
 """
 
+from typing import NamedTuple
+
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pilotfish.algebra import dual
+from pilotfish.algebra import chain, dual, root
 from pilotfish.algebra.dual import Multipliers, WhiteStep
-from pilotfish.types import LinearGaussian, Quadratic
+from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Quadratic
+
+SHORTEST = 1e-3
+"""Part of a step's bounds that is left at least."""
+BAND = root.Band(-0.1, -0.05, 0.0)
+"""Of the logarithm of the KL ahead over its bound, where it binds."""
+MOST = 12
+"""Steps that are tried."""
 
 
 def q_step(
@@ -32,3 +46,42 @@ def q_step(
         return dual.unwhiten(step, q, mean, chol), step, multipliers
 
     return jax.vmap(improve)(q, mean, chol, Q, kl_step, entropy_drop)
+
+
+class Step(NamedTuple):
+    """Controllers of all time steps, and how they were found."""
+
+    controller: LinearGaussian
+    white: WhiteStep
+    multipliers: Multipliers
+
+
+def q_step_ahead(
+    q: LinearGaussian,
+    mean: Float[Array, "T dx"],
+    chol: Float[Array, "T dx dx"],
+    Q: Quadratic,
+    kl_step: Float[Array, "T"],
+    entropy_drop: Float[Array, "T"],
+    ahead: LinearDynamics,
+    most: Float[Array, ""] | float,
+) -> tuple[Step, Float[Array, ""]]:
+    """The same, with bounds so much shorter that the mean KL of the steps is at most `most` under the new controllers'
+    own states, and that KL. `ahead` leads from (s, e) of a step to the next step's s.
+
+    nan where no step is short enough.
+    """
+    T, du, dx = q.K.shape
+    start = Gaussian(jnp.zeros(dx), jnp.eye(dx))
+    stays = LinearGaussian(jnp.zeros((T, du, dx)), jnp.zeros((T, du)), jnp.broadcast_to(jnp.eye(du), (T, du, du)))
+
+    def evaluate(shorter: Float[Array, ""]) -> root.Point:
+        factor = jnp.exp(-shorter)
+        step = Step(*q_step(q, mean, chol, Q, factor * kl_step, factor * entropy_drop))
+        moves = LinearGaussian(*step.white)
+        kl = chain.kl(start, ahead, moves, stays).mean()
+        return root.Point(jnp.log(kl / most), None, (step, kl))
+
+    longest, shortest = jnp.zeros(()), jnp.asarray(-jnp.log(SHORTEST))
+    secant = root.Secant(first=-1.0, steepest=-30.0, flattest=-0.3)
+    return root.search(evaluate, longest, (longest, shortest), BAND, MOST, secant).best
