@@ -18,6 +18,7 @@ from pilotfish.experiments.exhibits import ELSEWHERE, Map
 from pilotfish.runs import RunError, loop
 from pilotfish.runs.spec import assemble
 from pilotfish.view import curves
+from pilotfish.view.look import COLOURS
 
 LARGE = Arm("large steps", "lq", "moto", Setup(MOTO(kl_step=0.2), rollouts=40, iterations=6))
 SMALL = LARGE.but("small steps", kl_step=0.01)
@@ -301,8 +302,9 @@ def test_a_comparison_shows_the_arms_beside_one_that_explodes(tmp_path):
     for x in ("iterations", "rollouts"):
         picture = iio.imread(curves.comparison(arms, tmp_path / f"{x}.png", "four arms", x))
         left = picture[120:300, 90:640, :3].astype(int)
-        blue = (np.abs(left - [0x1F, 0x6F, 0xB2]).max(-1) < 12).any(1)
-        assert blue.sum() > 90  # what learns fills half of the axis and more
+        first = [*bytes.fromhex(COLOURS[0][1:])]
+        drawn = (np.abs(left - first).max(-1) < 12).any(1)
+        assert drawn.sum() > 90  # what learns fills half of the axis and more
 
 
 CHECKED = set()

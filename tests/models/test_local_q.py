@@ -1,5 +1,7 @@
 """Q-functions of one condition: in other coordinates, and what they say that another controller costs."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -8,7 +10,9 @@ import pytest
 
 from pilotfish.models.local_q import FittedQ, LocalQ
 from pilotfish.models.occupancy import Occupancy
-from pilotfish.types import LinearGaussian, Quadratic
+from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
+from pilotfish.tasks.lq import LinearQuadratic
+from pilotfish.types import LinearDynamics, LinearGaussian, Quadratic
 
 T, DX, DU = 3, 3, 2
 
@@ -25,7 +29,9 @@ def belief():
     H = rng.normal(size=(T, DX + DU, DX + DU))
     Q = Quadratic(jnp.asarray(H + np.swapaxes(H, 1, 2)), jnp.asarray(rng.normal(size=(T, DX + DU))), jnp.ones(T))
     now = Occupancy(jnp.asarray(rng.normal(size=(T, DX))), jnp.asarray(chol), controller(rng))
-    return LocalQ(now, Q, jnp.asarray(7.0), jnp.ones(T), jnp.zeros((T, 1, DX)))
+    shapes = ((T, DX, DX), (T, DX, DU), (T, DX))
+    ahead = LinearDynamics(*(jnp.asarray(rng.normal(size=shape)) for shape in shapes), jnp.zeros((T, DX, DX)))
+    return LocalQ(now, Q, jnp.asarray(7.0), jnp.ones(T), jnp.zeros((T, 1, DX)), ahead)
 
 
 def test_about_another_controller_it_is_the_same_function(belief):
@@ -33,11 +39,13 @@ def test_about_another_controller_it_is_the_same_function(belief):
     other = belief.about(controller(rng))
     x, u = jnp.asarray(rng.normal(size=(20, DX))), jnp.asarray(rng.normal(size=(20, DU)))
     for t in range(T):
-        values = []
+        values, arrive = [], []
         for one in (belief, other):
-            Q, now = jax.tree.map(lambda leaf, t=t: leaf[t], (one.Q, one.occupancy))
+            Q, now, f = jax.tree.map(lambda leaf, t=t: leaf[t], (one.Q, one.occupancy, one.ahead))
             values.append(jax.vmap(Q)(now.white(x, u)))
+            arrive.append(now.white(x, u) @ jnp.concatenate([f.A, f.B], -1).T + f.c)
         np.testing.assert_allclose(*values, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(*arrive, rtol=1e-9, atol=1e-9)
 
 
 def test_expected_cost_is_that_of_the_joint_gaussians(belief):
@@ -79,3 +87,22 @@ def test_settings_that_mean_nothing_are_refused(fields, message, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as in production
     with pytest.raises(ValueError, match=message):
         FittedQ(**fields)
+
+
+@pytest.mark.parametrize("reuse", ["none", "both"])
+def test_where_transitions_lead_is_the_system_itself(reuse):
+    """A linear system without noise, in the coordinates of its own states."""
+    world = LinearQuadratic().world()
+    problem = dataclasses.replace(world.problem, noise_std=jnp.zeros(world.problem.dx))
+    world = dataclasses.replace(world, problem=problem)
+    how = FittedQ(reuse=reuse, memory=2)
+    first = jax.tree.map(lambda leaf: leaf[0], problem.first_controller)
+    rollouts = world.rollout(LinearGaussianPolicy(problem.first_controller), 40, jax.random.key(0)).cleaned()
+    one = jax.tree.map(lambda leaf: leaf[0], (how.begin(problem, 40), rollouts))
+    found = how.fit(problem, first, *one).belief
+    for t in (0, 7, 18):
+        x, u = one[1].x[:, t], one[1].u[:, t]
+        here, there = (jax.tree.map(lambda leaf, i=i: leaf[i], found.occupancy) for i in (t, t + 1))
+        f = jax.tree.map(lambda leaf, t=t: leaf[t], found.ahead)
+        arrives = here.white(x, u) @ jnp.concatenate([f.A, f.B], -1).T + f.c
+        np.testing.assert_allclose(arrives, there.white_state(one[1].x[:, t + 1]), rtol=1e-5, atol=1e-5)
