@@ -126,7 +126,8 @@ def _rollouts(job: Job, iterations: int) -> int:
 
 def _draw(chosen: PaperFigure, folder: Path, performed: Performed) -> None:
     title = f"{chosen.id}: {chosen.title}"
-    _picture(chosen, performed.reference.study, title, folder / "figure.png")
+    for kind in ("png", "pdf", "svg"):
+        _picture(chosen, performed.reference.study, title, folder / f"figure.{kind}")
     for label, found in performed.sensitivity.items():
         path = folder / slug(label) / "figure.png"
         path.parent.mkdir(exist_ok=True)
