@@ -211,16 +211,6 @@ def test_the_best_arm_costs_least(arms_, which):
     assert sweep.best(arms_).arm.label == which
 
 
-def test_rollouts_until_success():
-    metrics = {
-        "success": np.array([[0.0, 1.0, 1.0], [0.0, 0.9, 0.9]]),
-        "rollouts": np.array([[10, 20, 30]] * 2),
-    }
-    np.testing.assert_array_equal(sweep.needed(metrics), [20, np.inf])
-    measured = metrics | {"noise_free_success": np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])}
-    np.testing.assert_array_equal(sweep.needed(measured), [30, 10])
-
-
 def test_a_sweep_leaves_its_numbers_and_the_best_settings(tmp_path):
     found = [judged("a", [3, 5], [0.0, 0.5], path=tmp_path / "a"), judged("b", [2, 2], [1.0, 1.0], path=tmp_path / "b")]
     record = sweep.keep(tmp_path, found, "pilotfish sweep lq")

@@ -30,6 +30,7 @@ from pilotfish.runs.spec import Spec, assemble, described
 from pilotfish.runs.statistics import cost_interval, rate_interval
 from pilotfish.runs.store import Run, write, write_json
 from pilotfish.runs.train import Callback, check
+from pilotfish.runs.verdict import rollouts_to_success
 from pilotfish.worlds import World
 
 BEST = "best.toml"
@@ -70,8 +71,8 @@ class Found(NamedTuple):
     success: Float[np.ndarray, "S"] | None
     """Part of these episodes that reach the goal; None where the task defines none, or nothing was judged."""
     needed: Float[np.ndarray, "S"]
-    """Rollouts from each condition after which over 90% of an iteration's episodes succeed (noise-free ones, where
-    policies are measured); infinite if they never do."""
+    """Rollouts from each condition after which over 90% of every later iteration's episodes succeed (noise-free ones,
+    where policies are measured); infinite if that never comes."""
     iterations: int
     """How many were done."""
     note: str
@@ -259,13 +260,8 @@ def result(arm: Arm, run: Run, note: str = "") -> Found:
     kept = run.evaluation() if done else None
     cost = nothing if kept is None else np.array(kept["cost"], float)
     success = None if kept is None or kept["success"] is None else np.array(kept["success"], float)
-    return Found(arm, cost, success, needed(metrics) if done else np.full(len(nothing), np.inf), done, note)
-
-
-def needed(metrics: dict[str, np.ndarray]) -> Float[np.ndarray, "S"]:
-    """Rollouts from each condition until over 90% of an iteration's episodes succeed; infinite where they never do."""
-    reached = metrics.get("noise_free_success", metrics["success"]) > evaluation.SOLVED
-    return np.where(reached.any(1), metrics["rollouts"][0, reached.argmax(1)], np.inf)
+    needed = np.nan_to_num(rollouts_to_success(metrics) if done else nothing, nan=np.inf)
+    return Found(arm, cost, success, needed, done, note)
 
 
 def best(sweep: Sequence[Found]) -> Found | None:

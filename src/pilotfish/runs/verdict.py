@@ -56,11 +56,11 @@ def sentences(metrics: Metrics, columns: Columns, found: dict[str, Any] | None, 
 
 
 def rollouts_to_success(metrics: Metrics, level: float = SOLVED) -> Float[np.ndarray, "S"]:
-    """Rollouts from each condition after which every later iteration's success is at least `level`; nan where that
+    """Rollouts from each condition after which every later iteration's success is above `level`; nan where that
     never comes. Success is that of noise-free episodes where they are measured, else of the rollouts.
     """
     success = metrics.get("noise_free_success", metrics["success"])
-    lasting = np.logical_and.accumulate((success >= level)[:, ::-1], 1)[:, ::-1]
+    lasting = np.logical_and.accumulate((success > level)[:, ::-1], 1)[:, ::-1]
     first = np.take_along_axis(metrics["rollouts"], lasting.argmax(1)[:, None], 1)[:, 0]
     return np.where(lasting.any(1), first, np.nan)
 
