@@ -180,9 +180,12 @@ def test_a_figure_is_run_drawn_told_and_kept(capsys, toys, name):
     assert cli.run(["figure", f"toy/{name}"]) == 0
     out, _ = capsys.readouterr()
     folder = TOYS[name].folder()
-    assert f"in {folder}: verdict.json, figure.png, table.md; each arm's run is in figures/toy-curves" in out
+    assert (
+        f"in {folder}: verdict.json, figure.png (.pdf, .svg), table.md; each arm's run is in figures/toy-curves" in out
+    )
     kept = {path.name for path in folder.iterdir()}
-    assert kept == {"verdict.json", "figure.png", "table.md"} | ({"kl-0-5", "kl-4-0"} if name == "curves" else set())
+    pictures = {f"figure.{kind}" for kind in ("png", "pdf", "svg")}
+    assert kept == {"verdict.json", "table.md"} | pictures | ({"kl-0-5", "kl-4-0"} if name == "curves" else set())
     assert iio.imread(folder / "figure.png").std() > 5
     record = json.loads((folder / "verdict.json").read_text())
     assert [(folder / arm["run"]).resolve().name for arm in record["arms"].values()] == ["kl-0-5", "kl-4-0"]

@@ -75,7 +75,7 @@ def figure(argv: list[str]) -> int:
         _say(console, chosen, performed)
         table = ", table.md" if chosen.exhibit else ""
         shared = f"; each arm's run is in {chosen.runs(folder, args.quick)}"
-        console.print(f"in {folder}: verdict.json, figure.png{table}{shared}", soft_wrap=True)
+        console.print(f"in {folder}: verdict.json, figure.png (.pdf, .svg){table}{shared}", soft_wrap=True)
     if args.quick:
         console.print("A quick run is a smoke test: its verdicts are no evidence.", style="bold yellow", soft_wrap=True)
     return 0

@@ -81,6 +81,7 @@ def written(runs: Sequence[Run], live: bool = False) -> str:
 
 def content(runs: Sequence[Run]) -> dict[str, Any]:
     """What is on the page: its `html`, and the `charts` that its figures name."""
+    runs = list({run.path.resolve(): run for run in runs}.values())  # one that is named twice is one
     drawn: dict[str, Any] = {}
     parts = []
     for number, (title, group) in enumerate(by_task(runs).items()):
@@ -125,12 +126,12 @@ def _comparison(group: Sequence[tuple[str, Run]]) -> str:
         cells = [(name, name), (run.spec.algorithm["name"],) * 2, _cell(len(run.spec.seeds))]
         cells.append(_cell(metrics["rollouts"][0, -1] if "rollouts" in metrics else None))
         cost = None if found is None else np.array(found["cost"], float)
-        cells.append(("not evaluated", "") if cost is None else _interval(cost_interval(cost)[0], 1, "{:.4g}"))
+        cells.append(("not evaluated", "") if cost is None else _interval(cost_interval(cost)[0], 1.0, "{:.4g}"))
         if found is None or found["success"] is None:
             cells += [("", ""), ("", "")]
         else:
             rate = rate_interval(np.array(found["success"], float), found["episodes"])
-            cells.append(_interval(rate, 100, "{:.0f}%"))
+            cells.append(_interval(rate, 100.0, "{:.0f}%"))
             needed = rollouts_to_success(metrics)
             reached = needed[np.isfinite(needed)]
             words = f"{np.median(reached):,.0f} ({len(reached)} of {len(needed)} seeds)" if reached.size else "never"
