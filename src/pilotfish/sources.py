@@ -19,6 +19,11 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 
+def absolute(path: str | Path) -> str:
+    """A setting that names a file, wherever the program goes on; empty where none is named."""
+    return os.path.abspath(path) if path else ""
+
+
 class Executed(NamedTuple):
     """A Python file that was run."""
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pilotfish.types import LinearDynamics, LinearGaussian, Quadratic
-from pilotfish.updates.q_step import q_step, q_step_ahead
+from pilotfish.updates.q_step import q_step, shortened
 
 T, DX, DU, KL = 6, 2, 1, 0.2
 
@@ -20,6 +20,10 @@ def case(seed, A, B):
     place = q, jnp.zeros((T, DX)), jnp.broadcast_to(jnp.eye(DX), (T, DX, DX)), Q
     tiled = (jnp.broadcast_to(jnp.asarray(a), (T, *np.shape(a))) for a in (A, B, np.zeros(DX), 0.1 * np.eye(DX)))
     return place, (jnp.full(T, KL), jnp.full(T, jnp.inf)), LinearDynamics(*tiled)
+
+
+def ahead_of(place, bounds, ahead, most):
+    return shortened(lambda part: q_step(*place, *(part * bound for bound in bounds)), ahead, most)
 
 
 def measured(step, ahead, rng, n=200_000):
@@ -43,7 +47,7 @@ def test_where_it_leads_far_away_the_step_is_shorter_and_within_its_bound_there(
     place, bounds, ahead = UNSTABLE
     whole = q_step(*place, *bounds)[1]
     assert measured(whole, ahead, np.random.default_rng(0)) > 5 * KL
-    step, kl = q_step_ahead(*place, *bounds, ahead, KL)
+    step, kl = ahead_of(place, bounds, ahead, KL)
     assert 0.9 * KL <= kl <= KL
     assert measured(step.white, ahead, np.random.default_rng(1)) == pytest.approx(float(kl), rel=0.02)
     assert (step.multipliers.kl < KL).all()
@@ -52,7 +56,7 @@ def test_where_it_leads_far_away_the_step_is_shorter_and_within_its_bound_there(
 def test_where_it_leads_nowhere_else_it_is_the_same_step():
     place, bounds, ahead = case(1, 0.1 * np.eye(DX), np.zeros((DX, DU)))
     plain = q_step(*place, *bounds)
-    step, kl = q_step_ahead(*place, *bounds, ahead, KL)
+    step, kl = ahead_of(place, bounds, ahead, KL)
     assert kl < KL
     for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(tuple(step)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-14)
@@ -61,7 +65,7 @@ def test_where_it_leads_nowhere_else_it_is_the_same_step():
 def test_a_bound_that_no_step_meets_leaves_none():
     place, bounds, _ = UNSTABLE
     nothing = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), UNSTABLE[2])
-    step, _ = q_step_ahead(*place, *bounds, nothing, KL)
+    step, _ = ahead_of(place, bounds, nothing, KL)
     assert np.isnan(step.controller.K).all()
 
 
@@ -69,5 +73,5 @@ def test_a_bound_that_no_step_meets_leaves_none():
 def test_the_unit_of_the_cost_does_not_matter(scale):
     place, bounds, ahead = UNSTABLE
     scaled = (*place[:3], jax.tree.map(lambda leaf: scale * leaf, place[3]))
-    one, other = (q_step_ahead(*where, *bounds, ahead, KL)[0].controller for where in (place, scaled))
+    one, other = (ahead_of(where, bounds, ahead, KL)[0].controller for where in (place, scaled))
     np.testing.assert_allclose(one.K, other.K, rtol=1e-7)

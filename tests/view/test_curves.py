@@ -11,7 +11,7 @@ from pilotfish.view import curves
 def test_a_logarithmic_panel_shows_what_is_positive_and_zeros_where_all_is_zero(values):
     axis, metrics = Figure().add_subplot(), {"rollouts": np.array([[10, 20, 30]]), "mu": np.array([values])}
     how = {"title": "regularisation", "unit": "", "scale": "log", "bound": None, "times": None}
-    curves._panel(axis, metrics, "regularisation", {"mu": how})
+    curves._panel(axis, metrics, {"mu": how})
     drawn = np.asarray(axis.lines[0].get_ydata(), float)
     wanted = [value if value > 0 or max(values) == 0 else np.nan for value in values]
     np.testing.assert_array_equal(drawn, wanted)

@@ -16,13 +16,13 @@ whose way it cannot go. Guided policy search (algorithms/mdgps.py) improves the 
 | pi*     | Algorithm 3.1 | teacher |
 """
 
-import os
 from typing import Annotated, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from pilotfish import sources
 from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.policies import files
 from pilotfish.policies.either import Either
@@ -61,14 +61,10 @@ class Info(NamedTuple):
     """Fraction of the network's hidden units that have one value everywhere: dead, or saturated."""
 
 
-def _absolute(path: str) -> str:
-    return os.path.abspath(path) if path else ""
-
-
 class DAgger(Algorithm):
     """Imitation of a fixed teacher where the learner goes."""
 
-    teacher: str = eqx.field(static=True, default="", converter=_absolute)
+    teacher: str = eqx.field(static=True, default="", converter=sources.absolute)
     """The file of the local controllers that teach, as by `pilotfish export RUN --local`. `--teacher RUN` does both."""
     beta: float = 0.5
     """In iteration i, counted from 0, the teacher acts with probability beta^i, the network else; 0: in the first

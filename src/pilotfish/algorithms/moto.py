@@ -33,7 +33,7 @@ from pilotfish.models.local_q import POOLS, FittedQ, History
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Rollouts, Shown, check_choice
 from pilotfish.updates.best_so_far import BestSoFar
-from pilotfish.updates.q_step import q_step, q_step_ahead
+from pilotfish.updates.q_step import Step, q_step, shortened
 
 Trust = Literal["step", "trajectory"]
 
@@ -151,11 +151,15 @@ class MOTO(FittedQ, Algorithm):
         """One condition."""
         found = self.fit(problem, old, before, rollouts)
         now, Q, evidence = found.belief.occupancy, found.belief.Q, found.belief.evidence
-        place, bounds = (now.controller, now.mean, now.chol, Q), (self.kl_step * evidence, self.entropy_drop * evidence)
+
+        def step_of(part: Float[Array, ""] | float) -> Step:
+            bounds = part * self.kl_step * evidence, part * self.entropy_drop * evidence
+            return q_step(now.controller, now.mean, now.chol, Q, *bounds)
+
         if self.trust == "trajectory":
-            (controller, step, multipliers), _ = q_step_ahead(*place, *bounds, found.belief.ahead, self.kl_step)
+            (controller, step, multipliers), _ = shortened(step_of, found.belief.ahead, self.kl_step)
         else:
-            controller, step, multipliers = q_step(*place, *bounds)
+            controller, step, multipliers = step_of(1.0)
         change = improvement.change(Q, step, multipliers.kl, found.belief.white, rollouts.happened.T)
         moves = found.enough & finite(controller)
         none = old, *jax.tree.map(jnp.zeros_like, (multipliers, change))

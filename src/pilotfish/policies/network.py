@@ -12,7 +12,6 @@ inside is not known, so that its outputs are scaled outside of it (`OwnNetworkPo
 """
 
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, cast
 
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from pilotfish import sources
 from pilotfish.policies import Needs
 from pilotfish.policies.gaussian import GaussianPolicy, noise
 from pilotfish.types import Key, Problem, Step, check_choice
@@ -184,10 +184,6 @@ def weights(net: eqx.Module) -> Any:
     return eqx.filter(net, eqx.is_inexact_array)
 
 
-def _absolute(path: str) -> str:
-    return os.path.abspath(path) if path else ""
-
-
 class Network(eqx.Module):
     """How a network is made: hidden layers of one width, and one activation; or what a file holds."""
 
@@ -203,7 +199,7 @@ class Network(eqx.Module):
     """Whether the part of the episode that is over is an input beside what is observed: for a cost that changes over
     time."""
 
-    start: str = eqx.field(static=True, default="", converter=_absolute)
+    start: str = eqx.field(static=True, default="", converter=sources.absolute)
     """A policy's file, with whose network learning begins instead of random weights: its size is then that of the file.
     `--from RUN` takes that of a run."""
 

@@ -4,6 +4,7 @@ A run stores that beside its metrics, so that whoever draws them knows no algori
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -45,6 +46,12 @@ def flatten(report: Any) -> dict[str, Any]:
     """The same as columns of `metrics.csv`: arrays (seed,). `ok` is the part of the conditions that were improved."""
     fields = flat(report)
     return fields | {"ok": np.asarray(fields["ok"], float).mean(-1)}
+
+
+def bounds(how: Mapping[str, Any], metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What a metric that is shown so is bounded by (seed, iteration), for a `bound` that is not None."""
+    factor = metrics.get(how["times"])
+    return how["bound"] * (np.ones_like(metrics["cost"]) if factor is None else factor)
 
 
 def _is_report(value: Any) -> bool:

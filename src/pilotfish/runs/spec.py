@@ -206,15 +206,11 @@ def in_file_of(part: dict[str, Any]) -> Entry:
     return in_file(part["file"], part["name"].rpartition(":")[2])
 
 
-def _moved(options: dict[str, Any], where: dict[str, str]) -> dict[str, Any]:
-    """Options with the places of files where these are now."""
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, dict):
-            return _moved(value, where)
-        return where.get(value, value) if type(value) is str else value
-
-    return {name: moved(value) for name, value in options.items()}
+def _moved(stored: Any, where: dict[str, str]) -> Any:
+    """Options, or one of them, with the places of files where these are now."""
+    if isinstance(stored, dict):
+        return {name: _moved(value, where) for name, value in stored.items()}
+    return where.get(stored, stored) if type(stored) is str else stored
 
 
 def _files(spec: Spec, folder: Path | None) -> dict[str, str]:

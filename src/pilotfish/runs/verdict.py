@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from pilotfish.runs.columns import Columns
+from pilotfish.runs.columns import Columns, bounds
 from pilotfish.runs.evaluation import SOLVED, WORSE
 from pilotfish.runs.store import Run
 
@@ -98,7 +98,7 @@ def _bounds(metrics: Metrics, columns: Columns) -> Iterator[Sentence]:
     for name, how in columns.items():
         if how["bound"] is None or name not in metrics:
             continue
-        bound = how["bound"] * metrics.get(how["times"], np.ones_like(metrics[name]))
+        bound = bounds(how, metrics)
         with np.errstate(invalid="ignore"):
             over = metrics[name] < SLACK * bound if how["bound"] < 0 else metrics[name] > SLACK * bound
         title = how["title"].removesuffix(" of a step")

@@ -71,16 +71,12 @@ AXES = {1: ("",), 3: ("x of ", "y of ", "z of "), 4: ("w of ", "x of ", "y of ",
 """What a sensor's entries are, by their number."""
 
 
-def _absolute(path: str | Path) -> str:
-    return os.path.abspath(path) if path else ""
-
-
 class ModelTask(MujocoTask):
     """Do in a MuJoCo model what a cost asks for."""
 
-    model: str = eqx.field(static=True, converter=_absolute)
+    model: str = eqx.field(static=True, converter=sources.absolute)
     """The model's file: MJCF (.xml, .mjcf), URDF (.urdf), or MuJoCo's binary format (.mjb)."""
-    cost: str = eqx.field(static=True, converter=_absolute, default="")
+    cost: str = eqx.field(static=True, converter=sources.absolute, default="")
     """The Python file that defines cost(x, u, t) in jax.numpy."""
     horizon: int = eqx.field(static=True, default=100)
     """Actions of an episode."""
@@ -289,7 +285,7 @@ def _parts(path: str) -> list[str]:
     compiled = [os.fsdecode(part) for part in _model(path).paths.split(b"\0") if part]
     # which knows no XML; MuJoCo's list of dependencies does, but has height fields in a place where they need not be
     listed = [] if _ends(path, ".urdf") else mujoco.mju_getXMLDependencies(path)
-    found = {_absolute(Path(path).parent / part) for part in (*compiled, *listed)}
+    found = {sources.absolute(Path(path).parent / part) for part in (*compiled, *listed)}
     return [part for part in found if os.path.isfile(part)]
 
 

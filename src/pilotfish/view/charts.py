@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pilotfish.runs.columns import Columns
+from pilotfish.runs.columns import Columns, bounds
 from pilotfish.runs.store import Run
 from pilotfish.runs.verdict import Metrics
 from pilotfish.types import DECREASE
-from pilotfish.view.look import LEARNING, ROLLOUTS, axis, called, mean_and_band
+from pilotfish.view.look import ROLLOUTS, axis, called, mean_and_band, panels
 
 POINTS = 200
 """Of a line, at most: more cannot be told apart, and every one of them is on the page."""
@@ -59,12 +59,8 @@ def learning(runs: Sequence[tuple[str, Run]]) -> dict[str, dict[str, Any]]:
 
 def diagnostics(metrics: Metrics, columns: Columns) -> dict[str, dict[str, Any]]:
     """Whatever else a run reports, by its title: numbers of one title in one chart, with their bound."""
-    panels: dict[str, list[str]] = {}
-    for name, how in columns.items():
-        if name in metrics and name not in LEARNING and np.isfinite(metrics[name]).any():
-            panels.setdefault(how["title"], []).append(name)
     charts = {}
-    for title, names in panels.items():
+    for title, names in panels(metrics, columns).items():
         how = columns[names[0]]
         factor = 100 if how["unit"] == "%" else 1
         x = metrics["rollouts"][0]
@@ -78,8 +74,7 @@ def diagnostics(metrics: Metrics, columns: Columns) -> dict[str, dict[str, Any]]
         bounded = next((name for name in names if columns[name]["bound"] is not None), None)
         bound = None
         if bounded is not None:
-            factors = metrics.get(columns[bounded]["times"], np.ones_like(metrics[bounded]))
-            bound = Series("bound", x, factor * columns[bounded]["bound"] * factors.mean(0, keepdims=True))
+            bound = Series("bound", x, factor * bounds(columns[bounded], metrics).mean(0, keepdims=True))
         charts[title] = chart(axis(how), shown, log=how["scale"] == "log", percent=how["unit"] == "%", bound=bound)
     return charts
 

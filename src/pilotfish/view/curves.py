@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from pilotfish.runs.columns import bounds
 from pilotfish.runs.statistics import mean_interval
 from pilotfish.runs.store import Run
 from pilotfish.types import DECREASE
-from pilotfish.view import plot
-from pilotfish.view.look import COLOURS, GREY, INK, LEARNING, NO_SUCCESS, RED, ROLLOUTS, called, mean_and_band
+from pilotfish.view import look, plot
+from pilotfish.view.look import COLOURS, GREY, INK, NO_SUCCESS, RED, ROLLOUTS, called, mean_and_band, panels
 
 mpl.use("agg")
 
@@ -59,26 +60,21 @@ def diagnostics(run: Run, path: Path) -> Path:
 
     Over the whole width at the bottom: what its updates did to the cost, beside what they promised.
     """
-    metrics, panels, decreases = run.metrics(), {}, {}
-    for name, how in run.columns().items():
-        if name in metrics and name not in LEARNING and np.isfinite(metrics[name]).any():
-            if how["title"] == DECREASE:
-                decreases[name] = metrics[name]
-            else:
-                panels.setdefault(how["title"], {})[name] = how
-    rows, wide = -(-len(panels) // 3), bool(decreases)
+    metrics, columns = run.metrics(), run.columns()
+    shown = panels(metrics, columns)
+    decreases = {called(name, columns[name]): metrics[name] for name in shown.pop(DECREASE, [])}
+    rows, wide = -(-len(shown) // 3), bool(decreases)
     figure = Figure(figsize=(10, 2.9 * max(rows + wide, 1)), layout="constrained")
     grid = figure.add_gridspec(max(rows + wide, 1), 3)
-    for i, (title, shown) in enumerate(panels.items()):
-        _panel(figure.add_subplot(grid[i // 3, i % 3]), metrics, title, shown)
+    for i, names in enumerate(shown.values()):
+        _panel(figure.add_subplot(grid[i // 3, i % 3]), metrics, {name: columns[name] for name in names})
     if wide:
-        said = {called(name, run.columns()[name]): values for name, values in decreases.items()}
-        _changes(figure.add_subplot(grid[-1, :]), metrics, said)
+        _changes(figure.add_subplot(grid[-1, :]), metrics, decreases)
     _explain(figure, len(metrics["cost"]))
     return plot.write(figure, path)
 
 
-def _panel(axis: Axes, metrics: Mapping[str, np.ndarray], title: str, shown: Mapping[str, Mapping[str, Any]]) -> None:
+def _panel(axis: Axes, metrics: Mapping[str, np.ndarray], shown: Mapping[str, Mapping[str, Any]]) -> None:
     """Numbers that are shown together, with their bounds."""
     how = next(iter(shown.values()))
     percent, log = how["unit"] == "%", how["scale"] == "log"
@@ -89,9 +85,9 @@ def _panel(axis: Axes, metrics: Mapping[str, np.ndarray], title: str, shown: Map
         colour, ls = COLOURS_OF_A_PANEL[i % len(COLOURS_OF_A_PANEL)], STYLES[i % len(STYLES)]
         _band(axis, metrics["rollouts"], values, colour, called(name, own), ls, log, percent)
         if own["bound"] is not None:
-            bound = own["bound"] * metrics.get(own["times"], np.ones_like(values)).mean(0)
+            bound = bounds(own, metrics).mean(0)
             axis.plot(metrics["rollouts"][0], bound, color=RED, lw=1, ls=(0, (1, 1)), label="bound")
-    _axis(axis, f"{title}, {how['unit']}" if how["unit"] else title, how["scale"])
+    _axis(axis, look.axis(how), how["scale"])
     if percent:
         axis.set_ylim(-3, 103)
     if len(axis.get_legend_handles_labels()[1]) > 1:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from pilotfish.runs.columns import Columns
 from pilotfish.runs.statistics import Interval, cost_interval, mean_interval
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#9a6a00", "#56b4e9")
@@ -28,6 +29,15 @@ def called(name: str, how: Mapping[str, Any]) -> str:
 def axis(how: Mapping[str, Any]) -> str:
     """A title with its unit."""
     return f"{how['title']}, {how['unit']}" if how["unit"] else how["title"]
+
+
+def panels(metrics: Mapping[str, np.ndarray], columns: Columns) -> dict[str, list[str]]:
+    """By title the names of the metrics that diagnostics show: all but those of learning, and what has no value."""
+    found: dict[str, list[str]] = {}
+    for name, how in columns.items():
+        if name in metrics and name not in LEARNING and np.isfinite(metrics[name]).any():
+            found.setdefault(how["title"], []).append(name)
+    return found
 
 
 def mean_and_band(values: Float[np.ndarray, "S iteration"], log: bool) -> Interval:
