@@ -155,7 +155,7 @@ def test_a_search_tries_so_many_and_goes_on(capsys, tmp_path):
 
 
 def test_a_search_needs_optuna(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("pilotfish.runs.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("pilotfish.extras.find_spec", lambda name: None)
     code, _, err = call(capsys, *LQ, "--algorithm.kl-step", "0.1:1", "--search", "3", "--out", tmp_path / "sweep")
     assert code == 2
     assert "--search needs the package optuna: pip install 'pilotfish[optuna]'." in err

@@ -10,7 +10,8 @@ import pilotfish
 ROOT = Path(pilotfish.__file__).parent
 MODULES = {".".join(("pilotfish", *path.relative_to(ROOT).with_suffix("").parts)): path for path in ROOT.rglob("*.py")}
 LAYERS = [
-    {"sources", "manual"},
+    {"extras", "sources", "manual"},
+    {"nodes"},
     {"types", "registry", "acting"},
     {"algebra"},
     {"policies"},
@@ -24,7 +25,7 @@ LAYERS = [
 ]
 HEIGHT = {part: i for i, layer in enumerate(LAYERS) for part in layer}
 ONLY = {
-    "runs": {"types", "registry", "sources", "manual", "policies", "algorithms", "worlds", "tasks"},
+    "runs": {"extras", "nodes", "types", "registry", "sources", "manual", "policies", "algorithms", "worlds", "tasks"},
     "view": {"runs", "types", "registry", "tasks"},
 }
 """What these may import: of `policies`, `algorithms`, `worlds` and `tasks` the protocol, never a member."""

@@ -110,6 +110,7 @@ if TYPE_CHECKING:
     from pilotfish.worlds.jax import JaxWorld
     from pilotfish.worlds.mujoco import MujocoWorld
     from pilotfish.worlds.plant import Plant
+    from pilotfish.worlds.ray import RayWorld
 
 _HOME = {
     "Algorithm": "algorithms",
@@ -143,6 +144,7 @@ _HOME = {
     "Progress": "runs.callbacks",
     "Quadratic": "types",
     "REPS": "algorithms.reps",
+    "RayWorld": "worlds.ray",
     "Result": "runs.train",
     "Rollouts": "types",
     "Run": "runs.store",
@@ -196,6 +198,7 @@ __all__ = [
     "Problem",
     "Progress",
     "Quadratic",
+    "RayWorld",
     "Result",
     "Rollouts",
     "Run",

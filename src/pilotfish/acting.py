@@ -35,7 +35,22 @@ class Damaged(ValueError):
 
 
 def load(path: str | Path) -> Act:
-    """`act(t, x, condition=0)`: the action (du,) of step t in the state x (dx,), for a network in what it observes."""
+    """`act(t, x, condition=0)`: the action (du,) of step t in the state x (dx,), for a network in what it observes.
+
+    `pilotfish.acting.Damaged`, a ValueError, if the file is not as it was written; ValueError if it is of another kind.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import pilotfish as pf
+    >>> from pilotfish import acting
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> problem = LinearQuadratic().problem()
+    >>> path = pf.LinearGaussianPolicy(problem.first_controller).save("policy.safetensors", problem)
+    >>> act = acting.load(path)
+    >>> act(0, np.array([1.0, -0.5, 0.0, 0.0])).shape
+    (2,)
+    """
     tensors, meta = read(path)
     kind, settings = meta.get("policy"), json.loads(meta.get("settings", "{}"))
     if kind not in MEANS:

@@ -42,7 +42,20 @@ NO_EPISODE = "no episode is under way (the last one took {steps} steps): call re
 
 
 class TaskEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
-    """A task as an environment. A copy, or what comes of a pickle, goes on in the same episode."""
+    """A task as an environment. A copy, or what comes of a pickle, goes on in the same episode.
+
+    ValueError for a name or a condition that is none. Shapes: observation (do,), action (du,), as in `problem`.
+
+    Example:
+
+    >>> import gymnasium
+    >>> import pilotfish
+    >>> env = gymnasium.make("pilotfish/double-link-v0")
+    >>> o, info = env.reset(seed=0)
+    >>> o, reward, terminated, truncated, info = env.step(env.action_space.sample())
+    >>> o.shape, bool(reward < 0), truncated
+    ((4,), True, False)
+    """
 
     process: ClassVar[int | None] = None
     """The process in which the first one was made."""

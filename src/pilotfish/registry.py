@@ -132,12 +132,29 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def tasks() -> dict[str, Entry]:
-    """All tasks by name: ours, then those of installed packages."""
+    """All tasks by name: ours, then those of installed packages.
+
+    Example:
+
+    >>> from pilotfish import registry
+    >>> entry = registry.tasks()["double-link"]
+    >>> entry.about()
+    'swing up two links, both motors at most 10 N m (MOTO, Fig. 1c)'
+    >>> entry.make().problem().horizon > 0
+    True
+    """
     return TASKS | _installed("task")
 
 
 def algorithms() -> dict[str, Entry]:
-    """All algorithms by name: ours, then those of installed packages."""
+    """All algorithms by name: ours, then those of installed packages.
+
+    Example:
+
+    >>> from pilotfish import registry
+    >>> registry.algorithms()["moto"].make().reuse  # what differs from the paper's settings
+    'both'
+    """
     return ALGORITHMS | _installed("algorithm")
 
 

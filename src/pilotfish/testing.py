@@ -44,6 +44,8 @@ ROLES = {"body", "joint", "goal", "ground"}
 def check_algorithm(algorithm: Algorithm, episodes: int = EPISODES) -> None:
     """Check an algorithm on a linear-quadratic task: its reports, that it is resumed exactly, stored, and robust.
 
+    Example:
+
     >>> import pilotfish as pf
     >>> from pilotfish.testing import check_algorithm
     >>> check_algorithm(pf.REPS())
@@ -175,6 +177,8 @@ def check_policy(policy: Policy, problem: Problem, world: World | None = None, e
 
     `world`: where it acts; by default a `JaxWorld` of the problem.
 
+    Example:
+
     >>> from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
     >>> from pilotfish.tasks.lq import LinearQuadratic
     >>> from pilotfish.testing import check_policy
@@ -211,6 +215,8 @@ def check_policy_stored(policy: Policy, problem: Problem, world: World, episodes
 
 def check_task(task: Task) -> None:
     """Check that a task makes the same finite problem each time, is stored, and draws what is in its picture.
+
+    Example:
 
     >>> from pilotfish.tasks.cartpole import CartPole
     >>> from pilotfish.testing import check_task

@@ -51,7 +51,16 @@ Step = Int[Array, ""] | int
 
 
 class Gaussian(eqx.Module):
-    """A normal distribution, or a batch of them."""
+    """A normal distribution, or a batch of them.
+
+    Example:
+
+    >>> import jax.numpy as jnp
+    >>> import pilotfish as pf
+    >>> start = pf.Gaussian(mean=jnp.array([[1.0, 0.0]]), cov=0.01 * jnp.eye(2)[None])  # of one condition, two states
+    >>> start.mean.shape, start.cov.shape
+    ((1, 2), (1, 2, 2))
+    """
 
     mean: Float[Array, "*batch d"]
     """Its mean."""
@@ -63,6 +72,14 @@ class LinearGaussian(eqx.Module):
     """A controller `u ~ N(K x + k, C)`, or a batch of them (usually over time).
 
     One Cholesky factor is stored, `C = chol chol'`; covariance and precision are derived from it.
+
+    Example:
+
+    >>> import jax.numpy as jnp
+    >>> import pilotfish as pf
+    >>> p = pf.LinearGaussian(K=jnp.full((5, 1, 2), -2.0), k=jnp.ones((5, 1)), chol=jnp.full((5, 1, 1), 0.5))
+    >>> print(p.at(3).mean(jnp.array([0.5, 1.0])), p.at(3).cov)  # K x + k and chol chol' at step 3
+    [-2.] [[0.25]]
     """
 
     K: Float[Array, "*batch du dx"]
@@ -95,7 +112,16 @@ class LinearDynamics(eqx.Module):
 
 
 class Quadratic(eqx.Module):
-    """The function `1/2 z'Hz + h'z + c` of a vector z, or a batch of them. Costs, V and Q are all this."""
+    """The function `1/2 z'Hz + h'z + c` of a vector z, or a batch of them. Costs, V and Q are all this.
+
+    Example:
+
+    >>> import jax.numpy as jnp
+    >>> import pilotfish as pf
+    >>> f = pf.Quadratic(H=2.0 * jnp.eye(2), h=jnp.zeros(2), c=jnp.array(1.0))
+    >>> float(f(jnp.array([1.0, 2.0])))
+    6.0
+    """
 
     H: Float[Array, "*batch d d"]
     """Second derivatives, symmetric."""
@@ -109,7 +135,20 @@ class Quadratic(eqx.Module):
 
 
 class Dynamics(ABC):
-    """What known dynamics can do, whoever knows them: equations, a simulation, a model that was learned."""
+    """What known dynamics can do, whoever knows them: equations, a simulation, a model that was learned.
+
+    Example:
+
+    >>> import jax.numpy as jnp
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> problem = LinearQuadratic().problem()  # whose function dynamics(x, u) was made one
+    >>> isinstance(problem.dynamics, pf.Dynamics), problem.dynamics.traceable
+    (True, True)
+    >>> x, u = jnp.zeros((1, 20, 4)), jnp.zeros((1, 20, 2))
+    >>> problem.dynamics.linearised(problem, x, u).B.shape  # x' = A x + B u + c about each step
+    (1, 20, 4, 2)
+    """
 
     @property
     @abstractmethod
@@ -181,6 +220,21 @@ class Problem(eqx.Module):
     Functions take one state `x` (dx,), one action `u` (du,) and a time step `t`; they are written in jax.numpy and
     batched by whoever calls them. What a problem lacks has a neutral value: an infinite bound, no noise, no final cost.
     None stands only for what may be unknown: the formulas of the costs, the dynamics, what success is.
+
+    ValueError, with the argument, its value and the remedy, for shapes and numbers of which no problem is made.
+
+    Example:
+
+    >>> import jax.numpy as jnp
+    >>> import pilotfish as pf
+    >>> problem = pf.Problem(  # push a mass of 1 kg to the origin: x = [position (m), velocity (m/s)], u = force (N)
+    ...     horizon=50, dt=0.1, initial_std=[1.0], action_low=-2.0, action_high=2.0,
+    ...     conditions=pf.Gaussian(jnp.array([[1.0, 0.0]]), jnp.zeros((1, 2, 2))),
+    ...     cost=lambda x, u, t: x @ x + 0.1 * u @ u,
+    ...     dynamics=lambda x, u: x + 0.1 * jnp.append(x[1], u),
+    ... )
+    >>> problem.dx, problem.du, float(problem.admissible(jnp.array([3.0]))[0])
+    (2, 1, 2.0)
     """
 
     horizon: int = eqx.field(static=True)
@@ -385,7 +439,20 @@ def _no_covariance(cov: np.ndarray) -> str | None:
 
 
 class Rollouts(eqx.Module):
-    """What happened: M rollouts from each of N conditions; `batch` is (N, M) and `T1` is T + 1."""
+    """What happened: M rollouts from each of N conditions; `batch` is (N, M) and `T1` is T + 1.
+
+    Example:
+
+    >>> import jax
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> world = LinearQuadratic().world()
+    >>> rollouts = world.rollout(pf.LinearGaussianPolicy(world.problem.first_controller), 3, jax.random.key(0))
+    >>> rollouts.x.shape, rollouts.u.shape, rollouts.cost.shape  # N = 1, M = 3, T = 20
+    ((1, 3, 21, 4), (1, 3, 20, 2), (1, 3, 21))
+    >>> bool(rollouts.valid.all()), rollouts.cost.sum(-1).shape
+    (True, (1, 3))
+    """
 
     x: Float[Array, "*batch T1 dx"]
     """States."""

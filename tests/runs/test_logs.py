@@ -169,7 +169,7 @@ def test_another_training_in_the_same_place_is_another_one(world, tmp_path):
 )
 def test_what_is_not_installed_is_named_with_its_remedy(monkeypatch, tmp_path, make, package, extra):
     find = importlib.util.find_spec
-    monkeypatch.setattr("pilotfish.runs.extras.find_spec", lambda name: None if name == package else find(name))
+    monkeypatch.setattr("pilotfish.extras.find_spec", lambda name: None if name == package else find(name))
     with pytest.raises(ValueError, match=rf"needs the package {package}: pip install 'pilotfish\[{extra}\]'"):
         make(tmp_path)
     with pytest.raises(ValueError, match="pip install"):
@@ -214,7 +214,7 @@ def test_the_command_line_logs_and_goes_on_logging(tmp_path, monkeypatch, capsys
 
 def test_a_run_that_is_not_asked_to_logs_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(learn, "draw", lambda *_: None)
-    monkeypatch.setattr("pilotfish.runs.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("pilotfish.extras.find_spec", lambda name: None)
     assert cli.run(["train", *WORDS, "--iterations", "1", "--out", str(tmp_path / "run")]) == 0
     assert not [path for path in (tmp_path / "run").iterdir() if path.is_dir()]
     assert cli.run(["train", *WORDS, "--log", "wandb", "--out", str(tmp_path / "logged")]) == 2

@@ -103,3 +103,12 @@ def test_a_task_without_success_reports_nan():
 def test_check_wants_a_rollout(world):
     with pytest.raises(ValueError, match="rollouts=0"):
         loop.check(MOTO(), world, 0)
+
+
+def test_numbers_are_arguments_of_the_program_whatever_they_are(world):
+    """Of every algorithm, so that another value compiles nothing."""
+    compiled = loop.check(REPS(skill=OpenLoop(features=3)), world, SAMPLES)
+    assert loop.is_general(compiled)
+    assert isinstance(compiled.kl_step, jax.Array)
+    assert compiled.kl_step.weak_type  # as a number of Python's: it leaves float32 what it is
+    assert compiled.skill.features == 3

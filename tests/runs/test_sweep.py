@@ -15,10 +15,10 @@ from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.algorithms.reps import REPS
 from pilotfish.policies.episodic import OpenLoop
-from pilotfish.runs import RunError, arms, search, settings, sweep
+from pilotfish.runs import RunError, arms, loop, search, settings, sweep
 from pilotfish.runs.loop import Turn
 from pilotfish.runs.search import Range
-from pilotfish.runs.spec import Spec, overlaid
+from pilotfish.runs.spec import Spec
 from pilotfish.runs.store import Run
 from pilotfish.runs.sweep import Arm, Found
 from pilotfish.tasks.lq import LinearQuadratic
@@ -134,15 +134,6 @@ def test_a_sweep_goes_on_where_it_stopped(found, tmp_path):
         assert_same(Run.open(one.arm.path).metrics(), Run.open(other.arm.path).metrics())
 
 
-def test_numbers_that_differ_are_arguments_and_nothing_else_is():
-    algorithms = [SMALL, overlaid(SMALL, {"kl_step": 0.2}), overlaid(SMALL, {"skill": {"features": 4}})]
-    first, second, alone = sweep.as_arguments(algorithms)
-    assert [type(one.kl_step) for one in (first, second, alone)] == [np.float64, np.float64, float]
-    assert [type(one.prior) for one in (first, second, alone)] == [float] * 3
-    assert [float(one.kl_step) for one in (first, second, alone)] == [0.7, 0.2, 0.7]
-    assert alone.skill.features == 4
-
-
 def test_programs_follow_one_another_and_differ_where_they_must(tmp_path):
     other = LinearQuadratic(action_weight=0.3)
     asked = [
@@ -162,7 +153,7 @@ def test_an_algorithm_that_decides_in_python_by_the_number_has_programs_of_its_o
     name = f"{tmp_path / 'forked.py'}:Forked"
     asked = [arm(tmp_path, step, find(name).make(), name=name, iterations=2) for step in (0.2, 0.5)]
     ready = sweep.prepared(asked)
-    assert [type(one.algorithm.kl_step) for one in ready] == [float, float]
+    assert not any(loop.is_general(loop.check(one.algorithm, one.world, 10)) for one in ready)
     assert ready[0].program != ready[1].program
     found = sweep.perform(asked)
     assert found[0].cost[0] != found[1].cost[0]
@@ -238,8 +229,7 @@ def trials(folder, count, space=None, observe=lambda arm, done: None):
         if values.get("kl_step") == "refused":
             raise ValueError("these do not fit")
         one = arm(folder, float(values["kl_step"]))
-        ends = [spec(dataclasses.replace(SMALL, kl_step=end)) for end in (0.1, 2.0)]
-        return one._replace(label=str(number), path=folder / f"trial-{number}", alike=tuple(ends))
+        return one._replace(label=str(number), path=folder / f"trial-{number}")
 
     return search.perform(folder, space, make, count, 0, observe), asked
 

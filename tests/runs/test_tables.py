@@ -67,7 +67,7 @@ def test_what_is_wrong_is_said(folder, capsys, words, said):
 
 
 def test_what_is_needed_is_named(folder, monkeypatch, tmp_path):
-    monkeypatch.setattr("pilotfish.runs.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("pilotfish.extras.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"parquet needs the package pyarrow: pip install 'pilotfish\[parquet"):
         tables.written(Run.open(folder), ".parquet")
     with pytest.raises(RunError, match="no iteration has ended"):

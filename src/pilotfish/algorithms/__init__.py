@@ -19,6 +19,18 @@ class Algorithm(eqx.Module):
     `State` is what the next iteration needs, `Info` what this one reports: a NamedTuple of scalars, of which `Shown`
     annotations say how they are shown, and of `ok` (N,): False for a condition that could not be improved. What such a
     condition keeps is the algorithm's to say; where no condition could be, the loop keeps the old state.
+
+    Example:
+
+    >>> import jax
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> algorithm, world, key = pf.REPS(), LinearQuadratic().world(), jax.random.key(0)
+    >>> state = algorithm.init(world.problem, 20, key)  # for iterations of 20 rollouts from each condition
+    >>> rollouts = world.rollout(algorithm.explore(state), 20, key)
+    >>> state, info = algorithm.update(world.problem, state, rollouts, key)
+    >>> info.ok.shape, algorithm.exploit(state).predict([1.0, -0.5, 0.0, 0.0]).shape
+    ((1,), (2,))
     """
 
     @property
@@ -90,7 +102,16 @@ def registry() -> dict[str, Entry]:
 
 
 def find(name: str) -> Entry:
-    """The registered algorithm of that name, or a class of the user's as FILE.py:CLASS."""
+    """The registered algorithm of that name, or a class of the user's as FILE.py:CLASS.
+
+    ValueError, with the nearest names, if there is none.
+
+    Example:
+
+    >>> from pilotfish import algorithms
+    >>> algorithms.find("lqr-gps").make().kl_step
+    0.3
+    """
     if (found := of_file(name)) is not None:
         if not (isinstance(kind := found.load(), type) and issubclass(kind, Algorithm)):
             raise ValueError(f"{name} is no algorithm: derive it from pilotfish.Algorithm.")

@@ -110,7 +110,22 @@ class Info(NamedTuple):
 
 
 class BADMM(Algorithm):
-    """Guided policy search by multipliers: local controllers and the network that they teach are drawn together."""
+    """Guided policy search by multipliers: local controllers and the network that they teach are drawn together.
+
+    Source: Levine, Finn, Darrell & Abbeel (JMLR 2016). ValueError for a setting out of its range, a final cost without
+    a formula, or too few rollouts an iteration.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> algorithm = pf.BADMM(inner=1, policy=pf.Network(width=10))
+    >>> result = pf.train(algorithm, LinearQuadratic().world(), rollouts=10, iterations=2)
+    >>> bool(result.metrics["cost"][0, -1] < result.metrics["cost"][0, 0])  # (seed, iteration)
+    True
+    >>> result.policy.predict([1.0, -0.5, 0.0, 0.0]).shape  # one network, whatever the step and the condition
+    (2,)
+    """
 
     kl_step: float = 1.0
     """Bound on the expected KL of a controller to the last one, nats a step (paper: eps / T)."""

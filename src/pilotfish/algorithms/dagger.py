@@ -62,7 +62,23 @@ class Info(NamedTuple):
 
 
 class DAgger(Algorithm):
-    """Imitation of a fixed teacher where the learner goes."""
+    """Imitation of a fixed teacher where the learner goes.
+
+    Source: Ross, Gordon & Bagnell (AISTATS 2011). ValueError for a setting out of its range, or where `teacher` holds
+    no local controllers of this task.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> world = LinearQuadratic().world()
+    >>> teacher = pf.train(pf.LQRGPS(kl_step=0.5), world, rollouts=20, iterations=3)
+    >>> path = teacher.policy.save("teacher.safetensors")
+    >>> algorithm = pf.DAgger(teacher="teacher.safetensors", policy=pf.Network(width=10))
+    >>> result = pf.train(algorithm, world, rollouts=10, iterations=2)
+    >>> bool(result.metrics["loss"][0, -1] < result.metrics["loss_before"][0, 0]), result.policy.kind
+    (True, 'network')
+    """
 
     teacher: str = eqx.field(static=True, default="", converter=sources.absolute)
     """The file of the local controllers that teach, as by `pilotfish export RUN --local`. `--teacher RUN` does both."""

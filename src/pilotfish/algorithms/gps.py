@@ -126,7 +126,22 @@ class Info(NamedTuple):
 
 
 class GPS(Algorithm):
-    """Guided policy search: local controllers teach a network, and are drawn towards it by a price that grows."""
+    """Guided policy search: local controllers teach a network, and are drawn towards it by a price that grows.
+
+    Source: Levine & Abbeel (NIPS 2014); with `model` known CGPS, Levine & Koltun (ICML 2014). ValueError for a setting
+    out of its range, a cost without the formula that is needed, or dynamics that are to be known and are not.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> algorithm = pf.GPS(policy=pf.Network(width=10))
+    >>> result = pf.train(algorithm, LinearQuadratic().world(), rollouts=10, iterations=2)
+    >>> bool(result.metrics["cost"][0, -1] < result.metrics["cost"][0, 0])  # (seed, iteration)
+    True
+    >>> result.policy.predict([1.0, -0.5, 0.0, 0.0]).shape  # one network, whatever the step and the condition
+    (2,)
+    """
 
     kl_step: float = 1.0
     """Bound on the expected KL of a controller to the last one, nats a step (paper: eps / T)."""

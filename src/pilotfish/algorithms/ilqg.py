@@ -96,7 +96,19 @@ class LearnedInfo(NamedTuple):
 
 
 class ILQG(Algorithm):
-    """Iterative linear-quadratic-Gaussian control."""
+    """Iterative linear-quadratic-Gaussian control.
+
+    Source: Todorov & Li (2005), Tassa, Erez & Todorov (2012); on learned dynamics ours. ValueError for a setting out of
+    its range, a cost without the formula that is needed, or dynamics that are to be known and are not.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> result = pf.train(pf.ILQG(initial_noise=0.1), LinearQuadratic().world(), rollouts=5, iterations=3)
+    >>> bool(result.metrics["cost"][0, -1] < result.metrics["cost"][0, 0])  # (seed, iteration)
+    True
+    """
 
     regularisation: float = 0.0
     """The regularisation to begin with, as a part of the cost's variation (paper: mu)."""

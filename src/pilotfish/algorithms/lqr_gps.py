@@ -78,7 +78,19 @@ class Info(NamedTuple):
 
 
 class LQRGPS(Algorithm):
-    """Trajectory optimisation by KL-constrained LQR on fitted dynamics."""
+    """Trajectory optimisation by KL-constrained LQR on fitted dynamics.
+
+    Source: Levine & Abbeel (NIPS 2014). ValueError for a setting out of its range, a final cost without a formula, or
+    fewer rollouts an iteration than the dynamics need.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> result = pf.train(pf.LQRGPS(kl_step=0.5), LinearQuadratic().world(), rollouts=20, iterations=3)
+    >>> bool(result.metrics["cost"][0, -1] < result.metrics["cost"][0, 0])  # (seed, iteration)
+    True
+    """
 
     kl_step: float = 0.1
     """Bound on the expected KL between successive controllers, nats a step (paper: eps / T)."""

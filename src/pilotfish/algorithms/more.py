@@ -83,7 +83,18 @@ class Info(NamedTuple):
 
 
 class MORE(Algorithm):
-    """Episodic search on a quadratic model of the cost, within a KL and an entropy bound."""
+    """Episodic search on a quadratic model of the cost, within a KL and an entropy bound.
+
+    Source: Abdolmaleki, Lioutikov, Peters, Lau, Reis & Neumann (2015). ValueError for a setting out of its range.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> result = pf.train(pf.MORE(kl_step=1.0), LinearQuadratic().world(), rollouts=40, iterations=3)
+    >>> bool(result.metrics["cost"][0, -1] < result.metrics["cost"][0, 0])  # (seed, iteration)
+    True
+    """
 
     kl_step: float = 1.0
     """Bound on the KL of successive search distributions, nats (paper: epsilon)."""

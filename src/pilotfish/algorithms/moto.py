@@ -83,7 +83,19 @@ class Info(NamedTuple):
 
 
 class MOTO(FittedQ, Algorithm):
-    """Model-free trajectory optimisation: how Q is fitted, and how far a controller may move on it."""
+    """Model-free trajectory optimisation: how Q is fitted, and how far a controller may move on it.
+
+    Source: Akrour, Abdolmaleki, Abdulsamad, Peters & Neumann (JMLR 2018). ValueError for a setting out of its range, or
+    for fewer rollouts an iteration than Q needs where no sample is reused.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> result = pf.train(pf.MOTO(kl_step=0.5), LinearQuadratic().world(), rollouts=60, iterations=3)
+    >>> bool(result.metrics["cost"][0, -1] < result.metrics["cost"][0, 0])  # (seed, iteration)
+    True
+    """
 
     kl_step: float = 0.1
     """Bound on each step's expected KL between successive controllers, nats (paper: eps)."""

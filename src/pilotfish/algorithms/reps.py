@@ -64,7 +64,19 @@ class Info(NamedTuple):
 
 
 class REPS(Algorithm):
-    """Episodic search: what follows cheap episodes is drawn more often, within a KL bound."""
+    """Episodic search: what follows cheap episodes is drawn more often, within a KL bound.
+
+    Source: Peters, Muelling & Altun (2010); contextual: Kupcsik, Deisenroth, Peters & Neumann (2013). ValueError for a
+    setting out of its range, or for a context that never varies.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> result = pf.train(pf.REPS(kl_step=0.7), LinearQuadratic().world(), rollouts=40, iterations=3)
+    >>> bool(result.metrics["cost"][0, -1] < result.metrics["cost"][0, 0])  # (seed, iteration)
+    True
+    """
 
     kl_step: float = 0.7
     """Bound on the KL of the weights to equal ones, nats (paper: epsilon)."""

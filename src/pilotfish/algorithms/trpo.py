@@ -77,7 +77,18 @@ class Info(NamedTuple):
 
 
 class TRPO(Algorithm):
-    """Trust region policy optimisation: the natural gradient of a policy, within a bound on its mean KL."""
+    """Trust region policy optimisation: the natural gradient of a policy, within a bound on its mean KL.
+
+    Source: Schulman, Levine, Moritz, Jordan & Abbeel (ICML 2015). ValueError for a setting out of its range.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> result = pf.train(pf.TRPO(kl_step=0.05), LinearQuadratic().world(), rollouts=20, iterations=3)
+    >>> bool(result.metrics["cost"][0, -1] < result.metrics["cost"][0, 0])  # (seed, iteration)
+    True
+    """
 
     kl_step: float = 0.01
     """Bound on the mean KL of successive policies, nats a step (paper: delta; MOTO's comparison: .1)."""

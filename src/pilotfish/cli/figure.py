@@ -21,14 +21,15 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from pilotfish import experiments
+from pilotfish import experiments, nodes
 from pilotfish.cli import COMMANDS
-from pilotfish.cli.watch import Listener
+from pilotfish.cli.watch import Listener, Seeds
 from pilotfish.experiments import study
 from pilotfish.experiments.claims import PaperFigure, Study, slug
 from pilotfish.experiments.exhibits import ELSEWHERE, Curves, Map, PaperTable, Rows
 from pilotfish.experiments.study import Job, Performed
 from pilotfish.registry import named
+from pilotfish.runs import cluster
 from pilotfish.runs.store import replacing
 
 COLOUR = {"holds": "green", "does not hold": "red", "undecided": "yellow"}
@@ -46,6 +47,9 @@ class _Figure:
     """Also try the claims under other choices of what the paper leaves unsaid, with fewer seeds."""
     out: Path | None = None
     """The figure's folder; by default figures/ID. What is finished there is not run again."""
+    ray: str = ""
+    """Learn on a cluster of Ray, every seed of every arm on one core: auto for the one that runs here, its HOST:PORT,
+    or local. Needs pilotfish[ray]."""
     json: bool = False
     """Print verdict.json; everything else goes to the error stream."""
 
@@ -56,12 +60,17 @@ def figure(argv: list[str]) -> int:
     chosen: PaperFigure = named(experiments.figures(), args.id, "figure")
     if args.seeds is not None and args.seeds < 1:
         raise ValueError(f"--seeds {args.seeds}: must be 1 or more.")
+    if args.ray:
+        nodes.check_installed()
     folder = args.out or chosen.folder(args.quick)
     listener = Listener(sys.stderr if args.json else sys.stdout, f"the figure is drawn all the same, in {folder}.")
     console = Console(file=cast(IO[str], listener), highlight=False, emoji=False)
     how = (chosen, folder, args.seeds, args.quick, args.sensitivity)
     console.print(f"{chosen.id}: {chosen.title} -> {folder}", style="bold", soft_wrap=True)
     try:
+        if args.ray and (runs := study.left(*how)):
+            with Seeds(console, runs) as watch:
+                cluster.finish(runs, args.ray, observe=watch)
         with _Watch(console, study.plan(*how).jobs) as watch:
             performed = study.perform(*how, observe=watch)
     except KeyboardInterrupt:

@@ -12,21 +12,21 @@ from typing import IO, Any, Literal, cast
 import tyro
 from rich.console import Console
 
-from pilotfish import algorithms, experiments, tasks
+from pilotfish import algorithms, experiments, nodes, tasks
 from pilotfish.algorithms import Algorithm
 from pilotfish.cli import COMMANDS
 from pilotfish.cli.results import draw, learned_of
-from pilotfish.cli.watch import Listener, Watch
+from pilotfish.cli.watch import Listener, Seeds, Watch
 from pilotfish.policies.files import holds_policy, load
 from pilotfish.policies.network import Network, NetworkPolicy
 from pilotfish.registry import of_file
-from pilotfish.runs import RunError, evaluation, logs, settings
+from pilotfish.runs import RunError, cluster, evaluation, logs, parts, settings
+from pilotfish.runs.arms import train_as_specified
 from pilotfish.runs.measured import measuring
 from pilotfish.runs.settings import Settings
 from pilotfish.runs.spec import SEEDS, Spec, assemble, overlaid
 from pilotfish.runs.store import Run
-from pilotfish.runs.train import check
-from pilotfish.runs.train import train as turn_the_crank
+from pilotfish.runs.train import Result, TrainingFailed, check
 from pilotfish.runs.verdict import verdict
 from pilotfish.tasks import Task
 from pilotfish.worlds import World
@@ -65,6 +65,9 @@ class _Train:
     """Film what was learned."""
     log: tyro.conf.UseAppendAction[tuple[Literal["tensorboard", "wandb"], ...]] = ()
     """Also log to TensorBoard, or to Weights & Biases, in the run's folder; may be given for each."""
+    ray: str = ""
+    """Learn on a cluster of Ray, every seed on one core: auto for the one that runs here, its HOST:PORT, or local for
+    the cores of this machine. Needs pilotfish[ray]."""
     json: bool = False
     """Print the results as JSON; everything else goes to the error stream."""
 
@@ -73,11 +76,22 @@ def train(argv: list[str]) -> int:
     """Learn a controller for a task."""
     args, spec = asked(argv, "train")
     logs.check(args.log)
+    check_ray(args.ray, args.log)
     assembled = _, algorithm, world = assemble(spec)
-    check(algorithm, world, args.rollouts, spec.measured, args.seeds)  # before the folder exists
+    check(algorithm, world, args.rollouts, spec.measured)  # before the folder exists
+    if args.ray:
+        parts.check(world)
     run = Run.create(args.out, spec) if args.out else _create_numbered(named(spec), spec)
     with run.writing():
-        return _run(run, assembled, args.film, args.json, args.log)
+        return _run(run, assembled, args.film, args.json, args.log, args.ray)
+
+
+def check_ray(address: str, log: Sequence[str] = ()) -> None:
+    """ValueError, before anything is begun, where --ray cannot be had, or not with that log."""
+    if address:
+        nodes.check_installed()
+    if address and "wandb" in log:
+        raise ValueError("--ray --log wandb: seeds that learn apart are logged to TensorBoard only. Leave out either.")
 
 
 def asked(argv: list[str], command: str) -> tuple[_Train, Spec]:
@@ -134,6 +148,8 @@ class _Resume:
     """Film what was learned."""
     trust: bool = False
     """Run the code that the run names, though it was made elsewhere: once said, it holds."""
+    ray: str = ""
+    """Go on on a cluster of Ray: auto, its HOST:PORT, or local."""
     json: bool = False
     """Print the results as JSON."""
 
@@ -141,6 +157,7 @@ class _Resume:
 def resume(argv: list[str]) -> int:
     """Go on with a run exactly where it stopped."""
     args = tyro.cli(_Resume, args=argv, prog="pilotfish resume", description=COMMANDS["resume"])
+    check_ray(args.ray)
     run = Run.open(args.run, trust=args.trust)
     run.check_resumable()
     assembled = run.assemble()  # before anything is written
@@ -149,11 +166,18 @@ def resume(argv: list[str]) -> int:
             if args.iterations < 1:
                 raise ValueError(f"--iterations {args.iterations}: must be 1 or more.")
             run.extend(args.iterations)
-        return _run(run, assembled, args.film, args.json)
+        return _run(run, assembled, args.film, args.json, ray=args.ray)
 
 
-def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json: bool, log: Sequence[str] = ()) -> int:
-    """Train, evaluate, draw, and say what came of it; `log` as well as what logged the run before."""
+def _run(
+    run: Run,
+    assembled: tuple[Task, Algorithm, World],
+    film: bool,
+    as_json: bool,
+    log: Sequence[str] = (),
+    ray: str = "",
+) -> int:
+    """Train, evaluate, draw, and say what came of it; `log` as well as what logged the run before. `ray`: where."""
     task, algorithm, world = assembled
     learner = measuring(algorithm, world, run.spec.measured)
     listener = Listener(sys.stderr if as_json else sys.stdout, f"learning goes on, and all is kept in {run.path}.")
@@ -165,23 +189,14 @@ def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json
     if caution := algorithm.caution(world.problem, run.spec.rollouts):
         console.print(caution, style="yellow", soft_wrap=True)
     try:
-        with logs.of_run(run, log) as logging, Watch(console, run.spec, learner, world.problem) as watch:
-            result = turn_the_crank(
-                algorithm,
-                world,
-                rollouts=run.spec.rollouts,
-                iterations=run.spec.iterations,
-                seeds=run.spec.seeds,
-                measured=run.spec.measured,
-                run=run,
-                callbacks=[watch, *logging],
-            )
+        result = _learned(run, assembled, console, log, ray)
     except KeyboardInterrupt:
         console.print(f"interrupted. Go on with: pilotfish resume {run.path}", style="bold", soft_wrap=True)
         return 130
     except (RunError, OSError) as error:
         kept = f"What was learned before is in {run.path}. Go on with: pilotfish resume {run.path}"
-        raise RunError(f"{error} {kept if run.done() else 'Nothing is kept: train anew.'}") from error
+        begun = run.done() or run.divided
+        raise RunError(f"{error} {kept if begun else 'Nothing is kept: train anew.'}") from error
     learned = evaluation.Trained(task, learner, world, result.states)
     found = evaluation.judge(run, learned, evaluation.usual(world))
     evaluation.keep(run, found)
@@ -198,6 +213,21 @@ def _run(run: Run, assembled: tuple[Task, Algorithm, World], film: bool, as_json
         files = ", ".join(sorted(p.name for p in run.path.iterdir() if p.name[0] != "."))
         console.print(f"  in {run.path}: {files}", soft_wrap=True)
     return 0
+
+
+def _learned(
+    run: Run, assembled: tuple[Task, Algorithm, World], console: Console, log: Sequence[str], ray: str
+) -> Result:
+    """What a run comes to that goes on until its last iteration: here, or its seeds on a cluster."""
+    _, algorithm, world = assembled
+    if ray or run.divided:
+        with Seeds(console, [run]) as watch:
+            why = cluster.finish([run], ray, log, watch)[0] if ray else parts.finish(run, log, watch)
+        if why:
+            raise TrainingFailed(why)
+    learner = measuring(algorithm, world, run.spec.measured)
+    with logs.of_run(run, log) as logging, Watch(console, run.spec, learner, world.problem) as watch:
+        return train_as_specified(run, algorithm, world, [watch, *logging])
 
 
 def _configured(argv: list[str]) -> tuple[Settings, list[str]]:

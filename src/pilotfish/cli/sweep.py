@@ -24,8 +24,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from pilotfish.cli import COMMANDS, complain, learn
-from pilotfish.cli.watch import Listener
-from pilotfish.runs import RunError, logs, search
+from pilotfish.cli.watch import Listener, Seeds
+from pilotfish.runs import RunError, cluster, logs, search
 from pilotfish.runs import sweep as engine
 from pilotfish.runs.search import Range
 from pilotfish.runs.spec import Spec
@@ -189,9 +189,9 @@ def _stored(spec: Spec, flag: str, text: str) -> Any:
     return found if isinstance(found, bool | int | float | str) else text
 
 
-def _arm(folder: Path, name: str, values: Mapping[str, str], spec: Spec, alike: Sequence[Spec] = ()) -> Arm:
+def _arm(folder: Path, name: str, values: Mapping[str, str], spec: Spec) -> Arm:
     plain = {_name(flag): _stored(spec, flag, text) for flag, text in values.items()}
-    return Arm(_label(values), plain, folder / name, spec, tuple(alike))
+    return Arm(_label(values), plain, folder / name, spec)
 
 
 # -- every choice
@@ -204,13 +204,18 @@ def _grid(asked: Asked, console: Console) -> tuple[Path, list[Found]]:
         raise ValueError(f"{count} arms: at most {MOST}. List fewer values, or let --search choose.")
     choices = [dict(zip(lists, choice, strict=True)) for choice in itertools.product(*lists.values())]
     made = [_made(asked, values) for values in choices]
-    logs.check(made[0][0].log)
+    ray, log = made[0][0].ray, made[0][0].log
+    logs.check(log)
+    learn.check_ray(ray, log)
     folder = asked.args.out or Path("sweeps") / learn.named(made[0][1])
     arms = [_arm(folder, _folder(values), values, spec) for values, (_, spec) in zip(choices, made, strict=True)]
     _check_distinct(arms)
     console.print(f"{len(arms)} arms -> {folder}", style="bold", soft_wrap=True)
+    if ray and (runs := engine.left(arms)):
+        with Seeds(console, runs) as watch:
+            cluster.finish(runs, ray, log, watch)
     with _Watch(console, len(arms)) as watch:
-        return folder, engine.perform(arms, watch, made[0][0].log)
+        return folder, engine.perform(arms, watch, log)
 
 
 def _folder(values: Mapping[str, str]) -> str:
@@ -237,14 +242,14 @@ def _search(asked: Asked, console: Console) -> tuple[Path, list[Found]]:
     ends = [{flag: _end(flag, said, i) for flag, (_, said) in asked.varied.items()} for i in (0, 1)]
     (args, low), (_, high) = (_made(asked, values) for values in ends)
     logs.check(args.log)
+    if args.ray:
+        raise ValueError(f"--ray {args.ray}: a search tries one choice after the other. Leave it out, or list values.")
     space = {flag: _space(flag, said, low, high) for flag, (_, said) in asked.varied.items()}
     folder = asked.args.out or Path("sweeps") / f"{learn.named(low)}-search"
     console.print(f"{asked.args.search} trials -> {folder}", style="bold", soft_wrap=True)
 
     def make(number: int, values: Mapping[str, str]) -> Arm:
-        words = {flag: value for flag, value in values.items() if not isinstance(space[flag], Range)}
-        alike = [_made(asked, end | words)[1] for end in ends]
-        arm = _arm(folder, f"trial-{number:03d}", values, _made(asked, values)[1], alike)
+        arm = _arm(folder, f"trial-{number:03d}", values, _made(asked, values)[1])
         return arm._replace(label=f"{number}: " + ", ".join(f"{name}={_cell(one)}" for name, one in arm.values.items()))
 
     with _Watch(console, asked.args.search) as watch:

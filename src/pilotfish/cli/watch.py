@@ -4,6 +4,8 @@ Its columns are those that the reports' `Shown` annotations ask for.
 """
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from pilotfish.cli import abandon, complain
 from pilotfish.runs.columns import Columns, columns, flatten
 from pilotfish.runs.loop import Turn
 from pilotfish.runs.spec import Spec
+from pilotfish.runs.store import Run
 from pilotfish.runs.train import explain
 from pilotfish.types import Problem
 
@@ -123,6 +126,42 @@ class Watch:
         grid.add_row(table)
         grid.add_row(below)
         return grid
+
+
+class Seeds:
+    """What one sees while the seeds of runs learn apart: a line when one begins, goes on elsewhere, and has done all;
+    on a terminal also a bar of the iterations of all.
+    """
+
+    def __init__(self, console: Console, runs: Sequence[Run]):
+        self.console, self.several = console, len(runs) > 1
+        self.total = sum(run.spec.iterations * len(run.spec.seeds) for run in runs)
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+        off = not console.is_terminal
+        self.progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=off)
+        self.bar = self.progress.add_task("iterations", total=self.total)
+        self.done: dict[tuple[Path, int], int] = {}
+
+    def __enter__(self) -> "Seeds":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def __call__(self, run: Run, seed: int, done: int) -> None:
+        at, all_ = (run.path, seed), run.spec.iterations
+        if at in self.done and done <= self.done[at]:
+            said = f"goes on from iteration {done}: its worker died"
+        elif at not in self.done:
+            said = "begins" if not done else f"goes on from iteration {done}"
+        else:
+            said = f"{done} of {all_} iterations" if done == all_ else ""
+        self.done[at] = done
+        if said:
+            where = f"{run.path.name}, " if self.several else ""
+            self.console.print(f"  {where}seed {seed}: {said}", soft_wrap=True, markup=False)
+        self.progress.update(self.bar, completed=sum(self.done.values()))
 
 
 def _cell(values: Any, form: str) -> str:

@@ -14,7 +14,7 @@ it did not do. Sensitivity is the table of all claims under all variations, from
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ import pilotfish
 from pilotfish.experiments.claims import LAST, Arm, Metrics, PaperFigure, Study, Verdict, final, judge, slug
 from pilotfish.experiments.exhibits import ELSEWHERE, Map
 from pilotfish.registry import changed
-from pilotfish.runs import RunError, evaluation, loop
+from pilotfish.runs import RunError, evaluation, loop, parts
 from pilotfish.runs.arms import check_folder, ended, finish, opened, stopped
 from pilotfish.runs.spec import Spec, assemble
 from pilotfish.runs.store import Run, write_json
@@ -100,10 +100,7 @@ def perform(
     RunError if the folder was made with other settings.
     """
     todo = plan(figure, folder, seeds, quick, sensitivity)
-    if folder.is_file():
-        raise RunError(f"{folder} is a file: choose another --out.")
-    for job in todo.jobs:
-        _check(job)
+    _check_all(folder, todo.jobs)
     folder.mkdir(parents=True, exist_ok=True)
     reference = _findings(figure, _run_all(figure, todo.reference, observe))
     # an arm that a variation does not change is not run again: no seed depends on another
@@ -167,6 +164,22 @@ def _check(job: Job) -> None:
     check_folder(job.path, job.spec)
 
 
+def left(figure: PaperFigure, folder: Path, seeds: int | None, quick: bool, sensitivity: bool) -> list[Run]:
+    """The runs of a figure that have something to learn, new ones where there are none. Errors are `perform`'s."""
+    jobs = plan(figure, folder, seeds, quick, sensitivity).jobs
+    _check_all(folder, jobs)
+    runs = [opened(job.path, job.spec) for job in jobs]
+    return [run for run in runs if not ended(run)]
+
+
+def _check_all(folder: Path, jobs: Sequence[Job]) -> None:
+    """Refuse what cannot be run, and folders that are of something else."""
+    if folder.is_file():
+        raise RunError(f"{folder} is a file: choose another --out.")
+    for job in jobs:
+        _check(job)
+
+
 def _run_all(figure: PaperFigure, jobs: list[Job], observe: Observer) -> dict[str, Metrics]:
     found = {}
     for job in jobs:
@@ -199,6 +212,9 @@ def _run(job: Job, observe: Observer) -> Metrics:
     run = opened(job.path, job.spec)
     metrics = run.metrics()
     observe(job, metrics["cost"].shape[1] if metrics else 0)
+    if run.divided:
+        with run.writing():
+            parts.finish(run)
     if not ended(run):
         _, algorithm, world = assemble(job.spec)
         finish(run, algorithm, world, [lambda turn: observe(job, turn.i + 1)])

@@ -31,7 +31,19 @@ Prior = Literal["none", "gmm", "learned"]
 
 
 class FittedDynamics(eqx.Module):
-    """The dynamics of each time step, fitted to this iteration's rollouts, with or without a prior."""
+    """The dynamics of each time step, fitted to this iteration's rollouts, with or without a prior.
+
+    Source: Levine & Abbeel (NIPS 2014), section 3 and Appendix A. ValueError for a setting out of its range, or for
+    fewer rollouts an iteration than `needed`.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> dynamics = pf.FittedDynamics(prior="gmm", memory=40)
+    >>> dynamics.needed(dx=4, du=2), pf.FittedDynamics().needed(dx=4, du=2)  # rollouts an iteration
+    (2, 8)
+    >>> algorithm = pf.LQRGPS(dynamics=dynamics)
+    """
 
     prior: Prior = eqx.field(static=True, default="none")
     """Prior of the dynamics, which makes do with fewer rollouts than state and action have dimensions: none, a mixture

@@ -103,7 +103,18 @@ class Report(NamedTuple):
 
 
 class LearnedDynamics(eqx.Module):
-    """How dynamics are learned from all transitions so far."""
+    """How dynamics are learned from all transitions so far.
+
+    A Gaussian process of all states (the model of PILCO, Deisenroth & Rasmussen 2011, without its uncertainty).
+    ValueError for a number below the least.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> algorithm = pf.ILQG(dynamics="learned", learned=pf.LearnedDynamics(points=200))
+    >>> algorithm.learned.points, algorithm.learned.memory
+    (200, 3000)
+    """
 
     memory: int = eqx.field(static=True, default=3000)
     """Number of the newest transitions, of all conditions, that are remembered, rounded up to whole iterations."""

@@ -42,7 +42,24 @@ class Needs(NamedTuple):
 
 
 class Policy(eqx.Module):
-    """Who acts."""
+    """Who acts. A kind of your own has the abstract methods, `kind` and `per_condition`; `check_policy` of
+    `pilotfish.testing` checks it.
+
+    Example:
+
+    >>> import jax
+    >>> import pilotfish as pf
+    >>> from pilotfish.policies import of_condition
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> problem = LinearQuadratic().problem()
+    >>> policy = pf.LinearGaussianPolicy(problem.first_controller)
+    >>> isinstance(policy, pf.Policy), policy.predict([1.0, -0.5, 0.0, 0.0], t=3).shape  # without noise
+    (True, (2,))
+    >>> own, x = of_condition(policy, 0), problem.conditions.mean[0]
+    >>> episode = own.begin(jax.random.key(0), x, x)  # all that is random in it; what is observed is the state
+    >>> own.act(episode, 3, x, x).shape
+    (2,)
+    """
 
     if TYPE_CHECKING:
         kind: ClassVar[str]
@@ -101,6 +118,8 @@ class Policy(eqx.Module):
         The action is what the policy asks for: the plant clips it to its bounds. ValueError for another shape, or for a
         step beyond the policy's last.
 
+        Example:
+
         >>> import jax.numpy as jnp
         >>> from pilotfish.types import LinearGaussian
         >>> from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
@@ -126,6 +145,18 @@ class Policy(eqx.Module):
 
         `problem`: the bounds of its actions are kept, so that who acts by the file clips to them. Without it there are
         none, which an ONNX model cannot say.
+
+        ValueError for a name that ends otherwise, or for ONNX of a kind that has no such form.
+
+        Example:
+
+        >>> import pilotfish as pf
+        >>> from pilotfish.tasks.lq import LinearQuadratic
+        >>> problem = LinearQuadratic().problem()
+        >>> policy = pf.LinearGaussianPolicy(problem.first_controller)
+        >>> path = policy.save("policy.safetensors", problem)
+        >>> bool((pf.load_policy(path).predict([1.0, -0.5, 0.0, 0.0]) == policy.predict([1.0, -0.5, 0.0, 0.0])).all())
+        True
         """
         from pilotfish.policies import files  # which knows all kinds
 

@@ -31,7 +31,21 @@ def packed(policy: Policy, problem: Problem | None, **words: str) -> tuple[dict[
 
 
 def save(policy: Policy, path: str | Path, problem: Problem | None = None) -> Path:
-    """Write a policy's file, of the kind that its name ends in, and return its path."""
+    """Write a policy's file, of the kind that its name ends in, and return its path.
+
+    ValueError for a name that ends otherwise; for ONNX also without a problem, whose bounds its actions are clipped to,
+    or where its package is not installed.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.policies import files
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> problem = LinearQuadratic().problem()
+    >>> path = files.save(pf.LinearGaussianPolicy(problem.first_controller), "policy.onnx", problem)
+    >>> path.name, path.stat().st_size > 100
+    ('policy.onnx', True)
+    """
     path = Path(path)
     if path.suffix not in KINDS:
         raise ValueError(f"path={str(path)!r}: choose a name that ends in {', '.join(KINDS)}.")
@@ -53,6 +67,16 @@ def load(path: str | Path, like: Policy | None = None) -> Policy:
     """The policy of a file. ValueError if it holds none, or one of a kind that is not known here.
 
     A network of your own class is only known to your own code: `like` is a policy that is made alike.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> problem = LinearQuadratic().problem()
+    >>> path = pf.LinearGaussianPolicy(problem.first_controller).save("policy.safetensors", problem)
+    >>> policy = pf.load_policy(path)
+    >>> policy.kind, policy.predict([1.0, -0.5, 0.0, 0.0], t=3).shape
+    ('linear-gaussian', (2,))
     """
     tensors, meta = read(path)
     known = kinds()

@@ -14,7 +14,19 @@ from pilotfish.types import Key, LinearGaussian, Step
 
 
 class LinearGaussianPolicy(GaussianPolicy):
-    """`u_t = K_t x_t + k_t + chol_t e_t`: an episode is its noise e, standard normal, (T, du)."""
+    """`u_t = K_t x_t + k_t + chol_t e_t`: an episode is its noise e, standard normal, (T, du).
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> problem = LinearQuadratic().problem()
+    >>> policy = pf.LinearGaussianPolicy(problem.first_controller)
+    >>> policy.predict([1.0, -0.5, 0.0, 0.0], t=3).shape  # the action, without noise
+    (2,)
+    >>> policy.tensors()["K"].shape  # (N, T, du, dx)
+    (1, 20, 2, 4)
+    """
 
     kind: ClassVar[str] = "linear-gaussian"
     per_condition: ClassVar[bool] = True

@@ -71,7 +71,20 @@ class Reference(NamedTuple):
 
 
 class MovementPrimitive(Parametrisation):
-    """Where, and how fast, a demonstrated movement ends; as many joints as actions, each driven by one."""
+    """Where, and how fast, a demonstrated movement ends; as many joints as actions, each driven by one.
+
+    Source: Ijspeert & Schaal (2003); goals that are passed with a velocity: Kober et al. (2010). ValueError for numbers
+    out of range, or where the demonstration is no episode of the problem.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> skill = pf.MovementPrimitive(kp=20.0, kd=5.0, goal_std=0.3, speed_std=0.5)
+    >>> skill.skill(LinearQuadratic().problem()).J.shape  # what each of 2 + 2 parameters adds to actions: (N, T, du, n)
+    (1, 20, 2, 4)
+    >>> algorithm = pf.REPS(skill=skill)
+    """
 
     kp: float | tuple[float, ...] = eqx.field(static=True)
     """Action per deviation of a joint's position from its plan; one number for all joints, or one for each."""

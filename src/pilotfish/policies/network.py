@@ -40,7 +40,22 @@ def log_factors(h: Float[Array, "*batch du"]) -> Float[Array, "*batch du"]:
 
 
 class NetworkPolicy(GaussianPolicy):
-    """A network that acts from what it observes, with Gaussian noise."""
+    """A network that acts from what it observes, with Gaussian noise.
+
+    `u ~ N(net(s), factor factor')` with `s = (o - shift) / scale`. `Network.policy` makes one, `load_policy` reads one.
+
+    Example:
+
+    >>> import jax
+    >>> import numpy as np
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> policy = pf.Network(width=16).policy(LinearQuadratic().problem(), jax.random.key(0))
+    >>> policy.predict(np.zeros((100, 4))).shape  # the actions in 100 states
+    (100, 2)
+    >>> policy.tensors()["weight_0"].shape  # (units, inputs)
+    (16, 4)
+    """
 
     kind: ClassVar[str] = "network"
     per_condition: ClassVar[bool] = False
@@ -185,7 +200,20 @@ def weights(net: eqx.Module) -> Any:
 
 
 class Network(eqx.Module):
-    """How a network is made: hidden layers of one width, and one activation; or what a file holds."""
+    """How a network is made: hidden layers of one width, and one activation; or what a file holds.
+
+    ValueError for a size or a word that is none, or for a file that does not fit the task.
+
+    Example:
+
+    >>> import jax
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> network = pf.Network(width=16, activation="tanh")
+    >>> network.policy(LinearQuadratic().problem(), jax.random.key(0)).predict([1.0, -0.5, 0.0, 0.0]).shape
+    (2,)
+    >>> algorithm = pf.MDGPS(policy=network)
+    """
 
     width: int = eqx.field(static=True, default=40)
     """Units of a hidden layer (MDGPS: 40)."""

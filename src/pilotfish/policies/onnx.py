@@ -24,7 +24,20 @@ OPSET, IR = 17, 8
 
 
 def written(tensors: Mapping[str, np.ndarray], words: Mapping[str, str]) -> bytes:
-    """The model of what `files.packed` made of a policy. ValueError for a kind that is not known here."""
+    """The model of what `files.packed` made of a policy. ValueError for a kind that is not known here.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.policies import files
+    >>> from pilotfish.policies.onnx import written
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> problem = LinearQuadratic().problem()
+    >>> content = written(*files.packed(pf.LinearGaussianPolicy(problem.first_controller), problem))
+    >>> from onnx import load_model_from_string
+    >>> [one.name for one in load_model_from_string(content).graph.input]
+    ['x', 't', 'condition']
+    """
     try:
         import onnx
     except ModuleNotFoundError as error:

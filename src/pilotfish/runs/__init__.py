@@ -2,7 +2,17 @@
 
 
 class RunError(Exception):
-    """A run's folder cannot be used as asked; the message says why, and what to do."""
+    """A run's folder cannot be used as asked; the message says why, and what to do.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> try:
+    ...     run = pf.Run.open("runs/nowhere")
+    ... except pf.RunError as error:
+    ...     print(error)
+    runs/nowhere holds no run: it has no spec.json. Give the folder that `pilotfish train` made.
+    """
 
 
 class RunWarning(UserWarning):

@@ -15,7 +15,7 @@ from pilotfish.algorithms import Algorithm
 from pilotfish.runs import RunError
 from pilotfish.runs.spec import Spec
 from pilotfish.runs.store import Run
-from pilotfish.runs.train import PATIENCE, Callback, TrainingFailed, train
+from pilotfish.runs.train import PATIENCE, Callback, Result, TrainingFailed, train
 from pilotfish.worlds import World
 
 
@@ -49,21 +49,28 @@ def ended(run: Run) -> bool:
 
 def finish(run: Run, algorithm: Algorithm, world: World, callbacks: Sequence[Callback] = ()) -> str:
     """Train as far as is missing. Why training failed, in words; "" if it did not."""
-    spec = run.spec
     try:
-        train(
-            algorithm,
-            world,
-            rollouts=spec.rollouts,
-            iterations=spec.iterations,
-            seeds=spec.seeds,
-            measured=spec.measured,
-            run=run,
-            callbacks=callbacks,
-        )
+        train_as_specified(run, algorithm, world, callbacks)
     except TrainingFailed as error:
         return str(error)
     return ""
+
+
+def train_as_specified(
+    run: Run, algorithm: Algorithm, world: World, callbacks: Sequence[Callback] = (), iterations: int | None = None
+) -> Result:
+    """Train as the run's specification says, to its last iteration or to another. Errors are those of `train`."""
+    spec = run.spec
+    return train(
+        algorithm,
+        world,
+        rollouts=spec.rollouts,
+        iterations=spec.iterations if iterations is None else iterations,
+        seeds=spec.seeds,
+        measured=spec.measured,
+        run=run,
+        callbacks=callbacks,
+    )
 
 
 def stopped(metrics: Mapping[str, np.ndarray]) -> int | None:

@@ -29,12 +29,13 @@ class Checkpoint:
 
     `pilotfish.load_policy` reads it. To go on with training later give `train` a `Run`, which keeps its states as well.
 
-    >>> import tempfile, pilotfish as pf
+    Example:
+
+    >>> import pilotfish as pf
     >>> from pilotfish.tasks.lq import LinearQuadratic
-    >>> world, folder = LinearQuadratic().world(), tempfile.mkdtemp()
-    >>> keep = pf.Checkpoint(folder, every=2)
-    >>> result = pf.train(pf.LQRGPS(), world, rollouts=20, iterations=2, callbacks=[keep])
-    >>> policy = pf.load_policy(f"{folder}/policy-000002-seed0.safetensors")
+    >>> keep = pf.Checkpoint("kept", every=2)
+    >>> result = pf.train(pf.LQRGPS(), LinearQuadratic().world(), rollouts=20, iterations=2, callbacks=[keep])
+    >>> policy = pf.load_policy("kept/policy-000002-seed0.safetensors")
     >>> bool((policy.predict([1.0, 0.0, 0.0, 0.0]) == result.policy.predict([1.0, 0.0, 0.0, 0.0])).all())
     True
     """
@@ -73,6 +74,8 @@ class EvaluateEvery:
 
     Of local controllers the one that was trained on the nearest start acts.
 
+    Example:
+
     >>> import pilotfish as pf
     >>> from pilotfish.tasks.lq import LinearQuadratic
     >>> world = LinearQuadratic().world()
@@ -109,9 +112,14 @@ class EvaluateEvery:
 class StopAtSuccess:
     """End the training when every seed has succeeded often enough, several iterations in a row.
 
+    ValueError at the first iteration if the task defines no success.
+
+    Example:
+
     >>> import pilotfish as pf
     >>> from pilotfish.tasks.cartpole import CartPole
-    >>> stop = pf.StopAtSuccess(0.9, test=pf.EvaluateEvery(CartPole().world(), every=5))
+    >>> test = pf.EvaluateEvery(CartPole().world(), every=5)
+    >>> callbacks = [test, pf.StopAtSuccess(0.9, test=test)]  # the test first
     """
 
     level: float = 0.9
@@ -145,7 +153,15 @@ class StopAtSuccess:
 
 
 class Progress:
-    """A line for every iteration: its cost, its success, the time that is left."""
+    """A line for every iteration: its cost, its success, the time that is left.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> progress = pf.Progress(every=2)  # a line on standard error after every second iteration
+    >>> result = pf.train(pf.LQRGPS(), LinearQuadratic().world(), rollouts=20, iterations=2, callbacks=[progress])
+    """
 
     def __init__(self, every: int = 1, stream: IO[str] | None = None):
         """`every`: iterations from one line to the next. `stream`: where they go; None: standard error."""

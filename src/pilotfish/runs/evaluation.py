@@ -44,7 +44,17 @@ Conditions = Literal["trained", "held-out"]
 
 
 class Evaluation(NamedTuple):
-    """What noise-free episodes of a run's policies came to. Leading axis of all arrays: the seed."""
+    """What noise-free episodes of a run's policies came to. Leading axis of all arrays: the seed.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> result = pf.train(pf.LQRGPS(), LinearQuadratic().world(), rollouts=20, iterations=2)
+    >>> found = result.evaluate(rollouts=20)
+    >>> found.cost.shape, found.best_seed, found.success is None  # this task defines no success
+    ((1,), 0, True)
+    """
 
     seeds: list[int]
     """The seeds, in the order of the leading axis."""
@@ -177,6 +187,19 @@ def evaluate(
 
     "held-out" takes the conditions that the task keeps for testing; `local` the local controllers that teach a network
     in place of it.
+
+    ValueError for `rollouts` below 1; RunError if the run has no checkpoint that can be used.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> task, counts = LinearQuadratic(), {"rollouts": 20, "iterations": 2, "seeds": [0]}
+    >>> spec = pf.Spec.of(("lq", task), ("lqr-gps", pf.LQRGPS()), **counts, checkpoint_every=10)
+    >>> run = pf.Run.create("runs/mine", spec)
+    >>> result = pf.train(pf.LQRGPS(), task.world(), **counts, run=run)
+    >>> pf.evaluate(run, rollouts=20).cost.shape  # (seed,)
+    (1,)
     """
     if rollouts is not None and rollouts < 1:
         raise ValueError(f"rollouts={rollouts}: must be 1 or more.")

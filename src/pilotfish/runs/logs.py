@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pilotfish.runs import RunError, extras
+from pilotfish import extras
+from pilotfish.runs import RunError
 from pilotfish.runs.loop import Turn
 from pilotfish.runs.measured import bare
 from pilotfish.runs.spec import described
@@ -40,7 +41,20 @@ KNOWN = "pilotfish.json"
 
 @dataclasses.dataclass(frozen=True)
 class TensorBoard:
-    """Log to files that `tensorboard --logdir FOLDER` shows: a run for each seed, FOLDER/seed0 and so on."""
+    """Log to files that `tensorboard --logdir FOLDER` shows: a run for each seed, FOLDER/seed0 and so on.
+
+    ValueError, with the command that installs it, without the package tensorboardX.
+
+    Example:
+
+    >>> from pathlib import Path
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> log = pf.TensorBoard("logs")
+    >>> result = pf.train(pf.LQRGPS(), LinearQuadratic().world(), rollouts=20, iterations=2, callbacks=[log])
+    >>> [path.name for path in Path("logs").iterdir()]
+    ['seed0']
+    """
 
     folder: str | Path
     """Where the files go; made if it is not there."""
@@ -78,6 +92,18 @@ class WeightsAndBiases:
 
     What is logged offline lies in FOLDER/wandb, and `wandb sync FOLDER/wandb/offline-run-*` uploads it; with
     `--append` where training was resumed.
+
+    ValueError, with the command that installs it, without the package wandb; RunError for what W&B refuses.
+
+    Example:
+
+    >>> from pathlib import Path
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> log = pf.WeightsAndBiases(project="lq", mode="offline")
+    >>> result = pf.train(pf.LQRGPS(), LinearQuadratic().world(), rollouts=20, iterations=2, callbacks=[log])
+    >>> len(list(Path("wandb").glob("offline-run-*")))  # one a seed
+    1
     """
 
     project: str = "pilotfish"

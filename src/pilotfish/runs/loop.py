@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Int
 from pilotfish.algorithms import Algorithm
 from pilotfish.policies import Policy, over_conditions
 from pilotfish.runs.columns import flatten
+from pilotfish.runs.measured import bare, with_bare
 from pilotfish.types import Key, Outcome, Problem, Rollouts
 from pilotfish.worlds import World
 from pilotfish.worlds.host import HostWorld
@@ -35,7 +36,18 @@ class Report(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What is known when an iteration has ended, of all seeds: what `train` tells its callbacks."""
+    """What is known when an iteration has ended, of all seeds: what `train` tells its callbacks.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> costs = []
+    >>> told = lambda turn: costs.append(turn.metrics["cost"])  # (seed,)
+    >>> result = pf.train(pf.LQRGPS(), LinearQuadratic().world(), rollouts=20, iterations=2, callbacks=[told])
+    >>> len(costs), costs[0].shape
+    (2, (1,))
+    """
 
     i: int
     """The iteration's number, counted from 0."""
@@ -68,7 +80,22 @@ class Turn(NamedTuple):
 def iteration(
     algorithm: Algorithm, world: World, episodes: int, root_key: Key, i: Int[Array, ""] | int, state: Any
 ) -> tuple[Any, Rollouts, Report]:
-    """Roll out `episodes` from each condition and update. Where no condition is improved the state stays as it was."""
+    """Roll out `episodes` from each condition and update. Where no condition is improved the state stays as it was.
+
+    The new state, the rollouts (leading axes N, M), and what the iteration reports. `i` is its number: its random
+    numbers follow from that and `root_key` alone.
+
+    Example:
+
+    >>> import jax
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> algorithm, world, key = pf.REPS(), LinearQuadratic().world(), jax.random.key(0)
+    >>> state = algorithm.init(world.problem, 20, key)
+    >>> state, rollouts, report = pf.iteration(algorithm, world, 20, key, 0, state)
+    >>> rollouts.u.shape, report.outcome.cost.shape, report.info.ok.shape  # N = 1, M = 20, T = 20
+    ((1, 20, 20, 2), (), (1,))
+    """
     policy, world_key, update_key = _explore(algorithm, root_key, i, state)
     rollouts = world.rollout(policy, episodes, world_key)
     state, report = _learn(algorithm, world.problem, state, rollouts, update_key)
@@ -124,22 +151,48 @@ def initial(algorithm: Algorithm, world: World, episodes: int, keys: Array) -> A
     return _stacked(algorithm.init(world.problem, episodes, key) for key in keys)
 
 
-def check(algorithm: Algorithm, world: World, episodes: int, seeds: int = 1) -> None:
+def check(algorithm: Algorithm, world: World, episodes: int) -> Algorithm:
     """Raise what the first iteration would raise, without running it: shapes, types and settings.
 
-    Where the world can be traced it is the program of `turns` for so many seeds that is traced here, and not again.
+    What is compiled: the algorithm with its plain numbers as arguments of the program, which then is that of all such
+    numbers; or as it is, where it decides by one of them in Python. What is traced here `turns` does not trace again.
     """
     if episodes < 1:
         raise ValueError(f"rollouts={episodes}: an iteration needs at least one rollout.")
+    learner = bare(algorithm)
+    if learner is not algorithm and not world.traceable:
+        return with_bare(algorithm, check(learner, world, episodes))  # which is compiled by itself
     if not algorithm.traceable(world.problem):
-        return
+        return algorithm
     state, rollouts = eqx.filter_eval_shape(_first_rollouts, algorithm, world.problem, episodes)
-    if world.traceable:
-        keys = root_keys(range(seeds))
-        states = eqx.filter_eval_shape(initial, algorithm, world, episodes, keys)
-        eqx.filter_eval_shape(_turn, algorithm, world, episodes, keys, jnp.asarray(0), states)
-    else:
-        eqx.filter_eval_shape(_learn, algorithm, world.problem, state, rollouts, jax.random.key(0))
+
+    def trace(algorithm: Algorithm) -> Any:
+        key = jax.random.key(0)
+        if world.traceable:
+            return eqx.filter_eval_shape(_turn, algorithm, world, episodes, key, jnp.asarray(0), state)[0]
+        return eqx.filter_eval_shape(_learn, algorithm, world.problem, state, rollouts, key)[0]
+
+    if (general := _general(algorithm, trace, state)) is not None:
+        return general
+    trace(algorithm)
+    return algorithm
+
+
+def _general(algorithm: Algorithm, trace: Callable[[Algorithm], Any], like: Any) -> Algorithm | None:
+    """The algorithm with arrays in place of its plain numbers. None if then it cannot be traced to what is `like`."""
+    learner = bare(algorithm)
+    numbers = jax.tree.map(lambda leaf: jnp.asarray(leaf) if type(leaf) is float else leaf, learner)
+    general = with_bare(algorithm, numbers)
+    try:
+        found = trace(general)
+    except Exception:  # whatever an algorithm does with a number that is not known yet
+        return None
+    return general if jax.tree.structure(found) == jax.tree.structure(like) else None
+
+
+def is_general(compiled: Algorithm) -> bool:
+    """Whether what `check` says is compiled has its numbers as arguments."""
+    return any(eqx.is_array(leaf) for leaf in jax.tree.leaves(bare(compiled)))
 
 
 def _first_rollouts(algorithm: Algorithm, problem: Problem, episodes: int) -> tuple[Any, Rollouts]:
@@ -172,7 +225,20 @@ def scan(
 ) -> tuple[Any, Report]:
     """`count` iterations, from number `first` on, in one compiled program. Reports have axes (seed, iteration).
 
-    Seeds run one after the other: on a CPU that is faster than side by side.
+    `keys` and `states` have the leading axis seed. Seeds run one after the other: on a CPU that is faster than side by
+    side.
+
+    Example:
+
+    >>> import equinox as eqx
+    >>> import jax
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> algorithm, world, keys = pf.REPS(), LinearQuadratic().world(), jax.random.split(jax.random.key(0), 2)
+    >>> states = eqx.filter_vmap(lambda key: algorithm.init(world.problem, 20, key))(keys)  # of two seeds
+    >>> states, reports = pf.scan(algorithm, world, 20, keys, 0, 3, states)
+    >>> reports.outcome.cost.shape
+    (2, 3)
     """
     arrays, rest = eqx.partition(states, eqx.is_array)
 
@@ -188,17 +254,8 @@ def scan(
     return eqx.combine(arrays, rest), reports
 
 
-@eqx.filter_jit
-def _turn(algorithm: Algorithm, world: World, episodes: int, keys: Array, i: Array, states: Any):
-    arrays, rest = eqx.partition(states, eqx.is_array)
-
-    def one_seed(key_and_state):
-        key, arrays = key_and_state
-        state, rollouts, report = iteration(algorithm, world, episodes, key, i, eqx.combine(arrays, rest))
-        return eqx.filter(state, eqx.is_array), rollouts, report
-
-    arrays, rollouts, report = jax.lax.map(one_seed, (keys, arrays))
-    return eqx.combine(arrays, rest), rollouts, report
+_turn = eqx.filter_jit(iteration)
+"""The program of one seed: that of every number of seeds, so that none depends on the others, to the bit."""
 
 
 def turns(
@@ -218,38 +275,60 @@ def turns(
     it has ended, if the world's episodes follow one another. `seeds` are those of the keys, to be told.
     """
     told = range(len(keys)) if seeds is None else seeds
+    compiled = check(algorithm, world, episodes)
+    keys_apart, apart = _apart(keys), _apart(states)
     for i in range(first, last):
         if world.traceable:
-            states, rollouts, report = _turn(algorithm, world, episodes, keys, jnp.asarray(i), states)
+            number = jnp.asarray(i)
+            turned = [
+                # one after the other: side by side they would need the memory of all
+                jax.block_until_ready(_turn(compiled, world, episodes, key, number, state))
+                for key, state in zip(keys_apart, apart, strict=True)
+            ]
         else:
-            states, rollouts, report = _turn_on_host(algorithm, world, episodes, keys, i, states, finished)
+            turned = _turn_on_host(compiled, world, episodes, keys_apart, i, apart, finished)
+        apart = [state for state, _, _ in turned]
+        states, rollouts, report = _together(turned)
         yield Turn(i, states, rollouts, jax.device_get(report), algorithm, world, last, told)
 
 
 _explore_compiled, _learn_compiled = eqx.filter_jit(_explore), eqx.filter_jit(_learn)
 
 
-def _turn_on_host(algorithm: Algorithm, world: World, episodes: int, keys: Array, i: int, states: Any, finished: Any):
-    assert isinstance(world, HostWorld)
+def _turn_on_host(
+    algorithm: Algorithm, world: World, episodes: int, keys: Sequence[Key], i: int, states: Sequence[Any], finished: Any
+) -> list[tuple[Any, Rollouts, Report]]:
     learn = _learn_compiled if algorithm.traceable(world.problem) else _learn
-    told = finished if world.one_by_one else None
     turned = []
-    for s, key in enumerate(keys):
-        state = of_seed(states, s)
+    for s, (key, state) in enumerate(zip(keys, states, strict=True)):
         policy, world_key, update_key = _explore_compiled(algorithm, key, jnp.asarray(i), state)
-        rollouts = world.rollout(policy, episodes, world_key, told and functools.partial(told, i, s))
-        state, report = learn(algorithm, world.problem, state, rollouts, update_key)
-        turned.append((state, rollouts, report))
-    return _stacked(turned)
+        if finished is not None and isinstance(world, HostWorld) and world.one_by_one:
+            rollouts = world.rollout(policy, episodes, world_key, functools.partial(finished, i, s))
+        else:
+            rollouts = world.rollout(policy, episodes, world_key)
+        new, report = learn(algorithm, world.problem, state, rollouts, update_key)
+        turned.append((new, rollouts, report))
+    return turned
 
 
 def deploy(algorithm: Algorithm, world: World, episodes: int, key: Key, states: Any) -> Rollouts:
     """Rollouts of what we would deploy now; leading axis: the seed. All seeds face the same initial states."""
     if world.traceable:
-        return _deploy(algorithm, world, episodes, key, states)
-    exploit = eqx.filter_jit(algorithm.exploit)
+        return _deploy(_acting(algorithm, states), world, episodes, key, states)
+    exploit = eqx.filter_jit(_acting(algorithm, states).exploit)
     seeds = range(len(jax.tree.leaves(eqx.filter(states, eqx.is_array))[0]))
     return _stacked(world.rollout(exploit(of_seed(states, s)), episodes, key) for s in seeds)
+
+
+def _acting(algorithm: Algorithm, states: Any) -> Algorithm:
+    """What is compiled of an algorithm that is deployed, as `check` has it."""
+    state = eqx.filter_eval_shape(of_seed, states, 0)
+
+    def trace(algorithm: Algorithm) -> Any:
+        return eqx.filter_eval_shape(lambda algorithm, state: algorithm.exploit(state), algorithm, state)
+
+    found = _general(algorithm, trace, trace(algorithm))
+    return algorithm if found is None else found
 
 
 @eqx.filter_jit
@@ -273,3 +352,13 @@ def of_seed(states: Any, seed: int) -> Any:
 
 def _stacked(trees: Iterable[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0], *trees)
+
+
+_together = eqx.filter_jit(_stacked)
+
+
+@eqx.filter_jit
+def _apart(trees: Any) -> list[Any]:
+    """The states of all seeds, each for itself."""
+    count = len(jax.tree.leaves(eqx.filter(trees, eqx.is_array))[0])
+    return [of_seed(trees, s) for s in range(count)]

@@ -8,6 +8,7 @@ it is never rolled out.
 `Measured` is the algorithm that it measures in all else: the loop knows no difference.
 """
 
+import dataclasses
 from typing import Annotated, Any, NamedTuple
 
 import equinox as eqx
@@ -117,6 +118,11 @@ def measuring(algorithm: Algorithm, world: World, episodes: int) -> Algorithm:
 def bare(algorithm: Algorithm) -> Algorithm:
     """The algorithm that is measured."""
     return algorithm.algorithm if isinstance(algorithm, Measured) else algorithm
+
+
+def with_bare(algorithm: Algorithm, other: Algorithm) -> Algorithm:
+    """The algorithm with another in place of the one that is measured."""
+    return dataclasses.replace(algorithm, algorithm=other) if isinstance(algorithm, Measured) else other
 
 
 def _update(algorithm: Algorithm, problem: Problem, state: Any, rollouts: Rollouts, key: Key) -> tuple[Any, Any]:

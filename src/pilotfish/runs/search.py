@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pilotfish.runs import RunError, arms, extras, sweep
+from pilotfish import extras
+from pilotfish.runs import RunError, arms, sweep
 from pilotfish.runs.loop import Turn
 from pilotfish.runs.sweep import Arm, Found, Observer
 from pilotfish.worlds import World

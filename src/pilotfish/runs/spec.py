@@ -49,7 +49,17 @@ def computes_in_float64() -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """Everything a run is made of, fully resolved."""
+    """Everything a run is made of, fully resolved. `of` makes one; ValueError if a file that it names is not there.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> task, counts = LinearQuadratic(), {"rollouts": 20, "iterations": 2, "seeds": [0]}
+    >>> spec = pf.Spec.of(("lq", task), ("lqr-gps", pf.LQRGPS()), **counts, checkpoint_every=10)
+    >>> spec.task["name"], spec.algorithm["options"]["kl_step"]
+    ('lq', 0.1)
+    """
 
     task: dict[str, Any]
     """name and options; of a class of the user's its file; the file of a demonstration with which learning begins, if

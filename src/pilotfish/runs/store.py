@@ -8,6 +8,7 @@
     files/                          copies of the user's files: a model, its cost
     episodes/                       of a robot: every episode, written when it has ended
     evaluation.safetensors          rollouts of the final policies
+    seeds/                          while seeds learn apart: a run of each (runs/parts)
 
 A file appears under its name only when it is whole: it is written beside it, flushed to the disk, and renamed.
 `metrics.csv` grows line by line; a resumed run takes up the metrics of its checkpoint. Nothing is pickled.
@@ -57,10 +58,27 @@ PART = ".part-"
 CONFIG = "config.toml"
 METRICS, COLUMNS = "metrics.csv", "columns.json"
 """Files that a checkpoint holds as well."""
+APART = "seeds"
+"""The folder of the seeds of a run that learn apart (runs/parts)."""
 
 
 class Run:
-    """The folder of one run."""
+    """The folder of one run.
+
+    RunError, a sentence for the user, where the folder cannot be used as asked.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> task, counts = LinearQuadratic(), {"rollouts": 20, "iterations": 2, "seeds": [0]}
+    >>> spec = pf.Spec.of(("lq", task), ("lqr-gps", pf.LQRGPS()), **counts, checkpoint_every=10)
+    >>> run = pf.Run.create("runs/mine", spec)
+    >>> result = pf.train(pf.LQRGPS(), task.world(), **counts, run=run)
+    >>> again = pf.Run.open("runs/mine")
+    >>> again.done(), again.metrics()["cost"].shape  # (seed, iteration)
+    (2, (1, 2))
+    """
 
     def __init__(self, path: Path, spec: Spec):
         self.path, self.spec = path, spec
@@ -70,8 +88,10 @@ class Run:
         """What this process wrote of the files that a checkpoint holds as well."""
 
     @classmethod
-    def create(cls, path: Path | str, spec: Spec) -> "Run":
-        """Start a new run in an empty or new folder, with copies of the user's files."""
+    def create(cls, path: Path | str, spec: Spec, copied: Path | None = None) -> "Run":
+        """Start a new run in an empty or new folder, with copies of the user's files: of those that the run in the
+        folder `copied` has, if one is named.
+        """
         path = Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise _in_use(path)
@@ -85,7 +105,7 @@ class Run:
                 for source, place in spec.copies().items():
                     with _written(path / place):
                         (path / place).parent.mkdir(parents=True, exist_ok=True)
-                        shutil.copyfile(source, path / place)
+                        shutil.copyfile(copied / place if copied else source, path / place)
                 run._save_spec()
             except BaseException:  # without a specification the folder would be of no use, and in use
                 shutil.rmtree(path / "files", ignore_errors=True)
@@ -134,6 +154,14 @@ class Run:
             self._assembled = assemble(self.spec, self.path)
         return self._assembled
 
+    def is_like(self, other: "Run") -> bool:
+        """Whether both are made of the same task and algorithm, so that they can be assembled from the same objects."""
+        return (self.spec.task, self.spec.algorithm) == (other.spec.task, other.spec.algorithm)
+
+    def borrow(self, other: "Run") -> None:
+        """Take the objects of a run that is like this one, with which nothing is compiled again."""
+        self._assembled = other.assemble()
+
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """Let no other process write here, RunError if one does. What is left of writing that broke off is removed."""
@@ -178,11 +206,33 @@ class Run:
 
     def save_checkpoint(self, i: int, states: Any) -> None:
         """Keep the states before iteration `i`."""
+        self.save_state(i, _tensors(states), self._carried)
+
+    def save_state(self, i: int, tensors: Mapping[str, np.ndarray], carried: Mapping[str, bytes]) -> None:
+        """Keep the states before iteration `i`, as `load_state` gives them."""
         meta = {"iteration": str(i), "digest": self.spec.digest()}
-        carried = {name: np.frombuffer(content, np.uint8) for name, content in self._carried.items()}
-        write_tensors(self.path / f"checkpoint-{i:06d}.safetensors", _tensors(states) | carried, meta)
+        files_ = {name: np.frombuffer(content, np.uint8) for name, content in carried.items()}
+        write_tensors(self.path / f"checkpoint-{i:06d}.safetensors", {**tensors, **files_}, meta)
         for old in self._checkpoints()[:-CHECKPOINTS_KEPT]:
             old.unlink(missing_ok=True)
+
+    def load_state(self) -> tuple[int, dict[str, np.ndarray], dict[str, bytes]]:
+        """The iteration to go on with, and of the states before it what is array, by name; leading axis: the seed. And
+        the metrics until then, and how they are shown: the contents of the files of these names.
+        """
+        i, tensors = self._newest(lambda path, tensors: (_number_of(path), tensors))
+        carried = _carried(tensors)
+        return i, {name: value for name, value in tensors.items() if name not in carried}, carried
+
+    @property
+    def divided(self) -> bool:
+        """Whether its seeds learn apart: what they have learned is not here yet."""
+        return (self.path / APART).is_dir()
+
+    def check_whole(self) -> None:
+        """RunError if the seeds of this run learn apart."""
+        if self.divided:
+            raise RunError(f"{self.path}: its seeds learn apart. Finish them by: pilotfish resume {self.path}")
 
     def done(self) -> int:
         """The number of the newest checkpoint, damaged or not: so many iterations were done. 0 if there is none."""
@@ -230,6 +280,7 @@ class Run:
             for problem in problems:
                 warnings.warn(f"{problem}: {path.name} is used instead.", RunWarning, stacklevel=3)
             return found
+        self.check_whole()
         if problems:
             raise RunError(f"no checkpoint of {self.path} can be used ({'; '.join(problems)}). Train anew.")
         raise RunError(f"{self.path} has no checkpoint yet: it was stopped before its first. Train anew.")
@@ -247,7 +298,7 @@ class Run:
         for s, seed in enumerate(self.spec.seeds):
             values = [repr(np.asarray(column)[s].item()) for column in columns.values()]
             lines.append([str(i), str(seed), str((i + 1) * self.spec.rollouts), *values])
-        new = _chained(before, lines)
+        new = chained(before, lines)
         self._carried[METRICS] = before + new
         with _written(self.path / METRICS), (self.path / METRICS).open("ab") as file:
             file.write(new)
@@ -271,13 +322,13 @@ class Run:
     def _metric_rows(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows of whole iterations: a run may have been killed in the midst of a line."""
         content = (self.path / METRICS).read_bytes() if (self.path / METRICS).exists() else b""
-        lines, damage = _sound(content)
+        lines, damage = sound(content)
         seeds = len(self.spec.seeds)
         if not damage and max(len(lines) - 1, 0) // seeds < self.done():
             damage = f"it ends before iteration {self.done()}"
         if damage:
             kept, instead = self._kept(METRICS)
-            if len(kept_lines := _sound(kept)[0]) > len(lines):
+            if len(kept_lines := sound(kept)[0]) > len(lines):
                 lines = kept_lines
             else:
                 instead = "the lines before are used"
@@ -466,7 +517,7 @@ def _check_whole(value: dict[str, Any], content: bytes) -> None:
 # -- metrics, each line with the checksum of all before it
 
 
-def _chained(before: bytes, rows: list[list[str]]) -> bytes:
+def chained(before: bytes, rows: list[list[str]]) -> bytes:
     """Lines that follow those before them. The first of all, the header, names the column and has no checksum."""
     lines, check = [], int(before[:-2].rpartition(b",")[2]) if before.count(b"\n") > 1 else zlib.crc32(before[:-2])
     for row in rows:
@@ -477,7 +528,7 @@ def _chained(before: bytes, rows: list[list[str]]) -> bytes:
     return b"".join(line + b"\r\n" for line in lines)
 
 
-def _sound(content: bytes) -> tuple[list[str], str]:
+def sound(content: bytes) -> tuple[list[str], str]:
     """The lines, without their checksums, up to the first that is damaged; and what is wrong there, if anything is.
 
     A last line without its end is not damaged: its writer was stopped.

@@ -4,10 +4,9 @@
     DIR/best.toml   the settings of the best arm, for `pilotfish train --config`
     DIR/sweep.json  what every arm came to
 
-JAX builds a plain number of an algorithm into the program that it compiles. In arms that are alike in all but such
-numbers these are NumPy's, which are an argument of the program: all of them run by one. That is how an arm is computed
-and nothing else: its run stores the same number. An algorithm that decides by the number in Python what to compute
-cannot be traced so; its arms are programs of their own, and so are those whose task, sizes or parts differ.
+The plain numbers of an algorithm are arguments of the program that is compiled of it (`loop.check`): one runs all arms
+that are alike in all else. Where an algorithm decides by a number in Python its arms are programs of their own, and so
+are those whose task, sizes or parts differ.
 
 A sweep may be stopped at any moment: the same arms in the same folders go on where they stopped.
 """
@@ -24,7 +23,7 @@ from jaxtyping import Float
 
 import pilotfish
 from pilotfish.algorithms import Algorithm
-from pilotfish.runs import RunError, arms, evaluation, logs, loop, settings
+from pilotfish.runs import RunError, arms, evaluation, logs, loop, parts, settings
 from pilotfish.runs.measured import measuring
 from pilotfish.runs.spec import Spec, assemble, described
 from pilotfish.runs.statistics import cost_interval, rate_interval
@@ -48,8 +47,6 @@ class Arm(NamedTuple):
     path: Path
     """Its run's folder."""
     spec: Spec
-    alike: tuple[Spec, ...] = ()
-    """What else its program is to serve, besides the other arms: of a search the ends of its ranges."""
 
 
 class Prepared(NamedTuple):
@@ -127,66 +124,41 @@ def perform(sweep: Sequence[Arm], observe: Observer = lambda arm, done: None, lo
     return [found[arm.label] for arm in sweep]
 
 
+def left(sweep: Sequence[Arm]) -> list[Run]:
+    """The runs of the arms that have something to learn, new ones where there are none. Errors are those of `perform`,
+    but for what only tracing finds out.
+    """
+    for arm in sweep:
+        with naming(arm):
+            arms.check_folder(arm.path, arm.spec)
+            assemble(arm.spec)
+    runs = [arms.opened(arm.path, arm.spec) for arm in sweep]
+    return [run for run in runs if not arms.ended(run)]
+
+
 def prepared(sweep: Sequence[Arm], done: Container[str] = (), worlds: dict[str, World] | None = None) -> list[Prepared]:
     """What is to be run of a sweep but for the arms that are done, by their labels; arms of one program one after the
     other. `worlds`: those that are made already, by their task; to another world, be it alike, belongs another program.
     """
     worlds = {} if worlds is None else worlds
-    made: list[tuple[Algorithm, str]] = []
+    ready = []
     for arm in sweep:
         with naming(arm):
             _, algorithm, world = assemble(arm.spec)
-        made.append((algorithm, json.dumps(arm.spec.task, sort_keys=True)))
-        worlds.setdefault(made[-1][1], world)
-    further = [assemble(spec)[1] for arm in sweep for spec in arm.alike]
-    traced = as_arguments([*(algorithm for algorithm, _ in made), *further])
-    refused: set[str] = set()
-    ready = []
-    for arm, (algorithm, where), other in zip(sweep, made, traced, strict=False):
-        if arm.label in done:
-            continue
-        sizes = [arm.spec.rollouts, arm.spec.measured, len(arm.spec.seeds)]
-        one = Prepared(arm, other, worlds[where], json.dumps([_kind(algorithm), where, *sizes]))
-        if one.program in refused or not _traces(one):
-            refused.add(one.program)
-            one = Prepared(arm, algorithm, worlds[where], json.dumps([described(algorithm), where, *sizes]))
-            with naming(arm):
-                check(algorithm, one.world, arm.spec.rollouts, arm.spec.measured, len(arm.spec.seeds))
-        ready.append(one)
+            where = json.dumps(arm.spec.task, sort_keys=True)
+            world = worlds.setdefault(where, world)
+            if arm.label not in done:
+                sizes = arm.spec.rollouts, arm.spec.measured
+                compiled = check(algorithm, world, *sizes)
+                kind = _kind(algorithm) if loop.is_general(compiled) else described(algorithm)
+                ready.append(Prepared(arm, algorithm, world, json.dumps([kind, where, *sizes])))
     order = list(dict.fromkeys(one.program for one in ready))
     return sorted(ready, key=lambda one: order.index(one.program))
 
 
-def as_arguments(algorithms: Sequence[Algorithm]) -> list[Algorithm]:
-    """The same algorithms with NumPy's numbers where those differ that are alike in all else."""
-    alike: dict[str, list[int]] = {}
-    for place, algorithm in enumerate(algorithms):
-        alike.setdefault(_kind(algorithm), []).append(place)
-    found = list(algorithms)
-    for places in alike.values():
-        leaves = [jax.tree.leaves(algorithms[place]) for place in places]
-        differs = [len(set(one)) > 1 for one in zip(*leaves, strict=True)]
-        for place, own in zip(places, leaves, strict=True):
-            new = [np.float64(leaf) if varies else leaf for leaf, varies in zip(own, differs, strict=True)]
-            found[place] = jax.tree.unflatten(jax.tree.structure(algorithms[place]), new)
-    return found
-
-
-def _kind(algorithm: Algorithm) -> str:
+def _kind(algorithm: Algorithm) -> dict[str, Any]:
     """What algorithms have in common that differ in plain numbers alone."""
-    blank = jax.tree.map(lambda leaf: 0.0 if type(leaf) is float else leaf, algorithm)
-    return json.dumps(described(blank), sort_keys=True)
-
-
-def _traces(one: Prepared) -> bool:
-    """Whether JAX can trace what learns with its numbers as arguments."""
-    if not one.algorithm.traceable(one.world.problem):
-        return False
-    try:
-        check(one.algorithm, one.world, one.arm.spec.rollouts, one.arm.spec.measured, len(one.arm.spec.seeds))
-    except Exception:  # whatever an algorithm does with a number that is not known yet
-        return False
-    return True
+    return described(jax.tree.map(lambda leaf: 0.0 if type(leaf) is float else leaf, algorithm))
 
 
 @contextmanager
@@ -214,6 +186,9 @@ def perform_one(
     arm, note = one.arm, ""
     run = arms.opened(arm.path, arm.spec)
     observe(arm, run.done())
+    if run.divided:
+        with run.writing():
+            parts.finish(run, log)
     if not arms.ended(run):
         with logs.of_run(run, log) as logging:
             told = [lambda turn: observe(arm, turn.i + 1), *logging, *callbacks]

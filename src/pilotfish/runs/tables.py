@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pilotfish.runs import RunError, extras
+from pilotfish import extras
+from pilotfish.runs import RunError
 from pilotfish.runs.store import Run
 
 PLACE = ("seed", "iteration", "rollouts")

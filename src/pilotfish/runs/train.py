@@ -31,12 +31,35 @@ Callback = Callable[[Turn], bool | None]
 
 
 class TrainingFailed(RunError):
-    """Training cannot go on; the message says at which iteration and why. Everything before it is kept."""
+    """Training cannot go on; the message says at which iteration and why. Everything before it is kept.
+
+    Example:
+
+    >>> import jax.numpy as jnp
+    >>> import pilotfish as pf
+    >>> start = pf.Gaussian(jnp.array([[10.0]]), jnp.zeros((1, 1, 1)))
+    >>> problem = pf.Problem(20, 0.1, start, [1.0], cost=lambda x, u, t: x @ x, dynamics=lambda x, u: x**3 + u)
+    >>> try:
+    ...     result = pf.train(pf.REPS(), pf.JaxWorld(problem), rollouts=5, iterations=10)
+    ... except pf.TrainingFailed as error:
+    ...     print(str(error).partition(":")[0])
+    stopped after 3 refused updates in a row
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What training leaves."""
+    """What training leaves.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> result = pf.train(pf.LQRGPS(), LinearQuadratic().world(), rollouts=20, iterations=2)
+    >>> result.metrics["cost"].shape, result.best_seed  # (seed, iteration)
+    ((1, 2), 0)
+    >>> path = result.policy.save("policy.safetensors", result.world.problem)
+    """
 
     states: Any
     """The algorithm's final states; leading axis: the seed."""
@@ -104,19 +127,20 @@ def train(
     Each of the `callbacks` is told of every iteration, by a `Turn`; one that returns False ends the training there.
     Ready-made are `Checkpoint`, `EvaluateEvery`, `StopAtSuccess` and `Progress`.
 
+    Example:
+
     >>> import pilotfish as pf
     >>> from pilotfish.tasks.lq import LinearQuadratic
     >>> world = LinearQuadratic().world()
     >>> result = pf.train(pf.LQRGPS(), world, rollouts=20, iterations=5, callbacks=[lambda turn: turn.i < 2])
-    >>> result.metrics["cost"].shape  # (seed, iteration)
-    (1, 3)
-    >>> result.policy.predict([1.0, -0.5, 0.0, 0.0], t=0).shape  # the action in a state, at step 0
-    (2,)
+    >>> result.metrics["cost"].shape, result.policy.predict([1.0, -0.5, 0.0, 0.0], t=0).shape
+    ((1, 3), (2,))
     """
     seeds = list(seeds)
     if run is not None:
+        run.check_whole()
         _check_same(run, algorithm, world, {"rollouts": rollouts, "seeds": seeds, "measured": measured})
-    check(algorithm, world, rollouts, measured, len(seeds))
+    check(algorithm, world, rollouts, measured)
     algorithm = measuring(algorithm, world, measured)
     states, sizes = loop.initial(algorithm, world, rollouts, loop.root_keys(seeds)), (rollouts, iterations, seeds)
     if run is None:
@@ -153,9 +177,9 @@ def _into(run: Run, algorithm: Algorithm, world: World, sizes: Any, states: Any,
     return begun[1] if latest is None else latest.states
 
 
-def check(algorithm: Algorithm, world: World, rollouts: int, measured: int, seeds: int) -> None:
-    """Raise what the first iteration would raise, without running it."""
-    loop.check(measuring(algorithm, world, measured) if world.traceable else algorithm, world, rollouts, seeds)
+def check(algorithm: Algorithm, world: World, rollouts: int, measured: int) -> Algorithm:
+    """Raise what the first iteration would raise, without running it. What is compiled, as `loop.check` has it."""
+    return loop.check(measuring(algorithm, world, measured), world, rollouts)
 
 
 def _ended(turn: Turn, callbacks: Sequence[Callback]) -> bool:

@@ -31,7 +31,24 @@ class Stroke(NamedTuple):
 
 
 class Task(eqx.Module):
-    """What is to be done."""
+    """What is to be done. Its fields are what a user may change. `DrawnTask` brings a world of equations, and is drawn;
+    `check_task` of `pilotfish.testing` checks one of your own.
+
+    Example:
+
+    >>> import jax.numpy as jnp
+    >>> import pilotfish as pf
+    >>> class Cart(pf.Task):
+    ...     horizon: int = 50
+    ...     def problem(self):
+    ...         start = pf.Gaussian(jnp.array([[1.0, 0.0]]), jnp.zeros((1, 2, 2)))  # position (m), velocity (m/s)
+    ...         move = lambda x, u: x + 0.1 * jnp.append(x[1], u)
+    ...         return pf.Problem(self.horizon, 0.1, start, [1.0], cost=lambda x, u, t: x @ x, dynamics=move)
+    ...     def world(self):
+    ...         return pf.JaxWorld(self.problem())
+    >>> Cart(horizon=20).world().problem.horizon
+    20
+    """
 
     samples_starts: ClassVar[bool] = False
     """Whether its conditions are but some of its starts: what is learned is then judged from others as well, those of
@@ -80,6 +97,15 @@ def known(name: str) -> bool:
 def find(name: str) -> Entry:
     """The registered task of that name, an environment of Gymnasium as gym:NAME, a MuJoCo model by its file, or a class
     of the user's as FILE.py:CLASS.
+
+    ValueError, with the nearest names, if there is none.
+
+    Example:
+
+    >>> from pilotfish import tasks
+    >>> task = tasks.find("double-link-25").make()
+    >>> task.torque, task.problem().du
+    (25.0, 2)
     """
     if name in (entries := registry()):
         return entries[name]

@@ -72,7 +72,22 @@ AXES = {1: ("",), 3: ("x of ", "y of ", "z of "), 4: ("w of ", "x of ", "y of ",
 
 
 class ModelTask(MujocoTask):
-    """Do in a MuJoCo model what a cost asks for."""
+    """Do in a MuJoCo model what a cost asks for.
+
+    ValueError, naming file and function, where the model or the cost cannot be used.
+
+    Example:
+
+    >>> from pathlib import Path
+    >>> import pilotfish as pf
+    >>> cart = '<body><joint name="rail" type="slide" axis="1 0 0"/><geom size=".1"/></body>'
+    >>> motor = '<actuator><motor joint="rail"/></actuator>'
+    >>> model = Path("cart.xml").write_text(f"<mujoco><worldbody>{cart}</worldbody>{motor}</mujoco>")
+    >>> cost = Path("cost.py").write_text("def cost(x, u, t): return (x[0] - 1.0) ** 2")
+    >>> problem = pf.ModelTask("cart.xml", cost="cost.py", horizon=50).problem()
+    >>> problem.dx, problem.du, problem.dt  # [qpos, qvel], ctrl, s
+    (2, 1, 0.02)
+    """
 
     model: str = eqx.field(static=True, converter=sources.absolute)
     """The model's file: MJCF (.xml, .mjcf), URDF (.urdf), or MuJoCo's binary format (.mjb)."""

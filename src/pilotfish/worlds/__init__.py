@@ -24,7 +24,22 @@ def quoted(error: Exception) -> str:
 
 
 class World(eqx.Module):
-    """Where a policy acts."""
+    """Where a policy acts.
+
+    Equations have a `JaxWorld`, MuJoCo models a `MujocoWorld`, robots a `PlantWorld`; a task's `world()` makes its own.
+
+    Example:
+
+    >>> import jax
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> world = LinearQuadratic().world()
+    >>> isinstance(world, pf.World), world.traceable
+    (True, True)
+    >>> rollouts = world.rollout(pf.LinearGaussianPolicy(world.problem.first_controller), 3, jax.random.key(0))
+    >>> rollouts.u.shape  # (condition, rollout, step, action)
+    (1, 3, 20, 2)
+    """
 
     problem: eqx.AbstractVar[Problem]
     """What is to be done there: the conditions from which rollouts begin, costs, bounds."""

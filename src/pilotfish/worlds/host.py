@@ -15,7 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, UInt32
 
 from pilotfish.algebra import gaussian
 from pilotfish.policies import Policy, of_conditions, over_conditions
@@ -25,6 +25,25 @@ from pilotfish.worlds.plant import Moved, Plant
 
 Act = Callable[[int, np.ndarray], np.ndarray]
 """`act(t, x)`: what is asked for at step t in the states x (n, dx), one row an episode."""
+
+
+class Begun(NamedTuple):
+    """What N x M episodes begin with; nothing else differs between them."""
+
+    start: Float[np.ndarray, "N M dx"]
+    """Where."""
+    keys: UInt32[np.ndarray, "N M words"]
+    """By what the policy draws, as the data of keys."""
+    randoms: Sequence[np.random.Generator]
+    """By what the plant draws, of all N M."""
+    conditions: Sequence[int]
+    """From which conditions."""
+
+    def alone(self, n: int, m: int) -> "Begun":
+        """Episode m from condition number n."""
+        one = (slice(n, n + 1), slice(m, m + 1))
+        at = n * self.start.shape[1] + m
+        return Begun(self.start[one], self.keys[one], self.randoms[at : at + 1], self.conditions[n : n + 1])
 
 
 class HostWorld(World):
@@ -43,43 +62,54 @@ class HostWorld(World):
 
     def rollout(self, policy: Policy, episodes: int, key: Key, finished: Finished | None = None) -> Rollouts:
         """`episodes` rollouts from each condition; `finished` is told of every one that has ended."""
-        start, keys = _starts(self.problem, episodes, key)
-        N, M = start.shape[:2]
-        seed = np.asarray(jax.random.key_data(key))
-        randoms = np.random.default_rng(seed).spawn(N * M)
+        begun = self.begun(episodes, key)
         if not self.one_by_one:
-            return _told(self._together(policy, np.asarray(start), keys, randoms), finished)
-        rows = []
-        for n in range(N):
-            alone = of_conditions(policy, slice(n, n + 1))
-            for m in range(M):
-                at = (slice(n, n + 1), slice(m, m + 1))
-                one = self._together(alone, np.asarray(start[at]), keys[at], randoms[n * M + m :][:1], [n])
-                rows.append(_told(one, finished, n, m))
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves).reshape(N, M, *leaves[0].shape[2:]), *rows)
+            return _told(_whole(*self.driven(policy, begun)), finished)
+        rows = [
+            _told(_whole(*self.driven(of_conditions(policy, slice(n, n + 1)), begun.alone(n, m))), finished, n, m)
+            for n, m in np.ndindex(*begun.start.shape[:2])
+        ]
+        return gathered(rows, begun)
 
-    def _together(
-        self, policy: Policy, start: np.ndarray, keys: Array, randoms: list, conditions: Sequence[int] | None = None
-    ) -> Rollouts:
-        """Episodes from the states `start` (N, M, dx), all at once."""
-        N, M, dx = start.shape
+    def begun(self, episodes: int, key: Key) -> Begun:
+        """What `episodes` from each condition begin with."""
+        start, keys = _starts(self.problem, episodes, key)
+        seed, count = np.asarray(jax.random.key_data(key)), start.shape[0] * start.shape[1]
+        return Begun(np.asarray(start), np.asarray(keys), np.random.default_rng(seed).spawn(count), range(len(start)))
+
+    def driven(self, policy: Policy, begun: Begun) -> tuple[Rollouts, Exception | None]:
+        """These episodes, all at once, of a policy of their conditions; and by what they broke off, if all did."""
+        N, M, dx = begun.start.shape
         plant = self.plant(N * M)
-        chosen = np.repeat(range(N) if conditions is None else conditions, M).tolist()
-        x0 = plant.place(plant.possible(start.reshape(N * M, dx), chosen), chosen, randoms)
-        episode = _begin(self.problem, policy, jnp.asarray(x0.reshape(N, M, dx)), keys)
+        chosen = np.repeat(begun.conditions, M).tolist()
+        x0 = plant.place(plant.possible(begun.start.reshape(N * M, dx), chosen), chosen, begun.randoms)
+        episode = _begin(self.problem, policy, jnp.asarray(x0.reshape(N, M, dx)), jnp.asarray(begun.keys))
         path = drive(self.problem, plant, x0, Actor(self.problem, policy, episode, (N, M)))
-        if path.trouble is not None and not path.whole.any():
-            last = quoted(path.trouble)
-            raise RolloutsFailed(f"all {N * M} rollouts broke off, the last of them by {last}") from path.trouble
+        trouble = None if path.whole.any() else path.trouble
         x, u = (jnp.asarray(a.reshape(N, M, *a.shape[1:])) for a in (path.x, path.u))
         if path.cost is None:
             final = None if path.final is None else jnp.asarray(path.final.reshape(N, M))
-            return _recorded(self.problem, x, u, final, episode)
-        return _recorded_at(self.problem, x, u, jnp.asarray(path.cost.reshape(N, M, -1)), episode)
+            return _recorded(self.problem, x, u, final, episode), trouble
+        return _recorded_at(self.problem, x, u, jnp.asarray(path.cost.reshape(N, M, -1)), episode), trouble
 
 
 class PlantWorld(HostWorld):
-    """A plant of which there is one, such as a robot: its episodes follow one another."""
+    """A plant of which there is one, such as a robot: its episodes follow one another.
+
+    ValueError where the problem has no formula of its final cost, and the plant does not bring it.
+
+    Example:
+
+    >>> import jax
+    >>> import pilotfish as pf
+    >>> from pilotfish.tasks.lq import LinearQuadratic
+    >>> task = LinearQuadratic()
+    >>> robot = task.world().plant(1)  # equations in place of a robot: see Plant
+    >>> world = pf.PlantWorld(task.problem(), robot)
+    >>> rollouts = world.rollout(pf.LinearGaussianPolicy(world.problem.first_controller), 2, jax.random.key(0))
+    >>> rollouts.x.shape  # (condition, episode, step, state)
+    (1, 2, 21, 4)
+    """
 
     problem: Problem
     """What is to be done with the plant."""
@@ -173,16 +203,17 @@ def _act(static, arrays, episode, t, x: Float[Array, "N M dx"]) -> Float[Array, 
 
 @eqx.filter_jit
 def _starts(problem: Problem, episodes: int, key: Key) -> tuple[Float[Array, "N M dx"], Array]:
-    """Initial states of all rollouts, and the keys with which their policies begin."""
+    """Initial states of all rollouts, and the data of the keys with which their policies begin."""
     keys = jax.random.split(key, (len(problem.conditions.mean), episodes))
     start_key, policy_key = jnp.moveaxis(jax.vmap(jax.vmap(jax.random.split))(keys), -1, 0)
     draw = jax.vmap(jax.vmap(gaussian.draw, (None, 0)))
-    return draw(problem.conditions, start_key), policy_key
+    return draw(problem.conditions, start_key), jax.random.key_data(policy_key)
 
 
 @eqx.filter_jit
-def _begin(problem: Problem, policy: Policy, x0: Float[Array, "N M dx"], keys: Array) -> Any:
-    """What the policy draws for each rollout, in the state in which that begins."""
+def _begin(problem: Problem, policy: Policy, x0: Float[Array, "N M dx"], words: UInt32[Array, "N M words"]) -> Any:
+    """What the policy draws for each rollout, by the data of a key, in the state in which that begins."""
+    keys = jax.random.wrap_key_data(words)
 
     def of_condition(policy: Policy, keys: Array, x0: Float[Array, "M dx"]) -> Any:
         return jax.vmap(lambda key, x: policy.begin(key, x, problem.observe(x)))(keys, x0)
@@ -206,6 +237,24 @@ def _recorded(
 def _recorded_at(problem: Problem, x: Array, u: Array, cost: Float[Array, "N M T1"], episode) -> Rollouts:
     o = jax.vmap(jax.vmap(jax.vmap(problem.observe)))(x)
     return Rollouts.recorded(x, o, u, cost, episode)
+
+
+def gathered(rows: Sequence[Rollouts], begun: Begun) -> Rollouts:
+    """Episodes that were each alone, in their order, as those of all conditions."""
+    shape = begun.start.shape[:2]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves).reshape(*shape, *leaves[0].shape[2:]), *rows)
+
+
+def all_broke_off(count: int, last: str) -> RolloutsFailed:
+    """The error of rollouts of which none is whole."""
+    return RolloutsFailed(f"all {count} rollouts broke off, the last of them by {last}")
+
+
+def _whole(rollouts: Rollouts, trouble: Exception | None) -> Rollouts:
+    """The rollouts. RolloutsFailed if all broke off."""
+    if trouble is not None:
+        raise all_broke_off(rollouts.steps.size, quoted(trouble)) from trouble
+    return rollouts
 
 
 def _told(rollouts: Rollouts, finished: Finished | None, n: int = 0, m: int = 0) -> Rollouts:

@@ -14,7 +14,23 @@ from pilotfish.worlds.plant import EquationsPlant
 
 
 class JaxWorld(World):
-    """Simulates `problem.dynamics`; can be compiled together with the algorithm."""
+    """Simulates `problem.dynamics`; can be compiled together with the algorithm.
+
+    ValueError where the problem lacks its equations or a cost, or where one of its functions is not finite where
+    learning begins.
+
+    Example:
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import pilotfish as pf
+    >>> start = pf.Gaussian(jnp.array([[1.0, 0.0]]), jnp.zeros((1, 2, 2)))
+    >>> move = lambda x, u: x + 0.1 * jnp.append(x[1], u)
+    >>> world = pf.JaxWorld(pf.Problem(50, 0.1, start, [1.0], cost=lambda x, u, t: x @ x, dynamics=move))
+    >>> policy = pf.LinearGaussianPolicy(world.problem.first_controller)
+    >>> world.rollout(policy, 3, jax.random.key(0)).x.shape  # (condition, rollout, step, state)
+    (1, 3, 51, 2)
+    """
 
     problem: Problem
     """Its dynamics are equations."""

@@ -338,7 +338,24 @@ def angles_of(model: mujoco.MjModel) -> tuple[int, ...]:
 
 
 class MujocoWorld(HostWorld):
-    """Simulates a MuJoCo model; the problem says what it is for."""
+    """Simulates a MuJoCo model; the problem says what it is for.
+
+    ValueError, naming what it is, where problem and model do not fit, or where a state of the model would not determine
+    the next.
+
+    Example:
+
+    >>> import jax.numpy as jnp
+    >>> import mujoco
+    >>> import pilotfish as pf
+    >>> cart = '<body><joint name="rail" type="slide" axis="1 0 0"/><geom size=".1"/></body>'
+    >>> motor = '<actuator><motor joint="rail"/></actuator>'
+    >>> model = mujoco.MjModel.from_xml_string(f"<mujoco><worldbody>{cart}</worldbody>{motor}</mujoco>")
+    >>> start = pf.Gaussian(jnp.zeros((1, 2)), jnp.zeros((1, 2, 2)))  # of [qpos, qvel]
+    >>> world = pf.MujocoWorld(pf.Problem(50, 0.02, start, [1.0], cost=lambda x, u, t: (x[0] - 1.0) ** 2), model)
+    >>> world.problem.dynamics is not None, world.traceable  # the simulation is known, but JAX cannot compile it
+    (True, False)
+    """
 
     problem: Problem
     """Its dynamics are the simulation, None if something moves beside the model; its angles, where the problem names

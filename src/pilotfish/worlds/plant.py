@@ -29,7 +29,28 @@ class Moved(NamedTuple):
 
 
 class Plant(ABC):
-    """What is acted on."""
+    """What is acted on.
+
+    Derive from it what one robot or one simulator does. Where that breaks off, `Moved` has nan and the error: the
+    episode ends there, and training goes on.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import pilotfish as pf
+    >>> from pilotfish.worlds.plant import Moved
+    >>> class Cart(pf.Plant):  # of states [position (m), velocity (m/s)] in one row
+    ...     def place(self, x, conditions, randoms):
+    ...         self.x = np.array(x)
+    ...         return self.x
+    ...     def step(self, u, t, moving):
+    ...         self.x = self.x + 0.1 * np.column_stack([self.x[:, 1], u[:, 0]])
+    ...         return Moved(self.x)
+    >>> cart = Cart()
+    >>> x = cart.place(np.array([[0.0, 1.0]]), [0], [np.random.default_rng(0)])
+    >>> print(cart.step(np.array([[2.0]]), 0, np.array([True])).x)
+    [[0.1 1.2]]
+    """
 
     def possible(self, x: Float[np.ndarray, "n dx"], conditions: Sequence[int]) -> Float[np.ndarray, "n dx"]:
         """The states next to x, as they were drawn from the conditions, in which an episode can start: within the
