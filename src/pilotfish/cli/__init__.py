@@ -29,11 +29,13 @@ COMMANDS = {
     "export": "a policy file that acts without jax, or the metrics as a table",
     "demo": "a film of what was learned with this library, without learning anything",
     "figure": "a paper's figure: run it, draw it, and judge each claim of the paper about it",
+    "results": "measure again what the documentation says was measured, and keep every number",
     "completion": "what lets a shell complete all this: bash, zsh or fish",
 }
 
 MODULES = {name: "learn" if name in ("train", "resume") else "results" for name in COMMANDS}
 MODULES |= {"list": "catalogue", "figure": "figure", "demo": "demo", "sweep": "sweep", "completion": "completion"}
+MODULES |= {"results": "measure"}
 """Where each command lives."""
 
 ASKS = ("-h", "--help")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal, cast, get_args
 
 import tyro
 from rich.console import Console
@@ -17,6 +17,7 @@ from pilotfish.algorithms import Algorithm
 from pilotfish.cli import COMMANDS
 from pilotfish.cli.results import draw, learned_of
 from pilotfish.cli.watch import Listener, Seeds, Watch
+from pilotfish.experiments.rows import Preference, preferred
 from pilotfish.policies.files import holds_policy, load
 from pilotfish.policies.network import Network, NetworkPolicy
 from pilotfish.registry import of_file
@@ -35,6 +36,7 @@ COST = re.compile(r"^--cost(?=$|=)")
 """What is short for --task.cost."""
 TEACHER, LOCAL, NETWORK = "--algorithm.teacher", "--demonstration", "--algorithm.policy.start"
 """What takes a file of what another run learned: `--teacher RUN` and `--from RUN` stand for these."""
+PREFERENCES = get_args(Preference)
 MANY = 10
 """Rollouts of an iteration, beside which one noise-free episode hardly counts."""
 
@@ -47,6 +49,9 @@ class _Train:
     """Rollouts from each condition in an iteration."""
     iterations: int
     """Number of iterations."""
+    prefer: Preference | None = None
+    """Begin with the settings that were measured to be the best for the task, by what one prefers: low costs at the
+    end, few episodes until it succeeds, or little computing. What else is said comes after them."""
     seed: int = 0
     """The seed, or the first of several."""
     seeds: int = 1
@@ -96,7 +101,7 @@ def check_ray(address: str, log: Sequence[str] = ()) -> None:
 
 def asked(argv: list[str], command: str) -> tuple[_Train, Spec]:
     """The settings that the words of a command give, and the run that they ask for."""
-    given, words = _configured(argv)
+    given, words = _configured(_preferring(argv))
     task_name, algorithm_name, rest = _names(words, given.given, command)
     entries = tasks.find(task_name), algorithms.find(algorithm_name)
     default = experiments.setup(task_name, algorithm_name)
@@ -105,7 +110,7 @@ def asked(argv: list[str], command: str) -> tuple[_Train, Spec]:
     seeds: list[int] = given.given.get("seeds", [0])
     counts = {name: value for name, value in given.given.items() if name in settings.NUMBERS}
     shown = {"demonstration": Path(given.given["demonstration"])} if "demonstration" in given.given else {}
-    base = _Train(algorithm, task, default.rollouts, default.iterations, seeds[0], len(seeds))
+    base = _Train(algorithm, task, default.rollouts, default.iterations, seed=seeds[0], seeds=len(seeds))
     args = tyro.cli(
         _Train,
         args=rest,
@@ -228,6 +233,21 @@ def _learned(
     learner = measuring(algorithm, world, run.spec.measured)
     with logs.of_run(run, log) as logging, Watch(console, run.spec, learner, world.problem) as watch:
         return train_as_specified(run, algorithm, world, [watch, *logging])
+
+
+def _preferring(argv: list[str]) -> list[str]:
+    """The words with those in place of --prefer that it stands for, before all others but the task."""
+    preference, words = _taken(argv, "--prefer", f"say what: {', '.join(PREFERENCES)}")
+    if preference is None:
+        return words
+    if preference not in PREFERENCES:
+        raise ValueError(f"--prefer {preference}: choose one of {', '.join(PREFERENCES)}.")
+    if not words or words[0].startswith("-"):
+        raise ValueError(
+            f"--prefer {preference}: name the task first, as in `pilotfish train double-link --prefer ...`."
+        )
+    _check_free(words, "--prefer", "--algorithm")
+    return [words[0], *preferred(words[0], cast(Preference, preference)), *words[1:]]
 
 
 def _configured(argv: list[str]) -> tuple[Settings, list[str]]:

@@ -9,6 +9,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from pilotfish.experiments import rows
+
 if TYPE_CHECKING:
     from pilotfish.algorithms import Setup
     from pilotfish.experiments.claims import PaperFigure
@@ -45,7 +47,10 @@ def setup(task: str, algorithm: str) -> "Setup":
 
 
 def default_algorithm(task: str) -> str:
-    """What `pilotfish train` takes where nothing is said."""
+    """What `pilotfish train` takes where nothing is said: what needs the fewest episodes, where that was compared."""
+    if task in rows.PREFERRED:
+        words = rows.preferred(task, "episodes")
+        return words[words.index("--algorithm") + 1]
     return next((paper.DEFAULT for paper in _papers() if task in paper.SETUPS), FEWEST)
 
 

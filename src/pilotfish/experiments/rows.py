@@ -1,0 +1,90 @@
+"""What is measured of algorithms on tasks, by a name each: the rows of the tables in docs/results, and what
+`pilotfish train --prefer` chooses among.
+
+A row is what `pilotfish train` is told. Seeds are those of the measurement. Nothing here imports jax.
+"""
+
+import shlex
+from typing import Literal, NamedTuple
+
+ROWS = {
+    "lq": "lq --seeds 5",
+    "lq-lqr-gps": "lq --algorithm lqr-gps --seeds 5",
+    "cartpole-ilqg-learned": "cartpole --algorithm ilqg-learned --iterations 8 --measured 20 --seeds 20",
+    "cartpole-lqr-gps-gmm": "cartpole --algorithm lqr-gps --algorithm.dynamics.prior gmm --rollouts 5 --iterations 60 "
+    "--seeds 10",
+    "cartpole-lqr-gps": "cartpole --algorithm lqr-gps --seeds 10",
+    "cartpole": "cartpole --algorithm moto --seeds 10",
+    "cartpole-ilqg": "cartpole --algorithm ilqg --seeds 10",
+    "double-link-ilqg-learned": "double-link --algorithm ilqg-learned --iterations 8 --measured 20 --seeds 20",
+    "double-link-lqr-gps-gmm": "double-link --algorithm lqr-gps --algorithm.dynamics.prior gmm --rollouts 5 "
+    "--iterations 60 --seeds 10",
+    "double-link-lqr-gps": "double-link --algorithm lqr-gps --seeds 10",
+    "double-link-reuse": "double-link --algorithm moto --rollouts 20 --iterations 75 --algorithm.reuse both "
+    "--algorithm.entropy-drop 0.02 --seeds 10",
+    "double-link": "double-link --algorithm moto --seeds 10",
+    "double-link-ilqg": "double-link --algorithm ilqg --seeds 10",
+    "double-link-25": "double-link-25 --seeds 5",
+    "double-link-25-ilqg": "double-link-25 --algorithm ilqg --seeds 10",
+    "quad-link": "quad-link --seeds 5",
+    "quad-link-ilqg": "quad-link --algorithm ilqg --seeds 5",
+    "quad-link-low": "quad-link-low --seeds 3",
+    "quad-link-low-ilqg": "quad-link-low --algorithm ilqg --seeds 5",
+    "quad-link-free": "quad-link-free --seeds 3",
+    "quad-link-free-ilqg": "quad-link-free --algorithm ilqg --seeds 5",
+    "peg": "peg --seeds 5",
+    "peg-mdgps": "peg --algorithm mdgps --seeds 5",
+    "peg-blind": "peg-blind --seeds 5",
+    "obstacles": "obstacles --seeds 10",
+    "obstacles-moto": "obstacles --algorithm moto --seeds 5",
+    "peg-2d": "peg-2d --seeds 10",
+    "peg-2d-moto": "peg-2d --algorithm moto --seeds 5",
+    "peg-3d": "peg-3d --seeds 3",
+    "octopus": "octopus --seeds 3",
+    "swimmer": "swimmer --seeds 5",
+    "swimmer-moto": "swimmer --algorithm moto --seeds 5",
+    "swimmer-cgps": "swimmer-cgps --seeds 5",
+    "walker": "walker --seeds 3",
+    "reacher": "gym:Reacher-v5 --rollouts 10 --algorithm.kl-step 0.2 --iterations 25 --seeds 10",
+    "reacher-moto": "gym:Reacher-v5 --algorithm moto --seeds 5",
+}
+
+Preference = Literal["quality", "episodes", "seconds"]
+"""What one would rather have: low costs at the end, few episodes until it succeeds, little computing."""
+KNOWN = ("ilqg", "cgps")
+"""What needs to know the dynamics: it is compared with, and never preferred, for nobody's robot is known."""
+
+
+class Preferred(NamedTuple):
+    """The best rows of a task, by what one prefers."""
+
+    quality: str
+    episodes: str
+    seconds: str
+
+
+PREFERRED = {
+    "cartpole": Preferred("cartpole-ilqg-learned", "cartpole-ilqg-learned", "cartpole-lqr-gps-gmm"),
+    "double-link": Preferred("double-link-ilqg-learned", "double-link-ilqg-learned", "double-link-lqr-gps-gmm"),
+}
+"""By task. docs/results has the numbers, and a test that holds these against them."""
+
+
+def command(row: str) -> list[str]:
+    """The words that `pilotfish train` is told."""
+    return shlex.split(ROWS[row])
+
+
+def preferred(task: str, preference: Preference) -> list[str]:
+    """The settings, in words, that were measured to be the best for a task. ValueError where none were compared."""
+    if task not in PREFERRED:
+        raise ValueError(
+            f"--prefer {preference}: of {task} nothing was compared. Leave it out, or choose a task of which it was: "
+            f"{', '.join(PREFERRED)}."
+        )
+    words = command(getattr(PREFERRED[task], preference))[1:]
+    for flag in ("--seeds", "--measured"):  # how it was measured
+        if flag in words:
+            at = words.index(flag)
+            del words[at : at + 2]
+    return words

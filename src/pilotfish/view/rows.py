@@ -1,0 +1,54 @@
+"""What rows of a task trade off: episodes until it succeeds against the cost at the end, and the computing it takes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from pilotfish.view import curves, look, plot
+
+LARGEST = 900.0
+"""Area of the mark of the row that takes most computing, in square points."""
+LEAST = 30.0
+
+
+def pictures(rows: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Path]:
+    """A picture for each task of which two rows or more succeed: TASK-tradeoff.png."""
+    by_task: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name, row in rows.items():
+        if row["cost_median"] is not None and any(value is not None for value in row["rollouts_to_first_success"]):
+            by_task.setdefault(row["task"], {})[name] = row
+    chosen = {task: found for task, found in by_task.items() if len(found) > 1}
+    return [picture(task, found, folder / f"{task.replace(':', '-')}-tradeoff.png") for task, found in chosen.items()]
+
+
+def picture(task: str, rows: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+    """Rollouts until success against cost at the end: medians over seeds and the middle half of the seeds; the larger
+    a mark, the more CPU seconds a seed takes.
+    """
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    axis = figure.subplots()
+    most = max((row["cpu_seconds"] or 0.0) / len(row["seeds"]) for row in rows.values())
+    for i, row in enumerate(rows.values()):
+        needed = np.array([np.nan if v is None else v for v in row["rollouts_to_first_success"]], float)
+        cost = np.array([np.nan if v is None else v for v in row["cost"]], float)
+        (x, left, right), (y, down, up) = (np.nanpercentile(one, (50, 25, 75)) for one in (needed, cost))
+        seconds, colour = row["cpu_seconds"], look.COLOURS[i % len(look.COLOURS)]
+        area = LEAST if not most or seconds is None else LEAST + (LARGEST - LEAST) * seconds / len(row["seeds"]) / most
+        said = row["algorithm"] + (f", {row['rollouts']} rollouts an iteration" if _shared(row, rows) else "")
+        said += "" if seconds is None else f": {seconds:.0f} CPU s for {len(row['seeds'])} seeds"
+        axis.hlines(y, left, right, color=colour, lw=1.2)
+        axis.vlines(x, down, up, color=colour, lw=1.2)
+        axis.scatter(x, y, s=area, color=colour, alpha=0.55, label=said, marker="osD^vP"[i % 6])
+    axis.set(xscale="log", yscale="log")
+    curves.frame(axis, "cost of a noise-free episode at the end", "rollouts from each condition until over 90% succeed")
+    axis.legend(frameon=False, fontsize=8, markerscale=0.5)
+    figure.suptitle(f"{task}: what each algorithm takes, and comes to", fontsize=11, color=look.INK, x=0.01, ha="left")
+    return plot.write(figure, path)
+
+
+def _shared(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether another row has the same algorithm."""
+    return sum(other["algorithm"] == row["algorithm"] for other in rows.values()) > 1

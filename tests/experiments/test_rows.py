@@ -1,0 +1,140 @@
+"""Rows of the documentation's tables: each can be run, their numbers are kept, and preferences follow from them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pilotfish import cli, experiments
+from pilotfish.cli import learn, measure
+from pilotfish.experiments import rows
+from pilotfish.view import rows as pictures
+
+DOCS = Path(__file__).parents[2] / "docs" / "results"
+TOY = {
+    "toy": "lq --algorithm reps --rollouts 10 --iterations 2 --seeds 2",
+    "toy-goal": "cartpole --algorithm reps --rollouts 10 --iterations 2 --seeds 2",
+}
+
+
+def kept():
+    """By task the rows whose numbers are in the documentation, but for those that know the dynamics."""
+    found = {}
+    for name in rows.ROWS:
+        path = DOCS / f"{name}.json"
+        record = json.loads(path.read_bytes()) if path.exists() else {}
+        if "cpu_seconds" in record and record["algorithm"] not in rows.KNOWN:
+            found.setdefault(record["task"], {})[name] = record
+    return found
+
+
+@pytest.mark.parametrize("name", rows.ROWS)
+def test_every_row_can_be_run(name):
+    args, spec = learn.asked(rows.command(name), "results")
+    assert len(spec.seeds) == args.seeds > 1
+
+
+@pytest.mark.parametrize("name", [name for name in rows.ROWS if (DOCS / f"{name}.json").exists()])
+def test_what_is_kept_is_what_the_row_says(name):
+    record = json.loads((DOCS / f"{name}.json").read_bytes())
+    assert record["command"].split() == ["pilotfish", "train", *rows.command(name)]
+    assert len(record["seeds"]) == len(record["cost"]) == len(record["rollouts_to_first_success"])
+
+
+@pytest.mark.parametrize("task", rows.PREFERRED)
+def test_what_is_preferred_is_the_best_that_was_measured(task):
+    known, preferred = kept()[task], rows.PREFERRED[task]
+    assert len(known) > 1
+
+    def needed(row):
+        return np.median([np.inf if value is None else value for value in row["rollouts_to_first_success"]])
+
+    best = {
+        "quality": min(known, key=lambda name: known[name]["cost_median"]),
+        "episodes": min(known, key=lambda name: needed(known[name])),
+        "seconds": min(known, key=lambda name: known[name]["cpu_seconds"] / len(known[name]["seeds"])),
+    }
+    assert preferred._asdict() == best
+
+
+def test_a_preference_stands_for_settings_that_others_change():
+    _, spec = learn.asked(["double-link", "--prefer", "seconds", "--iterations", "7"], "train")
+    assert (spec.algorithm["name"], spec.rollouts, spec.iterations, spec.seeds) == ("lqr-gps", 5, 7, [0])
+    assert spec.algorithm["options"]["dynamics"]["prior"] == "gmm"
+    _, spec = learn.asked(["double-link", "--prefer=quality"], "train")
+    assert spec.algorithm["name"] == "ilqg-learned"
+    assert not spec.measured
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["peg", "--prefer", "quality"], "of peg nothing was compared.*cartpole, double-link"),
+        (["cartpole", "--prefer", "speed"], "choose one of quality, episodes, seconds"),
+        (["cartpole", "--prefer"], "--prefer: say what"),
+        (["--prefer", "quality"], "name the task first"),
+        (["cartpole", "--prefer", "quality", "--algorithm", "moto"], "give one of them"),
+    ],
+)
+def test_preferences_that_cannot_be_followed(words, said):
+    with pytest.raises(ValueError, match=said):
+        learn.asked(words, "train")
+
+
+def test_where_nothing_is_said_the_fewest_episodes_are_taken():
+    assert experiments.default_algorithm("cartpole") == "ilqg-learned"
+    assert experiments.default_algorithm("peg") == "lqr-gps"
+
+
+def test_results_keeps_every_number_and_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rows, "ROWS", TOY)
+    monkeypatch.setattr(measure, "ROWS", TOY)
+    out = tmp_path / "results"
+    assert cli.run(["results", "--out", str(out)]) == 0
+    record = json.loads((out / "toy-goal.json").read_bytes())
+    assert record["command"] == f"pilotfish train {TOY['toy-goal']}"
+    assert len(record["cost"]) == len(record["success"]) == len(record["rollouts_to_first_success"]) == 2
+    assert record["noise_free_episodes"] == 100
+    assert record["cpu_seconds"] > 0
+    table = (out / "table.md").read_text()
+    assert table.count("\n") == 4
+    assert f"| `{TOY['toy']}` | 2 | - | - |" in table
+    before = (out / "toy.json").read_bytes()
+    capsys.readouterr()
+    assert cli.run(["results", "toy", "--out", str(out), "--json"]) == 0  # nothing is left
+    assert (out / "toy.json").read_bytes() == before
+    assert json.loads(capsys.readouterr().out)["toy"] == json.loads(before)
+    assert "toy-goal" in (out / "table.md").read_text() or "cartpole" in (out / "table.md").read_text()
+
+
+def test_results_names_its_rows(capsys):
+    assert cli.run(["results", "--list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(rows.ROWS)
+    assert cli.run(["results", "cartpole-lqrgps"]) == 2
+    assert "did you mean cartpole-lqr-gps" in capsys.readouterr().err
+
+
+def row(algorithm, needed, cost, seconds):
+    return {
+        "task": "gym:Some-v0",
+        "algorithm": algorithm,
+        "rollouts": 5,
+        "seeds": [0, 1, 2],
+        "rollouts_to_first_success": needed,
+        "cost": cost,
+        "cost_median": float(np.median(cost)),
+        "cpu_seconds": seconds,
+    }
+
+
+def test_a_picture_for_each_task_of_which_two_rows_succeed(tmp_path):
+    known = {
+        "a": row("moto", [100, 200, None], [1.0, 2.0, 3.0], 30.0),
+        "b": row("lqr-gps", [10, 20, 30], [2.0, 2.0, 4.0], None),
+        "c": row("trpo", [None] * 3, [9.0] * 3, 3.0),
+        "d": row("moto", [5] * 3, [1.0] * 3, 3.0) | {"task": "alone"},
+    }
+    (path,) = pictures.pictures(known, tmp_path)
+    assert path.name == "gym-Some-v0-tradeoff.png"
+    assert path.stat().st_size > 10_000
