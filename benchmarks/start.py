@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-RUN = ["train", "double-link", "--iterations", "5", "--rollouts", "30"]
+RUN = ["train", "double-link", "--algorithm", "moto", "--iterations", "5", "--rollouts", "30"]
 
 
 def seconds(words: list[str], environment: dict[str, str]) -> float:

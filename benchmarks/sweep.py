@@ -34,9 +34,19 @@ def main(task: str, iterations: int, rollouts: int) -> None:
         sizes = ["--seeds", "3", "--iterations", str(iterations), "--rollouts", str(rollouts)]
         naive = 0.0
         for value in VALUES:
-            words = ["train", task, *sizes, "--algorithm.kl-step", value, "--no-film", "--no-cache"]
+            words = [
+                "train",
+                task,
+                "--algorithm",
+                "moto",
+                *sizes,
+                "--algorithm.kl-step",
+                value,
+                "--no-film",
+                "--no-cache",
+            ]
             naive += seconds([*words, "--out", str(folder / value)], environment)
-        sweep = ["sweep", task, *sizes, "--algorithm.kl-step", ",".join(VALUES), "--out"]
+        sweep = ["sweep", task, "--algorithm", "moto", *sizes, "--algorithm.kl-step", ",".join(VALUES), "--out"]
         first = seconds([*sweep, str(folder / "first")], environment)
         second = seconds([*sweep, str(folder / "second")], environment)
         done = seconds([*sweep, str(folder / "second")], environment)

@@ -36,7 +36,7 @@ STONE = '<mujoco><asset><mesh name="stone" file="stone.obj"/></asset></mujoco>'
 TETRAHEDRON = "v 0 0 0\nv .1 0 0\nv 0 .1 0\nv 0 0 .1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
 BESIDE = "def cost(x, u, t):\n    return aims.AIM * cost_before(x, u, t)\n"
 STOPPED = ["train", "lq", "--algorithm", "ilqg", "--rollouts", "2", "--seed", "5", "--seeds", "2", "--no-film"]
-SMALL = ["--rollouts", "24", "--iterations", "3", "--seeds", "2"]
+SMALL = ["--algorithm", "moto", "--rollouts", "24", "--iterations", "3", "--seeds", "2"]
 
 
 def call(capsys, *words):
@@ -75,7 +75,7 @@ def whole(tmp_path_factory):
 def folder(tmp_path_factory):
     """A small run, trained by the command line."""
     path = tmp_path_factory.mktemp("runs") / "small"
-    settings = ["--algorithm", "moto", "--algorithm.kl-step", "0.05", "--task.force", "15"]
+    settings = ["--algorithm.kl-step", "0.05", "--task.force", "15"]
     assert run(["train", "cartpole", *SMALL, *settings, "--out", str(path)]) == 0
     return path
 
@@ -131,7 +131,7 @@ def test_train_is_explained_without_a_task_and_without_jax(words):
 
 def test_train_help_shows_the_tasks_own_settings(capsys):
     with pytest.raises(SystemExit):
-        call(capsys, "train", "double-link", "--help")
+        call(capsys, "train", "double-link", "--algorithm", "moto", "--help")
     out = capsys.readouterr().out
     for flag in ("--algorithm.kl-step", "--task.torque", "--rollouts", "--seeds", "--out"):
         assert flag in out
@@ -156,7 +156,7 @@ def test_list_says_what_a_task_is(capsys, tmp_path):
         "60 actions, one every 0.05 s: 3 s",
         "4 numbers",
         "-20 to 20",
-        "moto, 40 iterations of 100 rollouts",
+        "ilqg-learned, 15 iterations of 1 rollout from each condition",
         "force = 20.0",
         "Largest force on the cart, N.",
         "in the last second the weighted square of the state",
@@ -370,7 +370,7 @@ def test_export_as_onnx_acts_as_the_policy(capsys, folder, tmp_path):
         (["train", "lq", "--seeds", "0"], 2, "--seeds 0: must be 1 or more"),
         (["train", "lq", "--rollouts", "0"], 2, "rollouts=0"),
         (
-            ["train", "double-link", "--rollouts", "20"],
+            ["train", "double-link", "--algorithm", "moto", "--rollouts", "20"],
             2,
             "Raise rollouts to 28 or more, or set reuse='both'",
         ),
@@ -406,7 +406,7 @@ def test_mistakes_are_told_in_the_users_words(capsys, monkeypatch, tmp_path, wor
 )
 def test_bad_settings_exit_with_2_and_name_the_setting(capsys, flag, message, tmp_path):
     try:
-        code = run(["train", "double-link", *flag, "--out", str(tmp_path / "run")])
+        code = run(["train", "double-link", "--algorithm", "moto", *flag, "--out", str(tmp_path / "run")])
     except SystemExit as stop:
         code = stop.code
     said = capsys.readouterr()

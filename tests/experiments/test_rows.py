@@ -87,6 +87,12 @@ def test_where_nothing_is_said_the_fewest_episodes_are_taken():
     assert experiments.default_algorithm("peg") == "lqr-gps"
 
 
+def test_settings_say_which_algorithm_is_meant():
+    _, spec = learn.asked(["double-link", "--algorithm.kl-step", "0.2", "--algorithm.reuse=both"], "train")
+    assert spec.algorithm["name"] == "moto"
+    assert experiments.default_algorithm("double-link", ["first_noise_of_nobody"]) == "ilqg-learned"
+
+
 def test_results_keeps_every_number_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(rows, "ROWS", TOY)
     monkeypatch.setattr(measure, "ROWS", TOY)

@@ -15,6 +15,8 @@ from pilotfish.runs.store import Run
 
 SETTINGS = [
     "cartpole",
+    "--algorithm",
+    "moto",
     "--rollouts",
     "24",
     "--iterations",

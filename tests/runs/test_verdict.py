@@ -35,11 +35,20 @@ def test_a_settled_run_of_a_task_without_success_has_nothing_left_to_do():
 
 def test_success_is_counted_in_seeds_and_dated_where_it_lasts():
     success = np.where(np.arange(ITERATIONS) == 2, 1.0, np.arange(ITERATIONS) >= 7).astype(float)
-    assert words(success=success)[0] == "Succeeds in 3 of 3 seeds after 80 rollouts from each condition (median)."
+    measured = words(success=success, noise_free_success=success)
+    assert measured[0] == "Succeeds in 3 of 3 seeds after 80 rollouts from each condition (median)."
     edge = metrics(success=np.where(np.arange(ITERATIONS) < 9, 1.0, 0.9))  # over 90%, not 90%
     assert np.isnan(rollouts_to_success(edge)).all()
     some = np.stack([success, success, 0 * success])
     np.testing.assert_array_equal(rollouts_to_success(metrics(success=some)), [80, 80, np.nan])
+
+
+def test_what_explores_may_fail_again_and_what_is_measured_may_not():
+    success = np.where(np.arange(ITERATIONS) == 5, 0.0, np.arange(ITERATIONS) >= 3).astype(float)
+    explored = words(success=success)[0]
+    assert explored == "Succeeds in 3 of 3 seeds after 40 rollouts from each condition (median), always after 70."
+    measured = words(success=success, noise_free_success=success)[0]
+    assert measured == "Succeeds in 3 of 3 seeds after 70 rollouts from each condition (median)."
     first, *_ = sentences(metrics(success=some), {}, None, ITERATIONS)
     assert first.mood == "fair"
     assert first.words.startswith("Succeeds in 2 of 3 seeds after 80")

@@ -205,7 +205,7 @@ def _plain(value: Any) -> Any:
 
 def facts(known: Mapping[str, Any]) -> dict[str, str]:
     """What a task's numbers and functions are, each in a line under its name."""
-    T, dt, N = known["horizon"], known["dt"], known["conditions"]
+    T, dt, N, M = known["horizon"], known["dt"], known["conditions"], known["rollouts"]
     limits = zip(known["action_low"], known["action_high"], strict=True)
     bounds = sorted({f"{_bound(low, '-')} to {_bound(high, '')}" for low, high in limits})
     std = sorted(set(known["initial_std"]))
@@ -217,7 +217,7 @@ def facts(known: Mapping[str, Any]) -> dict[str, str]:
         "cost": f"of a step: {known['cost']}" if known["cost"] else "as said above, or in its code",
         "final cost": known["final_cost"],
         "success": "not defined" if known["success"] is None else known["success"] or "defined",
-        "learned by": f"{known['algorithm']}, {known['iterations']} iterations of {known['rollouts']} rollouts from "
+        "learned by": f"{known['algorithm']}, {known['iterations']} iterations of {M} rollout{'s' * (M != 1)} from "
         f"each condition, where nothing else is said: pilotfish train {known['name']}",
         "a picture": f"pilotfish list {known['name']} --pictures FILE.png",
         "its code": known["module"],

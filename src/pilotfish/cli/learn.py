@@ -282,7 +282,8 @@ def _names(argv: list[str], given: dict[str, Any], command: str) -> tuple[str, s
         )
     if task in algorithms.registry() and not tasks.known(task):
         raise ValueError(f"{task} is an algorithm: pilotfish train TASK --algorithm {task}.")
-    name = algorithm or given.get("algorithm") or experiments.default_algorithm(task)
+    said = [word.split("=")[0].split(".")[1].replace("-", "_") for word in rest if word.startswith("--algorithm.")]
+    name = algorithm or given.get("algorithm") or experiments.default_algorithm(task, said)
     rest = [COST.sub("--task.cost", word) for word in _taught(_begun(rest, name))]
     return task, name, rest
 

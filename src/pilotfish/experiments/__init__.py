@@ -4,7 +4,7 @@ asked for.
 Each has `SETUPS` (by task, then by algorithm), the `DEFAULT` algorithm for its tasks, and its `FIGURES`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -46,12 +46,16 @@ def setup(task: str, algorithm: str) -> "Setup":
     return algorithms.Setup(made, *made.defaults)
 
 
-def default_algorithm(task: str) -> str:
-    """What `pilotfish train` takes where nothing is said: what needs the fewest episodes, where that was compared."""
-    if task in rows.PREFERRED:
-        words = rows.preferred(task, "episodes")
-        return words[words.index("--algorithm") + 1]
-    return next((paper.DEFAULT for paper in _papers() if task in paper.SETUPS), FEWEST)
+def default_algorithm(task: str, settings: Iterable[str] = ()) -> str:
+    """What `pilotfish train` takes where no algorithm is named: what needs the fewest episodes, where that was
+    compared, or else what was set up for the task. The first of these that has all of some settings, if any has.
+    """
+    from pilotfish import algorithms
+
+    known = [rows.algorithm(rows.PREFERRED[task].episodes)] if task in rows.PREFERRED else []
+    known += [paper.DEFAULT for paper in _papers() if task in paper.SETUPS] or [FEWEST]
+    having = (name for name in known if all(hasattr(algorithms.find(name).make(), one) for one in settings))
+    return next(having, known[0])
 
 
 def figures() -> "dict[str, PaperFigure]":

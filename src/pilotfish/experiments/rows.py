@@ -75,6 +75,12 @@ def command(row: str) -> list[str]:
     return shlex.split(ROWS[row])
 
 
+def algorithm(row: str) -> str:
+    """The algorithm that a row names."""
+    words = command(row)
+    return words[words.index("--algorithm") + 1]
+
+
 def preferred(task: str, preference: Preference) -> list[str]:
     """The settings, in words, that were measured to be the best for a task. ValueError where none were compared."""
     if task not in PREFERRED:

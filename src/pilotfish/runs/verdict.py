@@ -78,10 +78,24 @@ def _outcome(metrics: Metrics, found: dict[str, Any] | None) -> Sentence:
     mood = "good" if holds == seeds else "fair" if holds else "bad"
     words = f"Succeeds in {holds} of {seeds} seeds" if seeds > 1 else "Succeeds" if holds else "Does not succeed"
     if holds and np.isfinite(needed).any():
-        words += f" after {np.nanmedian(needed):,.0f} rollouts from each condition" + " (median)" * (seeds > 1)
+        words += _after(metrics, needed)
     if holds < seeds:
         words += f"; {100 * np.mean(rates):.0f}% of the episodes reach the goal"
     return Sentence(mood, f"{words}.")
+
+
+def _after(metrics: Metrics, needed: Float[np.ndarray, "S"]) -> str:
+    """After how many rollouts it succeeds. Where these explore and nothing else is measured, one that fails says little
+    of what is deployed: then it is said first when they did, and after that from when on they always do.
+    """
+    lasting = float(np.nanmedian(needed))
+    words = f"rollouts from each condition{' (median)' * (len(needed) > 1)}"
+    if "noise_free_success" in metrics:
+        return f" after {lasting:,.0f} {words}"
+    succeeds = metrics["success"] > SOLVED
+    some = succeeds.any(1)
+    first = np.median(np.take_along_axis(metrics["rollouts"], succeeds.argmax(1)[:, None], 1)[some, 0])
+    return f" after {first:,.0f} {words}" + f", always after {lasting:,.0f}" * bool(lasting > first)
 
 
 def _of_cost(metrics: Metrics) -> Sentence:
