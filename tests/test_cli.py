@@ -156,7 +156,7 @@ def test_list_says_what_a_task_is(capsys, tmp_path):
         "60 actions, one every 0.05 s: 3 s",
         "4 numbers",
         "-20 to 20",
-        "ilqg-learned, 15 iterations of 1 rollout from each condition",
+        "ilqg-learned, 8 iterations of 1 rollout from each condition",
         "force = 20.0",
         "Largest force on the cart, N.",
         "in the last second the weighted square of the state",

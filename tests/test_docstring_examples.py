@@ -48,6 +48,7 @@ def is_slow(door):
 @pytest.mark.parametrize("door", [pytest.param(door, marks=[pytest.mark.slow] * is_slow(door)) for door in DOORS])
 def test_an_example_shows_how_it_is_used_and_is_true(door, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where examples leave their runs and files
+    monkeypatch.setenv("WANDB_MODE", "offline")  # which is asked for once in a process, and other tests need
     shown = inspect.getdoc(found(door)) or ""
     example = doctest.DocTestParser().get_doctest(shown, {"__name__": "__main__"}, door, None, 0)
     assert example.examples, f"{door}: its docstring has no example"

@@ -50,18 +50,19 @@ def test_what_is_preferred_is_the_best_that_was_measured(task):
     def needed(row):
         return np.median([np.inf if value is None else value for value in row["rollouts_to_first_success"]])
 
-    best = {
-        "quality": min(known, key=lambda name: known[name]["cost_median"]),
-        "episodes": min(known, key=lambda name: needed(known[name])),
-        "seconds": min(known, key=lambda name: known[name]["cpu_seconds"] / len(known[name]["seeds"])),
+    measures = {
+        "quality": lambda row: row["cost_median"],
+        "episodes": needed,
+        "seconds": lambda row: row["cpu_seconds"] / len(row["seeds"]),
     }
-    assert preferred._asdict() == best
+    for preference, name in preferred._asdict().items():
+        values = {other: measures[preference](row) for other, row in known.items()}
+        assert values[name] <= 1.02 * min(values.values()), (preference, values)
 
 
 def test_a_preference_stands_for_settings_that_others_change():
     _, spec = learn.asked(["double-link", "--prefer", "seconds", "--iterations", "7"], "train")
-    assert (spec.algorithm["name"], spec.rollouts, spec.iterations, spec.seeds) == ("lqr-gps", 5, 7, [0])
-    assert spec.algorithm["options"]["dynamics"]["prior"] == "gmm"
+    assert (spec.algorithm["name"], spec.rollouts, spec.iterations, spec.seeds) == ("lqr-gps", 50, 7, [0])
     _, spec = learn.asked(["double-link", "--prefer=quality"], "train")
     assert spec.algorithm["name"] == "ilqg-learned"
     assert not spec.measured
@@ -123,6 +124,7 @@ def test_results_names_its_rows(capsys):
 
 def row(algorithm, needed, cost, seconds):
     return {
+        "command": f"pilotfish train gym:Some-v0 --algorithm {algorithm} --algorithm.kl-step 0.1 --seeds 3",
         "task": "gym:Some-v0",
         "algorithm": algorithm,
         "rollouts": 5,
@@ -143,4 +145,5 @@ def test_a_picture_for_each_task_of_which_two_rows_succeed(tmp_path):
     }
     (path,) = pictures.pictures(known, tmp_path)
     assert path.name == "gym-Some-v0-tradeoff.png"
+    assert pictures._label(known["a"]) == "moto --kl-step 0.1"
     assert path.stat().st_size > 10_000

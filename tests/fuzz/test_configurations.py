@@ -37,7 +37,7 @@ def settings(module, prefix, chance):
 @counts(40, 1000)
 def test_settings_are_accepted_or_refused_in_a_line(count, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loop, "check", lambda *_: None)
+    monkeypatch.setattr(loop, "check", lambda algorithm, *_: algorithm)
     monkeypatch.setattr(Run, "create", lambda *_: (_ for _ in ()).throw(RunError("accepted")))
     found = {0: 0, 1: 0, 2: 0}
     for chance in cases("settings", count):

@@ -41,6 +41,11 @@ def test_success_is_counted_in_seeds_and_dated_where_it_lasts():
     assert np.isnan(rollouts_to_success(edge)).all()
     some = np.stack([success, success, 0 * success])
     np.testing.assert_array_equal(rollouts_to_success(metrics(success=some)), [80, 80, np.nan])
+    first, *_ = sentences(metrics(success=some, noise_free_success=some), {}, None, ITERATIONS)
+    assert first.mood == "fair"
+    assert first.words.startswith("Succeeds in 2 of 3 seeds after 80")
+    assert first.words.endswith("67% of the episodes reach the goal.")
+    assert words(success=0 * success)[0] == "Succeeds in 0 of 3 seeds; 0% of the episodes reach the goal."
 
 
 def test_what_explores_may_fail_again_and_what_is_measured_may_not():
@@ -49,11 +54,6 @@ def test_what_explores_may_fail_again_and_what_is_measured_may_not():
     assert explored == "Succeeds in 3 of 3 seeds after 40 rollouts from each condition (median), always after 70."
     measured = words(success=success, noise_free_success=success)[0]
     assert measured == "Succeeds in 3 of 3 seeds after 70 rollouts from each condition (median)."
-    first, *_ = sentences(metrics(success=some), {}, None, ITERATIONS)
-    assert first.mood == "fair"
-    assert first.words.startswith("Succeeds in 2 of 3 seeds after 80")
-    assert first.words.endswith("67% of the episodes reach the goal.")
-    assert words(success=0 * success)[0] == "Succeeds in 0 of 3 seeds; 0% of the episodes reach the goal."
 
 
 def test_noise_free_episodes_are_what_counts_and_an_evaluation_more_so():

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from pilotfish.algorithms import Setup
+from pilotfish.algorithms.ilqg import ILQG
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.algorithms.trpo import TRPO
@@ -18,6 +19,7 @@ SETUPS = {
         "moto": Setup(MOTO(entropy_drop=0.05), rollouts=200, iterations=60),
         "lqr-gps": Setup(LQRGPS(), rollouts=50, iterations=40),
         "trpo": Setup(TRPO_PAPER, rollouts=20, iterations=250),
+        "ilqg-learned": Setup(ILQG(dynamics="learned"), rollouts=1, iterations=8),
     },
     "double-link-25": {
         "moto": Setup(MOTO(entropy_drop=0.05), rollouts=200, iterations=60),

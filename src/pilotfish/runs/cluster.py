@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import socket
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,44 +51,61 @@ def finish(
     RunError if there is no such cluster, or if a seed's workers die again and again; what was learned stays.
     """
     with contextlib.ExitStack() as stack:
-        for run in runs:
-            stack.enter_context(run.writing())
-        apart = [Apart(run, log) for run in runs]
         try:
             stack.enter_context(nodes.connected(address))
         except nodes.NoCluster as error:
             raise RunError(str(error)) from error
-        _Cluster(observe).finish(apart)
-        return [one.why for one in apart]
+        return _Cluster(log, observe).finish(runs)
 
 
 class _Cluster:
     """The tasks that are going on."""
 
-    def __init__(self, observe: Observer):
+    def __init__(self, log: Sequence[str], observe: Observer):
         import ray
 
-        self.ray, self.observe = ray, observe
+        self.ray, self.log, self.observe = ray, log, observe
         bare = inspect.unwrap(_learn)  # what checks types at run time hides that it yields
         self.learn = ray.remote(num_cpus=1, max_retries=0, num_returns="streaming")(bare)
         self.going: dict[Any, tuple[Apart, int]] = {}
+        self.held: dict[Path, contextlib.ExitStack] = {}
+        """The locks of the runs that have begun and not ended."""
+        self.ended: dict[Path, str] = {}
+        """Why the runs that are whole again ended before their last iterations."""
         self.lost = Counter[Path]()
-        self.trouble = ""
+        self.trouble: dict[Path, str] = {}
+        """Of runs of which a seed was given up."""
 
-    def finish(self, every: Sequence[Apart]) -> None:
-        for apart in every:
-            self._go_on(apart)
-        while self.going:
-            ready, _ = self.ray.wait(list(self.going), num_returns=1)
-            for task in ready:
-                self._hear(task)
+    def finish(self, runs: Sequence[Run]) -> list[str]:
+        waiting = deque(runs)
+        try:
+            while waiting or self.going:
+                while waiting and len(self.going) < self._most():
+                    self._begin(waiting.popleft())
+                for task in self.ray.wait(list(self.going), num_returns=1)[0] if self.going else ():
+                    self._hear(task)
+        finally:
+            for lock_ in self.held.values():
+                lock_.close()
         if self.trouble:
-            raise RunError(self.trouble)
+            raise RunError(" ".join(self.trouble.values()))
+        return [self.ended[run.path] for run in runs]
+
+    def _most(self) -> int:
+        """So many tasks going on keep all cores busy: further runs begin when some have ended."""
+        return 2 * max(int(self.ray.cluster_resources().get("CPU", 0)), 1)
+
+    def _begin(self, run: Run) -> None:
+        self.held[run.path] = contextlib.ExitStack()
+        self.held[run.path].enter_context(run.writing())
+        self._go_on(Apart(run, self.log))
 
     def _go_on(self, apart: Apart) -> None:
         """Ask for what is left of a run, of which nothing is going on; unite it if nothing is."""
         while not apart.left():
             if apart.unite():
+                self.ended[apart.run.path] = apart.why
+                self.held.pop(apart.run.path).close()
                 return
         for s in apart.left():
             self._ask(apart, s)
@@ -107,7 +124,7 @@ class _Cluster:
             progress: Progress = self.ray.get(next(task))
         except StopIteration:
             del self.going[task]
-            if all(other is not apart for other, _ in self.going.values()) and not self.trouble:
+            if apart.run.path not in self.trouble and all(other is not apart for other, _ in self.going.values()):
                 self._go_on(apart)
             return
         except self.ray.exceptions.RayTaskError as error:
@@ -119,7 +136,7 @@ class _Cluster:
             if self.lost[seed.path] < LOSSES:
                 self._ask(apart, s)
             else:
-                self.trouble = (
+                self.trouble[apart.run.path] = (
                     f"seed {number} of {apart.run.path}: its worker died {LOSSES} times, with no checkpoint between "
                     f"({type(error).__name__}). Is there memory for it?"
                 )

@@ -37,7 +37,7 @@ def picture(task: str, rows: Mapping[str, Mapping[str, Any]], path: Path) -> Pat
         (x, left, right), (y, down, up) = (np.nanpercentile(one, (50, 25, 75)) for one in (needed, cost))
         seconds, colour = row["cpu_seconds"], look.COLOURS[i % len(look.COLOURS)]
         area = LEAST if not most or seconds is None else LEAST + (LARGEST - LEAST) * seconds / len(row["seeds"]) / most
-        said = row["algorithm"] + (f", {row['rollouts']} rollouts an iteration" if _shared(row, rows) else "")
+        said = _label(row)
         said += "" if seconds is None else f": {seconds:.0f} CPU s for {len(row['seeds'])} seeds"
         axis.hlines(y, left, right, color=colour, lw=1.2)
         axis.vlines(x, down, up, color=colour, lw=1.2)
@@ -49,6 +49,11 @@ def picture(task: str, rows: Mapping[str, Mapping[str, Any]], path: Path) -> Pat
     return plot.write(figure, path)
 
 
-def _shared(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether another row has the same algorithm."""
-    return sum(other["algorithm"] == row["algorithm"] for other in rows.values()) > 1
+def _label(row: Mapping[str, Any]) -> str:
+    """The algorithm and its settings, as they are said on the command line."""
+    words = row["command"].split()[3:]
+    for flag in ("--algorithm", "--seeds"):
+        if flag in words:
+            at = words.index(flag)
+            del words[at : at + 2]
+    return " ".join([row["algorithm"], *words]).replace("--algorithm.", "--")
