@@ -52,6 +52,11 @@ def test_what_explores_may_fail_again_and_what_is_measured_may_not():
     success = np.where(np.arange(ITERATIONS) == 5, 0.0, np.arange(ITERATIONS) >= 3).astype(float)
     explored = words(success=success)[0]
     assert explored == "Succeeds in 3 of 3 seeds after 40 rollouts from each condition (median), always after 70."
+    found = {"success": [1.0, 1.0, 1.0], "summary": {}}
+    fails = np.where(np.arange(ITERATIONS) == ITERATIONS - 1, 0.0, success)
+    last = words(success=fails, found=found)[0]
+    assert last == "Succeeds in 3 of 3 seeds after 40 rollouts from each condition (median)."
+    assert words(success=0 * success, found=found)[0] == "Succeeds in 3 of 3 seeds."
     measured = words(success=success, noise_free_success=success)[0]
     assert measured == "Succeeds in 3 of 3 seeds after 70 rollouts from each condition (median)."
 

@@ -77,7 +77,7 @@ def _outcome(metrics: Metrics, found: dict[str, Any] | None) -> Sentence:
     holds, needed = int((rates > SOLVED).sum()), rollouts_to_success(metrics)
     mood = "good" if holds == seeds else "fair" if holds else "bad"
     words = f"Succeeds in {holds} of {seeds} seeds" if seeds > 1 else "Succeeds" if holds else "Does not succeed"
-    if holds and np.isfinite(needed).any():
+    if holds:
         words += _after(metrics, needed)
     if holds < seeds:
         words += f"; {100 * np.mean(rates):.0f}% of the episodes reach the goal"
@@ -88,12 +88,13 @@ def _after(metrics: Metrics, needed: Float[np.ndarray, "S"]) -> str:
     """After how many rollouts it succeeds. Where these explore and nothing else is measured, one that fails says little
     of what is deployed: then it is said first when they did, and after that from when on they always do.
     """
-    lasting = float(np.nanmedian(needed))
+    lasting = float(np.nanmedian(needed)) if np.isfinite(needed).any() else np.nan
     words = f"rollouts from each condition{' (median)' * (len(needed) > 1)}"
     if "noise_free_success" in metrics:
-        return f" after {lasting:,.0f} {words}"
+        return "" if np.isnan(lasting) else f" after {lasting:,.0f} {words}"
     succeeds = metrics["success"] > SOLVED
-    some = succeeds.any(1)
+    if not (some := succeeds.any(1)).any():
+        return ""
     first = np.median(np.take_along_axis(metrics["rollouts"], succeeds.argmax(1)[:, None], 1)[some, 0])
     return f" after {first:,.0f} {words}" + f", always after {lasting:,.0f}" * bool(lasting > first)
 
