@@ -31,7 +31,6 @@ def connected(address: str) -> Iterator[None]:
     no cluster; ValueError if Ray is not installed.
     """
     check_installed()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     if ray.is_initialized():
@@ -46,6 +45,7 @@ def connected(address: str) -> Iterator[None]:
 
 def connect(address: str) -> None:
     """Connect this process to a cluster until it ends."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
     import ray
 
     env = {name: os.environ[name] for name in SENT if name in os.environ} | {"OPENBLAS_NUM_THREADS": "1"}

@@ -34,8 +34,8 @@ COMMANDS = {
 }
 
 MODULES = {name: "learn" if name in ("train", "resume") else "results" for name in COMMANDS}
-MODULES |= {"list": "catalogue", "figure": "figure", "demo": "demo", "sweep": "sweep", "completion": "completion"}
-MODULES |= {"results": "measure"}
+MODULES |= {name: name for name in ("figure", "demo", "sweep", "completion")}
+MODULES |= {"list": "catalogue", "results": "measure"}
 """Where each command lives."""
 
 ASKS = ("-h", "--help")

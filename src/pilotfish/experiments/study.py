@@ -213,8 +213,7 @@ def _run(job: Job, observe: Observer) -> Metrics:
     metrics = run.metrics()
     observe(job, metrics["cost"].shape[1] if metrics else 0)
     if run.divided:
-        with run.writing():
-            parts.finish(run)
+        parts.finish(run)
     if not ended(run):
         _, algorithm, world = assemble(job.spec)
         finish(run, algorithm, world, [lambda turn: observe(job, turn.i + 1)])

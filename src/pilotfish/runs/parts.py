@@ -147,18 +147,19 @@ def finish(run: Run, log: Sequence[str] = (), observe: Observer = lambda run, se
     """Let the seeds of a run that are apart learn what they have left, here, one after the other, and unite them. Why
     the run ended before its last iteration; "" if it did not.
     """
-    apart = Apart(run, log)
-    while True:
-        for s in apart.left():
-            seed = apart.seeds[s]
-            observe(run, run.spec.seeds[s], seed.done())
-            for iterations in stages(seed, apart.until):
-                if why := advance(seed, iterations, apart.log):
-                    apart.failed[s] = why
-                    break
+    with run.writing():
+        apart = Apart(run, log)
+        while True:
+            for s in apart.left():
+                seed = apart.seeds[s]
                 observe(run, run.spec.seeds[s], seed.done())
-        if apart.unite():
-            return apart.why
+                for iterations in stages(seed, apart.until):
+                    if why := advance(seed, iterations, apart.log):
+                        apart.failed[s] = why
+                        break
+                    observe(run, run.spec.seeds[s], seed.done())
+            if apart.unite():
+                return apart.why
 
 
 def _written(lines: Sequence[str]) -> bytes:

@@ -187,8 +187,7 @@ def perform_one(
     run = arms.opened(arm.path, arm.spec)
     observe(arm, run.done())
     if run.divided:
-        with run.writing():
-            parts.finish(run, log)
+        parts.finish(run, log)
     if not arms.ended(run):
         with logs.of_run(run, log) as logging:
             told = [lambda turn: observe(arm, turn.i + 1), *logging, *callbacks]
