@@ -217,6 +217,12 @@ TASKS = _table(
         "insert a peg that hangs from an arm in the plane into a slot (GPS'14)",
         "pilotfish.tasks.peg_planar:PegPlanar",
     ),
+    Entry("peg-2d-slots", "the same, slot in four places (GPS'14)", "pilotfish.tasks.peg_planar:slots"),
+    Entry(
+        "peg-2d-blind",
+        "the same, slot in four places that the policy is not told (GPS'14)",
+        "pilotfish.tasks.peg_planar:blind",
+    ),
     Entry(
         "peg-3d",
         "insert a peg by an arm in space into a square hole (GPS'14)",

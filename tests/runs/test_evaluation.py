@@ -23,7 +23,7 @@ from pilotfish.runs.store import write_tensors
 from pilotfish.tasks.lq import LinearQuadratic
 from pilotfish.tasks.obstacles import Obstacles
 from pilotfish.tasks.peg import Peg
-from pilotfish.tasks.peg_planar import TRAINING_SHIFTS, PegPlanar
+from pilotfish.tasks.peg_planar import FOUR, PegPlanar
 from pilotfish.types import LinearGaussian
 
 
@@ -180,7 +180,7 @@ def test_an_exported_policy_is_what_the_run_would_deploy(local, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("task", [Obstacles(), Peg(), PegPlanar(shifts=TRAINING_SHIFTS)])
+@pytest.mark.parametrize("task", [Obstacles(), Peg(), PegPlanar(shifts=FOUR)])
 def test_conditions_that_are_held_out_are_none_of_training(task):
     here, there = (np.asarray(one.problem().conditions.mean) for one in (task, task.held_out()))
     assert here.shape[1] == there.shape[1]

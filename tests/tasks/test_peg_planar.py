@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
-from pilotfish.tasks.peg_planar import TEST_SHIFTS, TRAINING_SHIFTS, PegPlanar
+from pilotfish.tasks.peg_planar import BETWEEN, FOUR, PegPlanar, blind, slots
 
 TASK = PegPlanar()
 PROBLEM, MODEL = TASK.problem(), TASK.simulation().model
-SHIFTED = PegPlanar(shifts=TRAINING_SHIFTS + TEST_SHIFTS)
+SHIFTED = PegPlanar(shifts=FOUR + BETWEEN)
 START, TARGET = np.array([0.6, -0.4, -np.pi / 2 - 0.2]), np.array([1.2, -1.1])
 
 
@@ -145,7 +145,7 @@ def test_slots_elsewhere_are_bases_elsewhere():
     problem, simulation = SHIFTED.problem(), SHIFTED.simulation()
     assert problem.dx == 9
     np.testing.assert_allclose(problem.conditions.cov[0], np.diag([1e-4] * 6 + [0] * 3))
-    for n, shift in enumerate((-0.15, -0.05, 0.05, 0.15, -0.1, 0.1)):
+    for n, shift in enumerate((-0.15, -0.05, 0.05, 0.15, -0.1, -0.02, 0.02, 0.1)):
         x = problem.conditions.mean[n]
         np.testing.assert_allclose(x[:6], PROBLEM.conditions.mean[0])
         place = np.asarray(TASK.tip(x[:6])) - [shift, 0]
@@ -155,6 +155,13 @@ def test_slots_elsewhere_are_bases_elsewhere():
         assert SHIFTED.cost(x, jnp.zeros(2), 0) == pytest.approx(expected, rel=1e-12)
         x, u = follow(simulation.of_condition(n), over_and_down(-shift))
         assert SHIFTED.is_inserted(x, u)
+
+
+def test_blind_policy_sees_angles_and_velocities():
+    problem = blind().problem()
+    np.testing.assert_array_equal(problem.observe(jnp.arange(9.0)), np.arange(6.0))
+    np.testing.assert_array_equal(slots().problem().observe(jnp.arange(9.0)), np.arange(9.0))
+    assert not set(blind().shifts) & set(blind().held_out().shifts)
 
 
 def test_settings_read_from_a_file_are_the_same_task():

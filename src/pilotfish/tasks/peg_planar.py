@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float
 
 from pilotfish.tasks.costs import ell12
 from pilotfish.tasks.mujoco import GRID, VISUAL, MujocoTask
-from pilotfish.types import Gaussian, Problem, Step
+from pilotfish.types import Gaussian, Problem, Step, identity
 from pilotfish.worlds.mujoco import Simulation
 
 DT, HORIZON = 0.01, 800  # s, 8 s (GPS'14); 2 steps of .005 an action (ours)
@@ -37,7 +37,9 @@ SLOT = (1.2, -0.6)  # x and z of the middle of the slot's mouth, m (ours)
 HALF_WIDTH, DEPTH = 0.06, 0.5  # of the slot, m; the peg's radius is .04 (ours)
 TARGET = (SLOT[0], SLOT[1] - DEPTH)
 INSERTED = 0.05  # distance of the tip to the target, m (ours)
-TRAINING_SHIFTS, TEST_SHIFTS = (-0.15, -0.05, 0.05, 0.15), (-0.1, 0.1)  # of the slot along x, m (ours)
+FOUR = (-0.15, -0.05, 0.05, 0.15)  # shifts of the slot along x, m (ours; GPS'14 says four places)
+BETWEEN = (-0.1, -0.02, 0.02, 0.1)  # four places that are none of training (ours)
+ANGLES = 6  # entries of the state that are angles and their velocities
 
 WALL = 0.4  # thickness of the slot's walls, m
 WALLS = "".join(
@@ -92,6 +94,11 @@ MJCF = f"""
 SENSOR = '<sensor><framepos objtype="site" objname="tip"/></sensor>'
 
 
+def joints(x: Float[Array, "dx"]) -> Float[Array, "6"]:
+    """What a blind policy sees: angles and their velocities."""
+    return x[:ANGLES]
+
+
 class PegPlanar(MujocoTask):
     """Insert a peg that hangs from an arm in the plane into a slot."""
 
@@ -100,14 +107,16 @@ class PegPlanar(MujocoTask):
     )
     """How far the slot is shifted along x from its place before the arm, m; a condition each. Where none is given there
     is one condition, with no shift and no tip in the state."""
+    blind: bool = eqx.field(static=True, default=False)
+    """True: a policy sees angles and velocities only, and must find the slot by touch."""
     initial_std: float = 10.0
     """Standard deviation of the first controller's torques, N m."""
 
     def held_out(self) -> "PegPlanar":
         """The slot at places between those of training."""
         if not self.shifts:
-            raise ValueError(f"shifts=(): there is one slot. Train with {TRAINING_SHIFTS} to test at {TEST_SHIFTS}.")
-        return dataclasses.replace(self, shifts=TEST_SHIFTS)
+            raise ValueError(f"shifts=(): there is one slot. Train with {FOUR} to test at {BETWEEN}.")
+        return dataclasses.replace(self, shifts=BETWEEN)
 
     def simulation(self) -> Simulation:
         model = mujoco.MjModel.from_xml_string(MJCF.replace("SENSOR", SENSOR if self.shifts else ""))
@@ -131,6 +140,7 @@ class PegPlanar(MujocoTask):
             cost=self.cost,
             action_low=-limit,
             action_high=limit,
+            observe=joints if self.blind else identity,
             success=self.is_inserted,
         )
 
@@ -148,3 +158,13 @@ class PegPlanar(MujocoTask):
             return x[6:9:2]
         angle, length = jnp.cumsum(x[:3]), jnp.asarray(LENGTHS)
         return jnp.stack([(length * jnp.cos(angle)).sum(), (length * jnp.sin(angle)).sum()])
+
+
+def slots() -> PegPlanar:
+    """The task with the slot in four places."""
+    return PegPlanar(shifts=FOUR)
+
+
+def blind() -> PegPlanar:
+    """The same, and the policy is not told in which."""
+    return PegPlanar(shifts=FOUR, blind=True)
