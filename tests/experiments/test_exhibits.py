@@ -15,7 +15,7 @@ from pilotfish.algorithms import Setup
 from pilotfish.cli.figure import _draw
 from pilotfish.experiments import mdgps, study
 from pilotfish.experiments.claims import Arm, PaperFigure
-from pilotfish.experiments.exhibits import ELSEWHERE, Curves, Map, Panel, PaperTable
+from pilotfish.experiments.exhibits import COST, ELSEWHERE, Curves, Map, Panel, PaperTable
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.registry import TASKS, Entry
 from pilotfish.runs.statistics import rate_interval
@@ -46,6 +46,18 @@ def test_curves_are_means_with_students_intervals():
     assert head[1:] == ["one", "other"]
     assert first == ["first", f"{distances['a'][:, -1].mean():.3f}{first[1][5:]}", ""]
     assert second[1] == second[2]
+
+
+def test_costs_have_geometric_means():
+    costs = RNG.lognormal(0.0, 2.0, (5, 4))
+    shown = Curves((Panel("one", {"first": "a"}),), COST)
+    found = {"a": {"noise_free_cost": costs}}
+    line = shown.lines(found)["one"]["first"]
+    interval = stats.ttest_1samp(np.log(costs[:, -1]), 0.0).confidence_interval(0.95)
+    np.testing.assert_allclose([line.low[-1], line.high[-1]], np.exp(interval))
+    np.testing.assert_allclose(line.middle, stats.gmean(costs))
+    assert shown.table(found)[0] == ["cost at last", "one"]
+    assert shown.table(found)[1][1].startswith(f"{line.middle[-1]:.4g} (")
 
 
 def test_a_table_has_our_rates_beside_those_of_the_paper():
@@ -101,6 +113,20 @@ def test_places_are_sorted_by_where_they_are():
     assert sum(band.sum() for band in Map("starts", trained, trained, (), (0.0, 0.01, 0.1)).bands()) == 4
 
 
+def test_places_along_a_line_are_sorted_likewise():
+    shown = Map(
+        "shifts", (-0.15, -0.05, 0.05, 0.15), (-0.2, -0.15, -0.1, -0.05, 0.02, 0.15), (), (0.0, 0.01, 0.04, 0.1)
+    )
+    np.testing.assert_allclose(shown.distances(), [0.05, 0, 0.05, 0, 0.03, 0], atol=1e-15)
+    sorted_ = {part: np.flatnonzero(which).tolist() for part, which in shown.parts().items()}
+    assert sorted_ == {"trained": [1, 3, 5], "between": [2, 4], "outside": [0]}
+    assert [band.sum() for band in shown.bands()] == [3, 1, 2]
+    success = RNG.integers(0, 2, (4, 6)).astype(float)
+    line = shown.along({"a": {ELSEWHERE: success}})["a"]
+    np.testing.assert_allclose([line.low[2], line.high[2]], rate_interval(success[:, 2], 1)[1:])
+    np.testing.assert_allclose(line.middle, success.mean(0))
+
+
 def test_success_is_averaged_over_the_places_of_a_seed_first():
     shown = Map("starts", ((0.0, 0.0),), ((0.0, 0.0), (0.1, 0.0)), ((0.1, 0.02), (0.3, 0.0)), (0.0, 0.05, 0.2, 0.25))
     success = np.array([[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
@@ -123,10 +149,12 @@ class Puck(DrawnTask):
     """Come to the origin of a plane in four steps, from several places."""
 
     starts: tuple[tuple[float, float], ...] = TRAINED
+    along: tuple[float, ...] = ()
+    """Where they are along the first axis, in place of these."""
 
     def problem(self) -> pf.Problem:
         """The action is the velocity."""
-        starts = jnp.asarray(self.starts)
+        starts = jnp.asarray([(x, 0.0) for x in self.along] or self.starts)
         return pf.Problem(
             horizon=4,
             dt=0.5,
@@ -161,6 +189,7 @@ TOYS = {
         ("curves", Curves((PANEL,)), ""),
         ("table", PaperTable((PANEL,), {"puck": {1: (0.0, 10.0), 3: (50.0, 100.0)}}), "toy/curves"),
         ("map", PLACES, "toy/curves"),
+        ("line", Map("along", (0.5, 1.0), (0.0, 0.5, 1.0, 3.0), (), (0.0, 0.1, 3.0)), "toy/curves"),
     )
 }
 

@@ -82,6 +82,17 @@ def test_curves_are_drawn_in_the_colour_of_their_name(drawn, tmp_path, count):
     assert [text.get_text() for text in legend.get_texts()] == list(NAMES)
 
 
+def test_what_differs_by_factors_has_a_logarithmic_axis_of_what_is_known(drawn, tmp_path):
+    middle = np.geomspace(900.0, 0.02, 6)
+    wide = Interval(middle, middle / 1e9, middle * 1e9)  # as of two seeds
+    path = panels.curves({"swimmer": {"GPS": wide}}, {}, "cost", "a figure", tmp_path / "curves.png", log=True)
+    (axis,) = readable(drawn[0], path)
+    assert axis.get_yscale() == "log"
+    low, high = axis.get_ylim()
+    assert 0.01 < low < 0.02
+    assert 900 < high < 1800
+
+
 def test_curves_of_which_nothing_is_known_are_drawn_all_the_same(drawn, tmp_path):
     unknown = Interval(*(np.full(4, np.nan) for _ in range(3)))
     path = panels.curves({"none": {"BADMM": unknown}}, {}, "distance, m", "nothing", tmp_path / "curves.png")
@@ -124,3 +135,19 @@ def test_a_map_has_every_place_where_it_is(drawn, tmp_path, count):
         assert one.get_label() == name
         np.testing.assert_allclose(one.get_xdata(), distances, atol=0.01)
         np.testing.assert_allclose(one.get_ydata(), 100 * found.middle)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_places_along_a_line_have_their_success_and_those_of_training_a_mark(drawn, tmp_path, count):
+    places, trained = np.linspace(-0.2, 0.2, 9), np.array([-0.15, 0.05])
+    lines = {name: line(9) for name in NAMES[:count]}
+    path = panels.along(places, trained, lines, "a row of slots", tmp_path / "along.png")
+    (axis,) = readable(drawn[0], path)
+    found = {one.get_label(): one for one in axis.lines}
+    for name, (middle, *_) in lines.items():
+        np.testing.assert_allclose(found[name].get_ydata(), 100 * middle)
+        np.testing.assert_allclose(found[name].get_xdata(), places, atol=0.02)
+    marks = [one.get_xdata()[0] for one in axis.lines if one.get_linestyle() == ":"]
+    np.testing.assert_allclose(marks, trained)
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["trained here", *lines]

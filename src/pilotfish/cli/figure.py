@@ -154,10 +154,13 @@ def _picture(chosen: PaperFigure, found: Study, title: str, path: Path) -> None:
             curves.comparison(found, path, title, chosen.x)
         case Curves() as shown:
             failures = {panel.title: panel.failure for panel in shown.panels if panel.failure is not None}
-            panels.curves(shown.lines(found), failures, "distance, m: mean, 95% interval", title, path)
+            what = f"{shown.of.words}: mean, 95% interval"
+            panels.curves(shown.lines(found), failures, what, title, path, shown.of.log)
         case PaperTable() as shown:
             paper = {panel.title: shown.said(panel.title) for panel in shown.panels}
             panels.rates(shown.lines(found), paper, title, path)
+        case Map() as shown if isinstance(shown.trained[0], float):
+            panels.along(np.array(shown.grid), np.array(shown.trained), shown.along(found), title, path)
         case Map() as shown:
             grid, others, trained = (np.array(one).reshape(-1, 2) for one in (shown.grid, shown.others, shown.trained))
             success = {label: metrics[ELSEWHERE].mean(0) for label, metrics in found.items()}

@@ -18,7 +18,7 @@ from pilotfish.runs.statistics import Interval, mean_interval, rate_interval
 if TYPE_CHECKING:
     from pilotfish.experiments.claims import Study
 
-Place = tuple[float, float]
+Place = tuple[float, float] | float
 Rows = list[list[str]]
 """A table in words; the first row is its head."""
 
@@ -37,27 +37,50 @@ class Panel(NamedTuple):
     """A dotted line: what is above it failed, as the paper has it."""
 
 
+class Quantity(NamedTuple):
+    """What curves are of."""
+
+    column: str
+    """Of the arms' metrics."""
+    name: str
+    unit: str
+    """Empty for none."""
+    form: str
+    """How its numbers are written."""
+    log: bool = False
+    """Drawn on a logarithmic axis, with the geometric mean of seeds: for what differs by factors."""
+
+    @property
+    def words(self) -> str:
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+
+DISTANCE = Quantity("noise_free_distance", "distance", "m", "{:.3f}")
+COST = Quantity("noise_free_cost", "cost", "", "{:.4g}", log=True)
+"""Of noise-free episodes."""
+
+
 class Curves(NamedTuple):
-    """Distances over updates: the mean over seeds and its 95% interval."""
+    """A quantity over updates: the mean over seeds and its 95% interval."""
 
     panels: tuple[Panel, ...]
-    column: str = "noise_free_distance"
-    """Of the arms' metrics, in m."""
+    of: Quantity = DISTANCE
 
     def lines(self, study: "Study") -> dict[str, dict[str, Interval]]:
         """By panel and curve, over updates; nan after a number of updates at which a seed has no finite value."""
+        mean = _geometric if self.of.log else _mean
         return {
-            panel.title: {name: _mean(study[label][self.column]) for name, label in panel.curves.items()}
+            panel.title: {name: mean(study[label][self.of.column]) for name, label in panel.curves.items()}
             for panel in self.panels
         }
 
     def table(self, study: "Study") -> Rows:
-        """Every curve's end, m: a row for a name, a column for a panel."""
-        lines = self.lines(study)
+        """Every curve's end: a row for a name, a column for a panel."""
+        lines, of = self.lines(study), self.of
         names = dict.fromkeys(name for panel in self.panels for name in panel.curves)
-        rows = [["distance at last, m", *lines]]
+        rows = [[f"{of.name} at last" + (f", {of.unit}" if of.unit else ""), *lines]]
         for name in names:
-            ends = (_text(_at(line[name], -1), "{:.3f}") if name in line else "" for line in lines.values())
+            ends = (_text(_at(line[name], -1), of.form) if name in line else "" for line in lines.values())
             rows.append([name, *ends])
         return rows
 
@@ -122,16 +145,16 @@ class PaperTable(NamedTuple):
 
 
 class Map(NamedTuple):
-    """Places in the plane, m, at which is tried what learned at a few of them."""
+    """Places in the plane or along a line, m, at which is tried what learned at a few of them."""
 
     field: str
     """The field of the arms' task that has the places, a condition each."""
     trained: tuple[Place, ...]
     """Where they learned."""
     grid: tuple[Place, ...]
-    """All pairs of some coordinates: drawn as areas."""
+    """In the plane all pairs of some coordinates: drawn as areas. Along a line, where curves have their points."""
     others: tuple[Place, ...]
-    """Drawn as dots."""
+    """Drawn as dots. None along a line."""
     edges: tuple[float, ...]
     """Distances from the nearest place of training, m, between which success is averaged."""
 
@@ -142,12 +165,14 @@ class Map(NamedTuple):
 
     def distances(self) -> Float[np.ndarray, "K"]:
         """How far each place is from the nearest one of training, m."""
-        apart = np.array(self.places)[:, None] - np.array(self.trained)
+        apart = _points(self.places)[:, None] - _points(self.trained)
         return np.linalg.norm(apart, axis=-1).min(-1)
 
     def parts(self) -> dict[str, Bool[np.ndarray, "K"]]:
-        """Which places are those of training, which between them (in the rectangle about them), which outside."""
-        places, trained = np.array(self.places), np.array(self.trained)
+        """Which places are those of training, which between them (in the rectangle about them), which outside
+        of that.
+        """
+        places, trained = _points(self.places), _points(self.trained)
         inside = ((places >= trained.min(0) - ROUNDING) & (places <= trained.max(0) + ROUNDING)).all(-1)
         same = self.distances() <= ROUNDING
         return {"trained": same, "between": inside & ~same, "outside": ~inside}
@@ -157,6 +182,10 @@ class Map(NamedTuple):
         distances = self.distances() + ROUNDING
         bands = [(near <= distances) & (distances < far) for near, far in pairwise(self.edges)]
         return [band for band in bands if band.any()]
+
+    def along(self, study: "Study") -> dict[str, Interval]:
+        """Every arm's success at each place."""
+        return {label: _rates(metrics[ELSEWHERE]) for label, metrics in study.items()}
 
     def lines(self, study: "Study") -> dict[str, Interval]:
         """Every arm's success over the bands."""
@@ -190,8 +219,16 @@ Exhibit = Curves | PaperTable | Map
 # -- intervals, and how they are written
 
 
+def _points(places: tuple[Place, ...]) -> Float[np.ndarray, "K d"]:
+    return np.array(places, float).reshape(len(places), -1)
+
+
 def _mean(values: Float[np.ndarray, "S iteration"]) -> Interval:
     return mean_interval(np.where(np.isfinite(values), values, np.nan))
+
+
+def _geometric(values: Float[np.ndarray, "S iteration"]) -> Interval:
+    return Interval(*map(np.exp, _mean(np.log(np.where(values > 0, values, np.nan)))))
 
 
 def _means(values: Float[np.ndarray, "S K"], parts: list[Bool[np.ndarray, "K"]]) -> Float[np.ndarray, "S P"]:

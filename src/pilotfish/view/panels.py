@@ -28,11 +28,17 @@ SHADES = LinearSegmentedColormap.from_list("success", ["#f6efe2", "#a9cbe2", BLU
 
 
 def curves(
-    panels: Mapping[str, Mapping[str, Interval]], failures: Mapping[str, float], what: str, title: str, path: Path
+    panels: Mapping[str, Mapping[str, Interval]],
+    failures: Mapping[str, float],
+    what: str,
+    title: str,
+    path: Path,
+    log: bool = False,
 ) -> Path:
     """Curves over updates with their 95% intervals, in a panel for each title; a name has one colour in all.
 
-    `failures`: a dotted line in some panels, above which all failed. `what`: what is drawn, and its unit.
+    `failures`: a dotted line in some panels, above which all failed. `what`: what is drawn, and its unit. `log`: on
+    logarithmic axes.
     """
     figure, axes = _grid(len(panels))
     style = {name: i for i, name in enumerate(dict.fromkeys(name for lines in panels.values() for name in lines))}
@@ -40,8 +46,12 @@ def curves(
         for name, line in lines.items():
             _curve(axis, line, COLOURS[style[name] % len(COLOURS)], name, MARKERS[style[name] % len(MARKERS)])
         frame(axis, heading, "updates")
-        highest = max(np.nanmax(line.middle, initial=failures.get(heading, 0.0)) for line in lines.values())
-        axis.set_ylim(0.0, 1.1 * highest or 1.0)
+        shown = np.concatenate([*(line.middle for line in lines.values()), [failures.get(heading, np.nan)]])
+        shown = shown[np.isfinite(shown)]
+        if not log:
+            axis.set_ylim(0.0, 1.1 * shown.max(initial=0.0) or 1.0)
+        elif shown.size:  # with few seeds an interval may go on over decades
+            axis.set(yscale="log", ylim=(shown.min() / 1.5, 1.5 * shown.max()))
         if heading in failures:
             axis.axhline(failures[heading], color=INK, lw=1.2, ls=":")
         axis.set_ylabel(what, fontsize=8, color=INK)
@@ -96,12 +106,31 @@ def places(
         frame(axis, name, "x, m")
         axis.set_ylabel("y, m", fontsize=8, color=INK)
         axis.grid(visible=False)
-    _by_distance(axes[-1], distances, by_distance)
+    _side_by_side(axes[-1], distances, by_distance)
+    frame(axes[-1], "success, %, with 95% intervals over seeds", "distance from the nearest place of training, m")
     _legend(figure, axes[-2:])
     shades = ScalarMappable(Normalize(0, 100), SHADES)
     bar = figure.colorbar(shades, ax=axes, shrink=0.6, aspect=30, pad=0.01)
     bar.set_label("seeds that succeed, %", fontsize=8, color=INK)
     bar.ax.tick_params(labelsize=8, colors=INK)
+    return _save(figure, title, path)
+
+
+def along(
+    places: Float[np.ndarray, "K"],
+    trained: Float[np.ndarray, "N"],
+    success: Mapping[str, Interval],
+    title: str,
+    path: Path,
+) -> Path:
+    """Success of each arm at places along a line, m, with 95% intervals; dotted lines where it was trained."""
+    figure, (axis,) = _grid(1)
+    figure.set_figwidth(6.0)
+    for i, at in enumerate(trained):
+        axis.axvline(at, color=INK, lw=1.0, ls=":", label="_" * (i > 0) + "trained here")
+    _side_by_side(axis, places, success)
+    frame(axis, "success, %, with 95% intervals over seeds", "place, m")
+    _legend(figure, [axis])
     return _save(figure, title, path)
 
 
@@ -116,16 +145,15 @@ def _map(axis: Axes, grid: np.ndarray, others: np.ndarray, trained: np.ndarray, 
     axis.set_aspect("equal")
 
 
-def _by_distance(axis: Axes, distances: np.ndarray, lines: Mapping[str, Interval]) -> None:
-    """Success of all arms; side by side, so that no interval hides another."""
-    apart = 0.012 * distances.max()
+def _side_by_side(axis: Axes, places: np.ndarray, lines: Mapping[str, Interval]) -> None:
+    """Success of all arms, a little apart, so that no interval hides another."""
+    apart = 0.012 * np.ptp([0.0, *places])
     for i, (name, line) in enumerate(lines.items()):
-        at, (middle, low, high) = distances + apart * (i - (len(lines) - 1) / 2), (100 * part for part in line)
+        at, (middle, low, high) = places + apart * (i - (len(lines) - 1) / 2), (100 * part for part in line)
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         axis.plot(at, middle, color=colour, lw=1.5, label=name, marker=marker, ms=4)
         axis.vlines(at, low, high, color=colour, lw=1, alpha=0.7)
     axis.set_ylim(-4, 104)
-    frame(axis, "success, %, with 95% intervals over seeds", "distance from the nearest place of training, m")
 
 
 def _curve(axis: Axes, line: Interval, colour: str, name: str, marker: str | None) -> None:
