@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from oracles import constrained_lqr
 from oracles.two_places import EPISODES, KEY, PROBLEM, roll, update
+from scipy import stats
 
-from pilotfish.algorithms.gps import GPS
+from pilotfish.algorithms.gps import GPS, no_noisier
 from pilotfish.algorithms.lqr_gps import LQRGPS
+from pilotfish.policies.network import Network
 from pilotfish.tasks.obstacles import Obstacles
 from pilotfish.updates.s_step import SStep
 from pilotfish.worlds.jax import JaxWorld
@@ -99,6 +101,25 @@ def test_the_unit_of_prices_is_the_largest_multiplier_that_more_than_one_iterati
     for one in eta[1:]:
         wanted.append(min(max(one, wanted[-1]), 2 * wanted[-1]))
     np.testing.assert_allclose(unit, wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("covariance", "factor"), [("shared", 3.0), ("shared", 0.4), ("state", 3.0)])
+def test_the_network_is_never_noisier_than_the_first_controllers(covariance, factor):
+    policy = Network(covariance=covariance).policy(PROBLEM, KEY)
+    rng, first = np.random.default_rng(0), PROBLEM.first_controller.chol
+    odd = np.tril(rng.normal(size=(PROBLEM.du, PROBLEM.du))) + 2 * np.eye(PROBLEM.du)
+    given = dataclasses.replace(policy, factor=jnp.asarray(factor * odd))
+    entropies = [stats.multivariate_normal(cov=f @ f.T).entropy() for f in np.asarray(first).reshape(-1, *odd.shape)]
+    before, most = stats.multivariate_normal(cov=factor**2 * odd @ odd.T).entropy(), np.mean(entropies)
+    found = np.asarray(no_noisier(given, first).factor)
+    assert stats.multivariate_normal(cov=found @ found.T).entropy() == pytest.approx(min(before, most), abs=1e-9)
+    np.testing.assert_allclose(found / found[0, 0], odd / odd[0, 0], atol=1e-12)  # of the same shape
+
+
+def test_without_noise_at_first_nothing_is_divided_by():
+    policy = Network().policy(PROBLEM, KEY)
+    silent = jnp.zeros_like(PROBLEM.first_controller.chol)
+    assert (no_noisier(policy, silent).factor == policy.factor).all()
 
 
 def test_samples_are_drawn_once(known):

@@ -12,7 +12,8 @@ by dual ascent. From rollouts of the local controllers p_i, once an iteration:
     duals    lambda_t += rate E_p KL(pi to p_t)                                           here
 
 The KL covers: a controller keeps the noise that the network needs to be one of its actions, where BADMM's other KL
-makes it forget what the network does not do. Costs are in units of the largest multiplier of the trust region so far,
+makes it forget what the network does not do. So the network is never noisier than the first controllers (ours): see
+`no_noisier`. Costs are in units of the largest multiplier of the trust region so far,
 so that nothing depends on the cost's own.
 
 What the network is near a controller is a linear-Gaussian function (models/linearised.py), of the rollouts' states or
@@ -167,8 +168,8 @@ class GPS(Algorithm):
     count."""
     points: int = eqx.field(static=True, default=40)
     """Number of these samples."""
-    step: StepSize = StepSize(smallest=0.01, largest=3.0)
-    """How `kl_step` is adapted."""
+    step: StepSize = StepSize(smallest=0.5, largest=2.0)
+    """How `kl_step` is adapted. Steps that may become ever smaller have ever larger multipliers, and so prices."""
     policy: Network = Network()
     """The network."""
     teach: SStep = SStep(batch=128)
@@ -253,6 +254,7 @@ class GPS(Algorithm):
         factor = self.step.factor(state.steps, now)
         weight = jnp.where((state.tie.price > 0).all(), state.tie.price, 1.0)
         policy, lessons, taught = self.teach(state.lessons, state.policy, data, state.controller, teach_key, weight)
+        policy = no_noisier(policy, problem.first_controller.chol)
         keys = jax.random.split(linear_key, len(enough))
         near = functools.partial(self._near, problem, policy, state.drawn)
         visited, network, correction = each(near, state.visited, data, model, old, keys)
@@ -339,6 +341,18 @@ class GPS(Algorithm):
             apart=apart.mean(),
             idle=taught.idle,
         )
+
+
+def no_noisier(policy: NetworkPolicy, first: Float[Array, "N T du du"]) -> NetworkPolicy:
+    """The network, its noise scaled down where its entropy is above the mean of the first controllers'.
+
+    `first` are lower Cholesky factors. A controller that covers the network takes on its covariance and that of how it
+    errs, and the network's next covariance is the harmonic mean of the controllers': without a bound each adds what the
+    network errs by to the noise, in every iteration.
+    """
+    excess = gaussian.entropy(policy.factor) - gaussian.entropy(first).mean()
+    scale = jnp.exp(-jnp.maximum(jnp.where(jnp.isfinite(excess), excess, 0.0), 0.0) / len(policy.factor))
+    return eqx.tree_at(lambda policy: policy.factor, policy, scale * policy.factor)
 
 
 def _corrected(model: LocalModel, correction: Quadratic | None, price: Float[Array, "T"]) -> LocalModel:

@@ -25,6 +25,8 @@ TITLES = {
     "moto/3b": "MOTO and episodic search on robot table tennis, with noise at the bounce",
     "moto/3c": "MOTO and episodic search on robot table tennis, launched at different velocities",
     "moto/5": "MOTO and three forms of TRPO on the double link and the quad link",
+    "gps/tasks": "Guided policy search under unknown dynamics: networks on its tasks",
+    "gps/slots": "Guided policy search under unknown dynamics: slots where a network was not trained",
     "mdgps/1": "BADMM and MDGPS on the obstacle, peg and blind peg tasks: distances",
     "mdgps/table1": "BADMM and MDGPS on the peg tasks: rates of success beside the paper's",
     "mdgps/settings": "BADMM and MDGPS on the peg task under other settings",
