@@ -11,6 +11,7 @@ from oracles import constrained_lqr
 from oracles.two_places import EPISODES, KEY, PROBLEM, roll, update
 from scipy import stats
 
+import pilotfish as pf
 from pilotfish.algorithms.gps import GPS, no_noisier
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.policies.network import Network
@@ -161,6 +162,20 @@ def test_settings_that_cannot_work_are_refused(monkeypatch, settings, message):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as in production
     with pytest.raises(ValueError, match=message):
         GPS(**settings)
+
+
+def test_derivatives_that_overflow_are_named():
+    """Of a system that goes nowhere far, and whose slope no feedback tames."""
+    problem = pf.Problem(
+        horizon=60,
+        dt=0.1,
+        conditions=pf.Gaussian(jnp.zeros((1, 1)), jnp.zeros((1, 1, 1))),
+        initial_std=[1.0],
+        dynamics=lambda x, u: jnp.sin(1e200 * x) + 0.0 * u,
+        cost=lambda x, u, t: (x**2).sum() + (u**2).sum(),
+    )
+    with pytest.raises(pf.TrainingFailed, match="derivatives of the dynamics along the trajectory"):
+        pf.train(KNOWN, JaxWorld(problem), rollouts=5, iterations=5)
 
 
 def test_problems_that_it_cannot_solve_are_refused():

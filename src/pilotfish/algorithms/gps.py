@@ -39,7 +39,7 @@ from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.models import covered, local, regressed
 from pilotfish.models.cost import CostExpansion
 from pilotfish.models.dynamics import FittedDynamics
-from pilotfish.models.known import known, local_models
+from pilotfish.models.known import UNSTABLE, known, local_models
 from pilotfish.models.learned_dynamics import Experience
 from pilotfish.models.linearised import Linearisation
 from pilotfish.models.local import LocalModel
@@ -277,7 +277,7 @@ class GPS(Algorithm):
         return new, self._info(new, step, taught, apart)
 
     def refusal(self, problem: Problem, state: State, rollouts: Rollouts, ok: Bool[Array, "N"]) -> str:
-        return local.obstacle(self.cost, problem, rollouts, ok)
+        return local.obstacle(self.cost, problem, rollouts, ok) or UNSTABLE * (self.model == "known")
 
     def _near(
         self,
