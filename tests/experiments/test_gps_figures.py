@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pilotfish.experiments import claims, gps2014
+from pilotfish.experiments import cgps2014, claims, gps2014
 from pilotfish.experiments.exhibits import ELSEWHERE
 from pilotfish.tasks import registry
 
@@ -40,6 +40,29 @@ def test_claims_of_tasks_can_hold_or_not(learns):
     words = {verdict.claim.measure: verdict.verdict for verdict in verdicts}
     assert len(verdicts) == 2 * len(gps2014.NAMES) + 2
     assert set(words.values()) == {"holds"} if learns else "holds" not in words.values()
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_claims_of_cgps_can_hold_or_not(learns):
+    cost, success = np.geomspace(100, 10 if learns else 1000, 12), np.linspace(0, 0.95 if learns else 0.2, 12)
+    found = {arm.label: metrics_of(cost, success) for arm in cgps2014.TASKS.arms}
+    found[cgps2014.LAPLACE] = metrics_of(cost * (2.0 if learns else 0.5), success)
+    found[cgps2014.GRADIENT] = metrics_of(cost * (0.95 if learns else 0.5), success)
+    words = {claims.judge(claim, found).verdict for claim in cgps2014.TASKS.claims}
+    assert words == {"holds" if learns else "does not hold"}
+
+
+def test_arms_of_cgps_differ_in_what_they_are_named_for():
+    swims = [arm.setup.algorithm for arm in cgps2014.TASKS.arms if arm.task == "swimmer-cgps"]
+    assert [(one.terms, one.linearise.how) for one in swims] == [
+        ("samples", "autodiff"),
+        ("rollouts", "mean"),
+        ("gradient", "autodiff"),
+    ]
+    assert all(one.model == "known" for one in swims)
+    walks = {arm.label: (arm.task, arm.algorithm) for arm in cgps2014.TASKS.arms if arm.task != "swimmer-cgps"}
+    assert walks["walker, rough ground"] == ("walker-rough", "gps")
+    assert walks["walker, pushed: local controllers"] == ("walker-push", "lqr-gps")
 
 
 def test_claims_of_slots_can_hold_or_not():

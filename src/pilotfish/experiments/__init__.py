@@ -27,6 +27,7 @@ TITLES = {
     "moto/5": "MOTO and three forms of TRPO on the double link and the quad link",
     "gps/tasks": "Guided policy search under unknown dynamics: networks on its tasks",
     "gps/slots": "Guided policy search under unknown dynamics: slots where a network was not trained",
+    "cgps/tasks": "Constrained guided policy search: networks on its tasks, and its policy terms",
     "mdgps/1": "BADMM and MDGPS on the obstacle, peg and blind peg tasks: distances",
     "mdgps/table1": "BADMM and MDGPS on the peg tasks: rates of success beside the paper's",
     "mdgps/settings": "BADMM and MDGPS on the peg task under other settings",

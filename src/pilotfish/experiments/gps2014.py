@@ -105,25 +105,27 @@ def deployed(metrics: Metrics) -> np.ndarray:
     return np.take_along_axis(metrics["noise_free_success"], best, 1)[:, 0]
 
 
-def learns(task: str) -> Claim:
-    """A network does the task."""
+def end(metrics: Metrics) -> np.ndarray:
+    """log10 of the cost of the network's noise-free episodes, mean of the last iterations."""
+    return np.log10(metrics["noise_free_cost"][:, -LAST:].mean(1))
+
+
+def learns(label: str) -> Claim:
+    """An arm's network does its task."""
     return Claim(
-        f"(the abstract) complex neural network policies that successfully execute the tasks ({NAMES[task]})",
+        f"(the abstract) complex neural network policies that successfully execute the tasks ({label})",
         "success of the noise-free episodes, one from each condition, of the network that a run deploys",
-        lambda study: deployed(study[NAMES[task]]),
+        lambda study: deployed(study[label]),
         threshold=0.5,
     )
 
 
-def cheaper(task: str) -> Claim:
-    """Whatever a task calls success."""
+def cheaper(label: str) -> Claim:
+    """Whatever the task calls success."""
     return Claim(
-        f"(ours) the network comes to cost less ({NAMES[task]})",
-        f"log10 of the cost of its noise-free episodes: before it learns minus mean of the last {LAST}",
-        lambda study: (
-            np.log10(study[NAMES[task]]["noise_free_cost"][:, 0])
-            - np.log10(study[NAMES[task]]["noise_free_cost"][:, -LAST:].mean(1))
-        ),
+        f"(ours) the network comes to cost less ({label})",
+        f"log10 of the cost of its noise-free episodes: before it learns minus the last {LAST} iterations",
+        lambda study: np.log10(study[label]["noise_free_cost"][:, 0]) - end(study[label]),
     )
 
 
@@ -142,7 +144,7 @@ TASKS = PaperFigure(
     caption="Cost of the network's noise-free episodes, one from each condition, after every update. Last: local "
     "controllers alone, on one slot.",
     arms=(*map(network, NAMES), *ALONE),
-    claims=(*map(learns, NAMES), *map(cheaper, NAMES), fewer(WITHOUT), fewer(MORE)),
+    claims=(*map(learns, NAMES.values()), *map(cheaper, NAMES.values()), fewer(WITHOUT), fewer(MORE)),
     settings={
         "settings": "those of `pilotfish train TASK --algorithm gps`; docs/algorithms/gps.md says what is ours",
         "places of the slot": f"four, {', '.join(map(str, FOUR))} m: the paper says that there are four",

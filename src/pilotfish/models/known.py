@@ -20,8 +20,8 @@ from pilotfish.models.nominal import Nominal
 from pilotfish.types import Dynamics, Gaussian, LinearDynamics, LinearGaussian, Problem, Quadratic
 
 UNSTABLE = (
-    "the derivatives of the dynamics along the trajectory, multiplied over the episode, are not finite or too large, as "
-    "they are in hard contact and on unstable systems. Choose what learns from rollouts: gps, mdgps or lqr-gps."
+    "the derivatives of the dynamics along the trajectory, multiplied over the episode, are not finite or too "
+    "large, as they are in hard contact and on unstable systems. Choose what learns from rollouts: gps, mdgps, lqr-gps."
 )
 """Why nothing follows from what is known, where cost and rollouts have no fault."""
 
