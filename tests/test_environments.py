@@ -184,7 +184,10 @@ def test_spaces_and_rates_are_those_of_the_problem():
 # -- episodes
 
 
-@pytest.mark.parametrize(("kind", "condition", "std"), [(CartPole, 0, 20.0), (Peg, 5, 60.0), (PushedWalker, 0, 60.0)])
+@pytest.mark.parametrize(
+    ("kind", "condition", "std"),
+    [(CartPole, 0, 20.0), pytest.param(Peg, 5, 60.0, marks=pytest.mark.slow), (PushedWalker, 0, 60.0)],
+)
 def test_an_episode_is_that_of_our_world(kind, condition, std):
     """With actions beyond the limits, through contacts, under forces and in another condition than the first."""
     task = still(kind)

@@ -39,6 +39,7 @@ def test_every_example_is_short_and_tested():
         assert len(path.read_text().splitlines()) < 50, path
 
 
+@pytest.mark.slow
 def test_learn():
     out = execute(ROOT / "examples" / "learn.py")
     share = [int(word) for word in re.findall(r"(\d+)% swing up", out)]
@@ -51,6 +52,7 @@ def test_own_task():
     assert int(re.search(r"(\d+)% of the boats land", out).group(1)) > 90
 
 
+@pytest.mark.slow
 def test_own_model():
     out = execute(ROOT / "examples" / "own_model.py")
     share = [int(word) for word in re.findall(r"(\d+)% stay", out)]

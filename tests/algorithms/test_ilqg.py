@@ -406,6 +406,7 @@ def test_conditions_are_solved_apart_and_copies_alike():
     assert np.abs(first.nominal.u[-1, 0] - first.nominal.u[-1, 2]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_in_the_loop_it_reaches_the_known_optimum_compiles_once_and_survives_the_store(tmp_path):
     task, traces = LinearQuadratic(), []
     problem = task.problem()
@@ -433,6 +434,7 @@ def test_in_the_loop_it_reaches_the_known_optimum_compiles_once_and_survives_the
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_simulator_serves_as_well_as_its_equations():
     """Two carts with gears of 3 and 1.5, whose semi-implicit Euler steps are equations too."""
     model = mujoco.MjModel.from_xml_string(point_mass.MJCF)

@@ -113,8 +113,8 @@ LAST_STEP = TASK.problem().horizon - 1
 
 
 FIXED = [name for name in CASES if name not in DRAWS]
-ALWAYS = {"lqr-gps", "more", "mdgps-linear"}
-"""Whose tests are not slow: one that fits its dynamics, one that searches whole episodes, one with a policy for all."""
+ALWAYS = {"lqr-gps", "more"}
+"""Whose tests are not slow: one that fits its dynamics, one that searches whole episodes."""
 
 
 def marked(names):
@@ -176,7 +176,11 @@ def test_learns_more_than_the_exploration_it_gives_up(algorithm, learned):
         assert (cost[:, -1] < 0.5 * cost[:, 0]).all()
 
 
-@pytest.mark.parametrize("algorithm", marked(FIXED), indirect=True)
+@pytest.mark.parametrize(
+    "algorithm",
+    [name if name == "lqr-gps" else pytest.param(name, marks=pytest.mark.slow) for name in FIXED],
+    indirect=True,
+)
 def test_copies_of_a_condition_get_equal_answers(algorithm):
     problem, state, rollouts, key = first_rollouts(algorithm)
     twice, both_states, _, _ = first_rollouts(algorithm, copies=2)

@@ -129,7 +129,7 @@ def test_a_weight_moves_the_path_by_as_much_as_is_said():
     np.testing.assert_allclose(moves, np.tile([[0.1, 0.0], [0.0, 0.4]], 5), atol=1e-12)
 
 
-@pytest.mark.parametrize("gains", [0.0, 20.0])
+@pytest.mark.parametrize("gains", [pytest.param(0.0, marks=pytest.mark.slow), 20.0])
 def test_linear_dynamics_follow_exactly(gains):
     """With inverse dynamics, with and without feedback: velocities, which actions move, are the plan's."""
     problem, how, w = masses(), primitive(kp=0.0, kd=gains), [1.0, -0.5, 0.7, -1.2]
@@ -138,7 +138,7 @@ def test_linear_dynamics_follow_exactly(gains):
     np.testing.assert_allclose(x[:, :2], plan[:, 0], atol=2e-2)
 
 
-@pytest.mark.parametrize("unit", [1e-6, 1e6])
+@pytest.mark.parametrize("unit", [pytest.param(1e-6, marks=pytest.mark.slow), 1e6])
 def test_the_actions_unit_does_not_matter(unit):
     w = [1.0, -0.5, 0.7, -1.2]
     for inverse in (True, False):
@@ -197,6 +197,7 @@ def settings_of(**changes):
     return MovementPrimitive(**{"kp": 30.0, "kd": 10.0, "goal_std": 0.2, "speed_std": 0.3, "features": 40} | changes)
 
 
+@pytest.mark.slow
 def test_joints_may_be_some_of_the_states_entries():
     """A cart moves to its goals, whatever its pole does."""
     problem = CartPole().problem()

@@ -291,6 +291,7 @@ def test_a_cost_without_derivative_stops_the_run_and_is_named(algorithm):
         train(algorithm, JaxWorld(problem), rollouts=8, iterations=9)
 
 
+@pytest.mark.slow
 def test_some_rollouts_that_are_nan_do_not_stop_learning():
     result = train(MOTO(), JaxWorld(broken_problem(17, above=jnp.pi + 0.2)), rollouts=60, iterations=3)
     assert (result.metrics["valid"] < 1).all()

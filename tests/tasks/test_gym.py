@@ -320,9 +320,10 @@ def test_termination_is_told_once_where_it_matters():
         assert len([w for w in heard if "terminated" in str(w.message)]) == times
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "algorithm",
-    [LQRGPS(kl_step=0.5), pytest.param(MOTO(entropy_drop=0.3, kl_step=0.3), marks=pytest.mark.slow)],
+    [LQRGPS(kl_step=0.5), MOTO(entropy_drop=0.3, kl_step=0.3)],
 )
 def test_algorithms_learn_from_rewards_alone(algorithm):
     """Each condition its own goal: the optimum goes there in the first steps."""
@@ -341,15 +342,15 @@ def test_algorithms_learn_from_rewards_alone(algorithm):
 @pytest.mark.parametrize(
     ("env", "dx", "du"),
     [
-        ("HalfCheetah-v5", 18, 6),
+        pytest.param("HalfCheetah-v5", 18, 6, marks=pytest.mark.slow),
         ("Hopper-v5", 12, 3),
         ("InvertedPendulum-v5", 4, 1),
         ("MountainCarContinuous-v0", 2, 1),
         ("Pendulum-v1", 2, 1),
-        ("Pusher-v5", 22, 7),
+        pytest.param("Pusher-v5", 22, 7, marks=pytest.mark.slow),
         ("Reacher-v5", 8, 2),
-        ("Swimmer-v5", 10, 2),
-        ("Walker2d-v5", 18, 6),
+        pytest.param("Swimmer-v5", 10, 2, marks=pytest.mark.slow),
+        pytest.param("Walker2d-v5", 18, 6, marks=pytest.mark.slow),
     ],
 )
 def test_environments_have_whole_states_and_are_repeatable(env, dx, du):

@@ -194,10 +194,10 @@ def test_replay_of_thirty_mean_torques_lands_near_the_target():
     ("task", "noisy", "hit", "returned"),
     [
         (TASK, True, 0.68, 0.52),
-        (TableTennis(scale=MILD), True, 0.96, 0.96),
+        pytest.param(TableTennis(scale=MILD), True, 0.96, 0.96, marks=pytest.mark.slow),
         pytest.param(TableTennis(spread=0.17), False, None, 0.62, marks=pytest.mark.slow),
         pytest.param(TableTennis(bounce_std=0.1), False, None, 0.83, marks=pytest.mark.slow),
-        (TableTennis(bounce_std=0.25), False, None, 0.42),
+        pytest.param(TableTennis(bounce_std=0.25), False, None, 0.42, marks=pytest.mark.slow),
         pytest.param(TableTennis(bounce_std=0.5), False, None, 0.17, marks=pytest.mark.slow),
     ],
 )

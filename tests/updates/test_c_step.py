@@ -54,7 +54,7 @@ def in_the_model(problem, controller):
 
 
 @pytest.mark.parametrize("trust", SOME)
-@pytest.mark.parametrize("convex", [True, False])
+@pytest.mark.parametrize("convex", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_no_constrained_optimiser_finds_better(trust, convex):
     problems = systems(int(convex), n=3, T=3, dx=2, du=1, convex=convex)
     for kl_step in (0.05, 0.5):
@@ -85,7 +85,7 @@ def test_kl_is_that_of_the_joint_gaussians(trust):
         np.testing.assert_allclose(step.kl[i].sum(), whole, rtol=1e-6)
 
 
-@pytest.mark.parametrize("trust", TRUSTS)
+@pytest.mark.parametrize("trust", SOME)
 def test_wide_bound_is_plain_lqr(trust):
     problems = systems(6, n=8, T=40, dx=3, du=2)
     start, dynamics, cost, final, q = ours(problems)

@@ -114,7 +114,7 @@ def act(tensors, o):
     return h
 
 
-@pytest.mark.parametrize("do", [DX, DX - 1])
+@pytest.mark.parametrize("do", [pytest.param(DX, marks=pytest.mark.slow), DX - 1])
 def test_a_linear_policy_is_weighted_least_squares(do):
     """Also with dual terms, a rollout that broke off, and nan in what did not happen."""
     rng = np.random.default_rng(1)
@@ -191,7 +191,7 @@ def test_states_are_remembered_and_actions_are_new():
     np.testing.assert_array_equal(memory.x, [d.x[:, :, :-1] for d in seen[:0:-1]])
 
 
-@pytest.mark.parametrize("network", [SMALL, SMALL_NOISE], ids=["shared", "state"])
+@pytest.mark.parametrize("network", [pytest.param(SMALL, marks=pytest.mark.slow), SMALL_NOISE], ids=["shared", "state"])
 def test_loss_and_kl_are_what_a_loop_finds(network):
     data, p = rollouts(5), controllers(6)
     memory, policy = begun(ADAM, network)
@@ -231,6 +231,7 @@ class AffineNetwork(Network):
         return Affine(jax.random.normal(key, (inputs, outputs)), jnp.zeros(outputs))
 
 
+@pytest.mark.slow
 def test_a_network_of_one_s_own_learns_the_same():
     """Over several lessons, in whatever coordinates it was begun; and its weights are kept in those."""
     memories, before = [begun(EXACT, network) for network in (LINEAR, AffineNetwork())], None
@@ -395,7 +396,7 @@ def test_what_is_remembered_keeps_its_types():
             assert (before.shape, before.dtype, before.weak_type) == (after.shape, after.dtype, after.weak_type)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.0, 0.9), st.floats(0.0, 6.0))
 @example(160362007, 0.75, 3.0)
 def test_any_weights_and_any_broken_rollouts_leave_numbers(seed, idle, decades):

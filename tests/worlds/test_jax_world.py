@@ -33,9 +33,14 @@ class Trial(NamedTuple):
     """`run(policy, key)`, compiled once a task."""
 
 
-@pytest.fixture(
-    scope="module", params=sorted(n for n, e in tasks.registry().items() if isinstance(e.make(), DrawnTask))
-)
+def one_of_each_class():
+    """Names of tasks with equations; all but the first of each class are slow."""
+    names = sorted(name for name, entry in tasks.registry().items() if isinstance(entry.make(), DrawnTask))
+    first = {tasks.registry()[name].source: name for name in reversed(names)}.values()
+    return [name if name in first else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.fixture(scope="module", params=one_of_each_class())
 def trial(request):
     problem = tasks.registry()[request.param].make().problem()
     return Trial(problem, jax.jit(lambda policy, key: JaxWorld(problem).rollout(policy, M, key)))

@@ -367,6 +367,7 @@ def test_derivatives_do_not_depend_on_the_unit_of_an_action():
     np.testing.assert_allclose(found.B[0, 0] * 1e9, [[3 * 0.02**2 * 1.5], [0.04 * 1.5]], rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_cost_of_a_sensor_is_optimised_like_the_same_cost_of_the_state():
     """A hinge about y with a site .2 m below it."""
     model = mujoco.MjModel.from_xml_string(
@@ -481,6 +482,7 @@ def point_world():
     return MujocoWorld(Problem(25, 0.04, start, jnp.ones(1), cost), mujoco.MjModel.from_xml_string(point_mass.MJCF))
 
 
+@pytest.mark.slow
 def test_an_algorithm_learns_and_a_stopped_run_goes_on_bit_identically(tmp_path):
     world, algorithm = point_world(), LQRGPS()
     spec = Spec(task={}, algorithm={}, rollouts=20, iterations=8, seeds=[0, 1], checkpoint_every=3)
