@@ -118,6 +118,7 @@ def test_without_a_model_it_is_moto_before_its_first_lesson():
     assert info.kl_max <= 0.1 * (1 + 1e-9)
 
 
+@pytest.mark.slow
 def test_without_a_model_the_step_is_about_the_linearised_network():
     """The same step by the dual in users' units, on the Q-functions of what was rolled out."""
     state, rollouts = begun(MODEL_FREE)
@@ -149,7 +150,7 @@ def test_lqr_bounds_no_entropy():
         MDGPS(entropy_drop=0.1)
 
 
-@pytest.mark.parametrize("rule", ["classic", "global"])
+@pytest.mark.parametrize("rule", [pytest.param("classic", marks=pytest.mark.slow), "global"])
 def test_the_step_size_compares_what_its_rule_says(second, rule):
     """The paper's quotient, of costs that NumPy finds in the fitted models."""
     algorithm, state, rollouts, _ = second
@@ -182,13 +183,13 @@ def expected_cost(model, p):
     return total + float(model.cost.c.sum() + model.final.c)
 
 
-def test_on_policy_the_first_controllers_act_before_the_network_does():
-    algorithm = MDGPS(sampling="on", dynamics=LQRGPS().dynamics, teach=TEACH)
-    state, rollouts = begun(algorithm)
+def test_on_policy_the_first_controllers_act_before_the_network_does(second):
+    algorithm = dataclasses.replace(ALIKE, sampling="on")
+    state = first(algorithm)
     acts = LinearGaussianPolicy(state.controller).noise_free()
     silent = roll(algorithm.explore(state).noise_free(), KEY)
     np.testing.assert_allclose(silent.u, roll(acts, KEY).u, atol=1e-12)
-    state, _ = update(algorithm, state, rollouts, KEY)
+    state = second[1]
     silent = roll(algorithm.explore(state).noise_free(), KEY)
     np.testing.assert_allclose(silent.u, roll(algorithm.exploit(state), KEY).u, atol=1e-12)
 

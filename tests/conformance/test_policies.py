@@ -143,6 +143,7 @@ VARIANTS = {
     "network, relu",
     "network, softplus, smooth",
     "linear network",
+    "network, noise by state",
     "own network, noise by state",
 }
 """Of a kind that is tested in any case."""

@@ -11,7 +11,7 @@ import pytest
 
 from pilotfish import experiments
 from pilotfish.algorithms import Setup
-from pilotfish.algorithms.moto import MOTO
+from pilotfish.algorithms.reps import REPS
 from pilotfish.experiments import claims, study
 from pilotfish.experiments.claims import Arm, Claim, PaperFigure, Variation
 from pilotfish.experiments.exhibits import ELSEWHERE, Map
@@ -20,7 +20,7 @@ from pilotfish.runs.spec import assemble
 from pilotfish.view import curves
 from pilotfish.view.look import COLOURS
 
-LARGE = Arm("large steps", "lq", "moto", Setup(MOTO(kl_step=0.2), rollouts=40, iterations=6))
+LARGE = Arm("large steps", "lq", "reps", Setup(REPS(kl_step=0.2), rollouts=40, iterations=6))
 SMALL = LARGE.but("small steps", kl_step=0.01)
 BROKEN = LARGE.on(action_weight=sys.float_info.max)  # finite where learning begins, and hardly anywhere else
 FASTER = Claim(
