@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from pilotfish import experiments
 from pilotfish.algorithms import Setup
-from pilotfish.algorithms.moto import MOTO
+from pilotfish.algorithms.reps import REPS
 from pilotfish.cli import COMMANDS, learn, run
 from pilotfish.experiments.claims import Arm, Claim, PaperFigure, Variation
 from pilotfish.registry import ALGORITHMS, TASKS
@@ -437,6 +437,7 @@ def test_a_seed_that_was_not_run_is_refused(capsys, folder):
     assert "this run has the seeds 0, 1" in err
 
 
+@pytest.mark.slow
 def test_a_cost_that_is_nan_ends_with_1_and_keeps_the_run(capsys, monkeypatch, undrawn, tmp_path):
     monkeypatch.setattr(CartPole, "cost", lambda self, x, u, t: jnp.where(t == 9, jnp.nan, (u**2).sum()))
     code, out, err = call(capsys, "train", "cartpole", *SMALL, "--iterations", "9", "--out", tmp_path / "run")
@@ -661,7 +662,7 @@ def test_folders_are_named_without_colons_and_numbered(monkeypatch, tmp_path):
 @pytest.fixture
 def toy(monkeypatch):
     """The only figure there is: one arm, which takes a second."""
-    arm = Arm("steps", "lq", "moto", Setup(MOTO(), rollouts=30, iterations=9))
+    arm = Arm("steps", "lq", "reps", Setup(REPS(), rollouts=30, iterations=9))
     claim = Claim(
         "it learns",
         "log10 cost: first minus last",

@@ -468,6 +468,7 @@ def test_an_environment_goes_on_from_a_state_that_is_set():
     np.testing.assert_array_equal(env.step(u)[0], after)
 
 
+@pytest.mark.slow
 def test_our_worlds_call_the_same_tasks_a_success():
     """The fraction that an evaluation tells is that of the environment's episodes."""
     task = Line(horizon=4)

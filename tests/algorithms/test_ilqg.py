@@ -73,7 +73,10 @@ def cases(rng, n, d, decades):
     return H, g, middle - width, middle + width
 
 
-@pytest.mark.parametrize(("d", "decades"), [(1, 0.0), (2, 4.0), (5, 2.0), (7, 6.0)])
+@pytest.mark.parametrize(
+    ("d", "decades"),
+    [(1, 0.0), (2, 4.0), pytest.param(5, 2.0, marks=pytest.mark.slow), pytest.param(7, 6.0, marks=pytest.mark.slow)],
+)
 def test_box_minimum_is_optimal(d, decades):
     """By the conditions of Karush, Kuhn and Tucker on many programs, by SciPy's active set method on some."""
     H, g, low, high = cases(np.random.default_rng(d), 2000, d, decades)

@@ -94,6 +94,7 @@ def test_prediction_is_what_happens_where_the_model_is_right():
     assert before - after > 0
 
 
+@pytest.mark.slow
 def test_a_condition_without_usable_rollouts_keeps_its_controller():
     problem = TASK.problem()
     mean, cov = problem.conditions.mean, problem.conditions.cov

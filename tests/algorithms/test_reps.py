@@ -139,7 +139,7 @@ def searched(algorithm, units: Units, iterations=3):
     return np.concatenate([np.asarray(policy.search.k), gain[:, [0, 1, 2, 4]].ravel()]), np.asarray(policy.search.chol)
 
 
-@pytest.mark.parametrize("contextual", [False, True])
+@pytest.mark.parametrize("contextual", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_units_and_origins_do_not_matter(contextual):
     algorithm = REPS(skill=OpenLoop(features=2), contextual=contextual)
     plain = searched(algorithm, written())
@@ -161,7 +161,7 @@ def test_what_broke_off_is_not_used():
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("contextual", [False, True])
+@pytest.mark.parametrize("contextual", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_nothing_is_learned_of_nothing_and_it_says_so(contextual):
     algorithm = REPS(skill=SMALL, contextual=contextual)
     state, rollouts = rolled(algorithm, TASK.problem(), 20)

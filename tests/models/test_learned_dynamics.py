@@ -56,7 +56,7 @@ def learn(problem, data, model=MODEL, experience=None):
     return model.fit(problem, experience, data.cleaned(), KEY)
 
 
-@pytest.mark.parametrize("turns", [0, 5])
+@pytest.mark.parametrize("turns", [pytest.param(0, marks=pytest.mark.slow), 5])
 def test_it_predicts_where_it_was_not_and_any_number_of_turns_later(turns):
     """It also knows that an action beyond its bounds does what the bound does."""
     _, model, report = learn(problem(), rollouts(0))
@@ -121,7 +121,15 @@ def test_nothing_at_all_leaves_numbers():
     np.testing.assert_array_equal(model(jnp.ones(DX), jnp.ones(DU)), 1.0)
 
 
-@pytest.mark.parametrize(("factor", "exact"), [(2.0**-30, 1e-12), (2.0**30, 1e-12), (1e-9, 2e-4), (1e9, 2e-4)])
+@pytest.mark.parametrize(
+    ("factor", "exact"),
+    [
+        (2.0**-30, 1e-12),
+        pytest.param(2.0**30, 1e-12, marks=pytest.mark.slow),
+        pytest.param(1e-9, 2e-4, marks=pytest.mark.slow),
+        (1e9, 2e-4),
+    ],
+)
 def test_units_make_no_difference(factor, exact):
     """Of states that are no angles, and of actions; but for rounding, which the search for a kernel of exact data
     magnifies, and of which there is none in powers of two.

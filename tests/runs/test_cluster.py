@@ -183,6 +183,7 @@ def here(runs, address, log=(), observe=None):
     return found
 
 
+@pytest.mark.slow
 def test_sweeps_learn_what_is_left_on_a_cluster(tmp_path, monkeypatch):
     finish = mock.Mock(side_effect=here)
     monkeypatch.setattr(cluster, "finish", finish)

@@ -125,6 +125,7 @@ def test_local_controllers_have_none_for_other_conditions(local, still):
         pf.Run.open(local.path).evaluate(0)
 
 
+@pytest.mark.slow
 def test_local_controllers_act_where_they_are_nearest(tmp_path, monkeypatch):
     run = trained(tmp_path / "run", "obstacles", Obstacles(), "moto", pf.MOTO(reuse="iterations"), 2, [0])
     found = run.evaluate(2, "held-out")

@@ -77,7 +77,7 @@ def test_what_was_kept_is_loaded_and_the_same_to_the_bit_and_nobody_is_told(cach
     assert first.stderr == second.stderr == ""
 
 
-@pytest.mark.parametrize("trouble", ["folder.unlink", "folder.mkdir", "damaged"])
+@pytest.mark.parametrize("trouble", ["folder.unlink", pytest.param("folder.mkdir", marks=pytest.mark.slow), "damaged"])
 def test_no_folder_stops_or_spoils_a_process(cache, trouble):
     """A file where the folder should be, a folder that goes away under the process, programs that are not whole."""
     base = Path(cache["XDG_CACHE_HOME"])

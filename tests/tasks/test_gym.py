@@ -677,6 +677,7 @@ def judged(folder, name):
     return evaluation.judge(run, evaluation.trained(run), 30)
 
 
+@pytest.mark.slow
 def test_what_was_learned_is_judged_from_fresh_resets_as_well(tmp_path):
     found = judged(tmp_path / "run", "Cart")
     assert found.rollouts.x.shape[:3] == (1, 2, 1)  # thirty episodes of either would be the same

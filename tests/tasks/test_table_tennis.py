@@ -251,6 +251,7 @@ def test_same_key_same_rollouts_and_every_one_its_own():
     assert not np.isin(np.asarray(other.x[0, :, 0, 18]), np.asarray(first.x[0, :, 0, 18])).any()
 
 
+@pytest.mark.slow
 def test_context_spreads_the_bounce_over_a_dozen_centimetres():
     world = TableTennis(spread=0.17).world()
     x = np.asarray(world.rollout(idle(world.problem), 200, KEY).x[0])
