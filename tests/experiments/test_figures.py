@@ -362,6 +362,7 @@ def synthetic(arm, exhibit):
     metrics = metrics_of(cost, cost < rng.uniform(1e4, 1e5), arm.setup.rollouts)
     if arm.measured:
         metrics |= {
+            "noise_free_cost": cost,
             "noise_free_distance": cost / 1e6,
             "noise_free_success": rng.uniform(0.0, 1.0, cost.shape),
             "step_factor": rng.uniform(0.1, 3.0, cost.shape),
