@@ -14,9 +14,11 @@ from pilotfish.experiments.claims import LAST, Arm, Claim, Metrics, PaperFigure,
 from pilotfish.experiments.exhibits import ELSEWHERE, Curves, Map, Panel, PaperTable
 from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.tasks.peg import NINE
+from pilotfish.updates.step_size import StepSize
 
 MIXTURE = FittedDynamics(prior="gmm")
 LOOSE = FittedDynamics(prior="gmm", memory=60, excess=10.0)
+FREE = StepSize(smallest=0.01, largest=3.0)
 
 DEFAULT = "lqr-gps"
 SETUPS = {
@@ -24,7 +26,7 @@ SETUPS = {
         "lqr-gps": Setup(LQRGPS(dynamics=MIXTURE, kl_step=2.0, noise_smoothing=4.0), rollouts=5, iterations=60),
         "mdgps": Setup(MDGPS(dynamics=LOOSE, noise_smoothing=4.0), rollouts=5, iterations=15),
         "badmm": Setup(BADMM(dynamics=LOOSE, kl_step=2.0, noise_smoothing=4.0), rollouts=5, iterations=15),
-        "gps": Setup(GPS(dynamics=LOOSE, kl_step=2.0, noise_smoothing=4.0), rollouts=5, iterations=20),
+        "gps": Setup(GPS(dynamics=LOOSE, kl_step=2.0, step=FREE, noise_smoothing=4.0), rollouts=5, iterations=20),
         "moto": Setup(MOTO(reuse="iterations", memory=5, kl_step=0.2, entropy_drop=0.02), rollouts=40, iterations=150),
     },
     "peg": {
