@@ -154,7 +154,7 @@ def _picture(chosen: PaperFigure, found: Study, title: str, path: Path) -> None:
             curves.comparison(found, path, title, chosen.x)
         case Curves() as shown:
             failures = {panel.title: panel.failure for panel in shown.panels if panel.failure is not None}
-            what = f"{shown.of.words}: mean, 95% interval"
+            what = f"{shown.of.words}: {'geometric ' * shown.of.log}mean, 95% interval"
             panels.curves(shown.lines(found), failures, what, title, path, shown.of.log)
         case PaperTable() as shown:
             paper = {panel.title: shown.said(panel.title) for panel in shown.panels}

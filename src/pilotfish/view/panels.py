@@ -23,6 +23,8 @@ ACROSS = 3
 ENTRY = 1.9
 """Width of a legend's entry, inches."""
 MARKERS = "osD^vP"
+MARKED = 30
+"""Points of a curve that have a marker, at most."""
 SHADES = LinearSegmentedColormap.from_list("success", ["#f6efe2", "#a9cbe2", BLUE, "#0f2f4f"])
 """Of success, from 0 to 100%."""
 
@@ -125,7 +127,7 @@ def along(
 ) -> Path:
     """Success of each arm at places along a line, m, with 95% intervals; dotted lines where it was trained."""
     figure, (axis,) = _grid(1)
-    figure.set_figwidth(6.0)
+    figure.set_figwidth(8.0)
     for i, at in enumerate(trained):
         axis.axvline(at, color=INK, lw=1.0, ls=":", label="_" * (i > 0) + "trained here")
     _side_by_side(axis, places, success)
@@ -159,7 +161,8 @@ def _side_by_side(axis: Axes, places: np.ndarray, lines: Mapping[str, Interval])
 def _curve(axis: Axes, line: Interval, colour: str, name: str, marker: str | None) -> None:
     at = np.arange(len(line.middle))
     axis.fill_between(at, line.low, line.high, color=colour, alpha=0.12, lw=0)
-    axis.plot(at, line.middle, color=colour, lw=1.8, label=name, marker=marker, ms=4)
+    sparse = -(-len(at) // MARKED)
+    axis.plot(at, line.middle, color=colour, lw=1.8, label=name, marker=marker, ms=4, markevery=sparse)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.margins(x=0.02)
 
