@@ -396,7 +396,7 @@ def test_what_is_remembered_keeps_its_types():
             assert (before.shape, before.dtype, before.weak_type) == (after.shape, after.dtype, after.weak_type)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.0, 0.9), st.floats(0.0, 6.0))
 @example(160362007, 0.75, 3.0)
 def test_any_weights_and_any_broken_rollouts_leave_numbers(seed, idle, decades):

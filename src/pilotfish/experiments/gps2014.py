@@ -26,14 +26,18 @@ SMOOTH = 5.0
 STEADY = StepSize(smallest=0.5, largest=2.0)
 
 DEFAULT = "lqr-gps"
+PEG = {
+    "lqr-gps": Setup(LQRGPS(dynamics=TIGHT, noise_smoothing=SMOOTH), rollouts=10, iterations=25),
+    "gps": Setup(GPS(kl_step=0.2, dynamics=TIGHT, policy=WIDE, noise_smoothing=SMOOTH), rollouts=10, iterations=25),
+}
+"""Of the planar peg, wherever its slot is."""
 SETUPS = {
     "peg-2d": {
-        "lqr-gps": Setup(LQRGPS(dynamics=TIGHT, noise_smoothing=SMOOTH), rollouts=10, iterations=25),
+        "lqr-gps": PEG["lqr-gps"],
         "moto": Setup(MOTO(reuse="iterations", memory=5, kl_step=0.01, entropy_drop=0.005), rollouts=40, iterations=80),
     },
-    "peg-2d-slots": {
-        "lqr-gps": Setup(LQRGPS(dynamics=TIGHT, noise_smoothing=SMOOTH), rollouts=10, iterations=25),
-        "gps": Setup(GPS(kl_step=0.2, dynamics=TIGHT, policy=WIDE, noise_smoothing=SMOOTH), rollouts=10, iterations=25),
+    "peg-2d-slots": PEG
+    | {
         "mdgps": Setup(
             MDGPS(kl_step=0.2, dynamics=TIGHT, policy=WIDE, noise_smoothing=SMOOTH), rollouts=10, iterations=25
         ),
@@ -43,10 +47,7 @@ SETUPS = {
             iterations=25,
         ),
     },
-    "peg-2d-blind": {
-        "lqr-gps": Setup(LQRGPS(dynamics=TIGHT, noise_smoothing=SMOOTH), rollouts=10, iterations=25),
-        "gps": Setup(GPS(kl_step=0.2, dynamics=TIGHT, policy=WIDE, noise_smoothing=SMOOTH), rollouts=10, iterations=25),
-    },
+    "peg-2d-blind": PEG,
     "peg-3d": {
         "lqr-gps": Setup(LQRGPS(dynamics=MIXTURE, kl_step=0.5), rollouts=10, iterations=30),
         "gps": Setup(GPS(dynamics=MIXTURE, kl_step=0.5, noise_smoothing=SMOOTH), rollouts=10, iterations=30),

@@ -108,8 +108,7 @@ def places(
         frame(axis, name, "x, m")
         axis.set_ylabel("y, m", fontsize=8, color=INK)
         axis.grid(visible=False)
-    _side_by_side(axes[-1], distances, by_distance)
-    frame(axes[-1], "success, %, with 95% intervals over seeds", "distance from the nearest place of training, m")
+    _side_by_side(axes[-1], distances, by_distance, "distance from the nearest place of training, m")
     _legend(figure, axes[-2:])
     shades = ScalarMappable(Normalize(0, 100), SHADES)
     bar = figure.colorbar(shades, ax=axes, shrink=0.6, aspect=30, pad=0.01)
@@ -130,8 +129,7 @@ def along(
     figure.set_figwidth(8.0)
     for i, at in enumerate(trained):
         axis.axvline(at, color=INK, lw=1.0, ls=":", label="_" * (i > 0) + "trained here")
-    _side_by_side(axis, places, success)
-    frame(axis, "success, %, with 95% intervals over seeds", "place, m")
+    _side_by_side(axis, places, success, "place, m")
     _legend(figure, [axis])
     return _save(figure, title, path)
 
@@ -147,8 +145,8 @@ def _map(axis: Axes, grid: np.ndarray, others: np.ndarray, trained: np.ndarray, 
     axis.set_aspect("equal")
 
 
-def _side_by_side(axis: Axes, places: np.ndarray, lines: Mapping[str, Interval]) -> None:
-    """Success of all arms, a little apart, so that no interval hides another."""
+def _side_by_side(axis: Axes, places: np.ndarray, lines: Mapping[str, Interval], where: str) -> None:
+    """Success of all arms over places, which `where` names: a little apart, so that no interval hides another."""
     apart = 0.012 * np.ptp([0.0, *places])
     for i, (name, line) in enumerate(lines.items()):
         at, (middle, low, high) = places + apart * (i - (len(lines) - 1) / 2), (100 * part for part in line)
@@ -156,6 +154,7 @@ def _side_by_side(axis: Axes, places: np.ndarray, lines: Mapping[str, Interval])
         axis.plot(at, middle, color=colour, lw=1.5, label=name, marker=marker, ms=4)
         axis.vlines(at, low, high, color=colour, lw=1, alpha=0.7)
     axis.set_ylim(-4, 104)
+    frame(axis, "success, %, with 95% intervals over seeds", where)
 
 
 def _curve(axis: Axes, line: Interval, colour: str, name: str, marker: str | None) -> None:
