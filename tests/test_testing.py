@@ -20,6 +20,8 @@ from pilotfish.types import Gaussian, LinearGaussian, Problem, Shown
 class Info(NamedTuple):
     ok: Array
     moved: Annotated[Array, Shown("moved", bound="by")]
+    back: Annotated[Array, Shown("moved back", bound="-by")]
+    """Bounded from below."""
 
 
 class Nudge(Algorithm):
@@ -48,7 +50,7 @@ class Nudge(Algorithm):
         moved = jnp.abs(step).max() * (2000.0 if self.fault == "bound" else 1.0)
         if self.fault == "nan":
             moved = jnp.log(-1.0 - moved)
-        return LinearGaussian(state.K, k, state.chol), Info(ok, moved)
+        return LinearGaussian(state.K, k, state.chol), Info(ok, moved, -moved * (2000.0 if self.fault == "below" else 1.0))
 
 
 def test_a_sound_algorithm_passes():
@@ -61,6 +63,7 @@ def test_a_sound_algorithm_passes():
         ("dirty", "what follows step 0, at which a rollout broke off, changes the update"),
         ("scalar", r"Info.ok has the shape \(\); it must be \(N,\)"),
         ("bound", "Info.moved exceeds the bound that is shown with it"),
+        ("below", "Info.back exceeds the bound that is shown with it"),
         ("nan", "Info.moved is not finite"),
     ],
 )

@@ -521,7 +521,7 @@ class Shown(NamedTuple):
     unit: str = ""
     scale: Literal["linear", "log"] = "linear"
     bound: str = ""
-    """The setting that bounds it, by its name, nested ones with dots; a leading minus turns its sign."""
+    """The setting that bounds it, by its name, nested ones with dots; after a minus, from below by its negative."""
     times: str = ""
     """The field of the same report by which that bound is multiplied."""
     label: str = ""

@@ -77,6 +77,10 @@ def test_a_bound_that_was_left_is_said_with_by_how_much():
     below = {"drop": {"title": "change of entropy", "unit": "nats", "bound": -0.5, "times": ""}}
     assert "Change of entropy stayed within its bound." in words(below, drop=-0.5)
     assert "Change of entropy left its bound in 60 of 60 updates, by up to 2 times." in words(below, drop=-1.0)
+    never = {"drop": below["drop"] | {"bound": -0.0}}  # it may rise, but not fall
+    assert "Change of entropy stayed within its bound." in words(never, drop=0.3)
+    assert "Change of entropy stayed within its bound." in words(never, drop=-1e-13)
+    assert "Change of entropy left its bound in 60 of 60 updates." in words(never, drop=-0.1)
     assert not any("bound" in said for said in words({"kl": KL | {"bound": None}}, kl=9.0))
 
 

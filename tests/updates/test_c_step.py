@@ -11,7 +11,8 @@ from oracles.systems import controller, numbers, ours, single, systems, ties
 from pilotfish.algebra import chain, quadratic, riccati
 from pilotfish.types import Quadratic
 from pilotfish.updates.c_step import Objective, c_step
-from pilotfish.updates.c_step.multipliers import MOST_PASSES
+from pilotfish.updates.c_step.multipliers import MOST_PASSES, RANGE, common
+from pilotfish.updates.c_step.passes import Trial
 
 TRUSTS = ("trajectory", "step")
 SOME = ("trajectory", pytest.param("step", marks=pytest.mark.slow))
@@ -266,3 +267,19 @@ def test_no_tie_changes_nothing():
     plain, tied = solve(problem, 0.1, "trajectory"), solve_tied(problem, problem[-1], *zeros, 0.1, "trajectory")
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(tied), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("start", [-RANGE, -38.0, -20.0])
+def test_rounding_far_from_the_root_does_not_lead_the_search(start):
+    """A search that doubles its way out of a flat end jumps to multipliers that leave of the KL but its rounding."""
+
+    def found(rounding):
+        def solve(log_eta):
+            kl = 1.3 / (1.0 + jnp.exp(2.0 * (log_eta + 5.3)))
+            return Trial(log_eta, None, jnp.where(kl < 1e-12, rounding, kl))
+
+        return common(solve, jnp.zeros(3), jnp.mean, 0.5, jnp.asarray(start), jnp.asarray(0.0))[0]
+
+    plain, other = found(1e-17), found(3e-16)
+    assert 0.99 * 0.5 <= plain.kl.mean() <= 0.5
+    np.testing.assert_allclose(other.log_eta, plain.log_eta, rtol=1e-12)

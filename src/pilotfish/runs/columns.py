@@ -14,6 +14,8 @@ from pilotfish.algorithms import Algorithm
 from pilotfish.runs.measured import bare
 from pilotfish.types import Shown
 
+ROUNDING = 1e-9
+"""What is below it is 0 to a bound that is 0."""
 Columns = dict[str, dict[str, Any]]
 """By a metric's name the fields of its `Shown`; `bound` is a number, or None where there is none; `words` are those
 that stand under the field."""
@@ -54,12 +56,19 @@ def bounds(how: Mapping[str, Any], metrics: Mapping[str, np.ndarray]) -> np.ndar
     return how["bound"] * (np.ones_like(metrics["cost"]) if factor is None else factor)
 
 
+def beyond(name: str, how: Mapping[str, Any], metrics: Mapping[str, np.ndarray], slack: float) -> np.ndarray:
+    """Where (seed, iteration) a metric is beyond its bound by more than that part of it, a bound of 0 by rounding."""
+    bound = bounds(how, metrics)
+    past = metrics[name] - bound if np.copysign(1.0, how["bound"]) > 0 else bound - metrics[name]
+    return past > np.where(bound == 0, ROUNDING, slack * np.abs(bound))
+
+
 def _is_report(value: Any) -> bool:
     return hasattr(value, "_asdict")
 
 
 def _bound(algorithm: Algorithm, setting: str) -> float | None:
-    """The value of a setting, "-" before its name turns its sign; None if there is none, or no finite number."""
+    """The value of a setting, after "-" its negative, for 0 as well; None if there is none, or no finite number."""
     value: Any = algorithm
     for name in setting.removeprefix("-").split("."):
         value = getattr(value, name, None)

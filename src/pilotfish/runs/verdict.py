@@ -10,14 +10,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from pilotfish.runs.columns import Columns, bounds
+from pilotfish.runs.columns import Columns, beyond, bounds
 from pilotfish.runs.evaluation import SOLVED, WORSE
 from pilotfish.runs.store import Run
 
 Metrics = Mapping[str, Float[np.ndarray, "S iteration"]]
 
-SLACK = 1.02
-"""A number exceeds its bound where it is this many times as large: updates meet theirs to a hundredth."""
+SLACK = 0.02
+"""A number is beyond its bound where it is so by more than this part of it: updates meet theirs to a hundredth."""
 PART = 5
 """What still changes is told by the last such part of the iterations, beside the part before it."""
 FALLS = 0.05
@@ -113,13 +113,13 @@ def _bounds(metrics: Metrics, columns: Columns) -> Iterator[Sentence]:
     for name, how in columns.items():
         if how["bound"] is None or name not in metrics:
             continue
-        bound = bounds(how, metrics)
-        with np.errstate(invalid="ignore"):
-            over = metrics[name] < SLACK * bound if how["bound"] < 0 else metrics[name] > SLACK * bound
+        over = beyond(name, how, metrics, SLACK)
         title = how["title"].removesuffix(" of a step")
         if over.any():
-            times = np.nanmax(np.where(over, metrics[name] / bound, np.nan))
-            words = f"{title} left its bound in {over.sum()} of {over.size} updates, by up to {times:.2g} times."
+            bound = bounds(how, metrics)
+            times = np.max(metrics[name][over] / bound[over]) if how["bound"] else np.inf
+            far = f", by up to {times:.2g} times" * bool(np.isfinite(times))
+            words = f"{title} left its bound in {over.sum()} of {over.size} updates{far}."
             yield Sentence("bad", words[0].upper() + words[1:])
         else:
             yield Sentence("good", f"{title[0].upper()}{title[1:]} stayed within its bound.")

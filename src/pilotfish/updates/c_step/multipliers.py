@@ -32,6 +32,8 @@ from pilotfish.updates.c_step.white import White
 
 TOLERANCE = 0.01
 """The KL ends within this, relative, below its bound."""
+NEGLIGIBLE = 1e-6
+"""What is left of a KL below this part of its bound is rounding, which must not lead the search."""
 MOST_PASSES = 40
 MOST_SWEEPS = 20
 """Most backward passes that look for the multipliers of single steps."""
@@ -60,7 +62,7 @@ def common(
 
     def evaluate(s: Float[Array, ""]) -> root.Point:
         trial = solve(profile + s)
-        return root.Point(jnp.log(measure(trial.kl) / kl_step), None, trial)
+        return root.Point(jnp.log(jnp.maximum(measure(trial.kl) / kl_step, NEGLIGIBLE)), None, trial)
 
     band = root.Band(jnp.log1p(-TOLERANCE), jnp.log1p(-0.5 * TOLERANCE), 0.0)
     found = root.search(evaluate, first, (centre - RANGE, centre + RANGE), band, MOST_PASSES, SECANT)
