@@ -15,7 +15,8 @@ SOME = (f"{SEEDS}[reps]",)
 ALL = (LOOP, "runs/test_loop.py::test_a_split_scan_equals_the_whole", SEEDS, METRICS)
 
 
-@pytest.mark.parametrize("names", [SOME, pytest.param(ALL, marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [SOME, ALL], ids=["some", "all"])
 def test_host_loop_scan_and_single_seeds_agree_to_the_bit(names):
     options = ["-n", "0", "-p", "no:cacheprovider"]
     environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}

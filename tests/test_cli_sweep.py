@@ -139,6 +139,7 @@ def test_what_is_wrong_is_said_in_the_users_words(capsys, tmp_path, words, said)
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.slow
 def test_a_search_tries_so_many_and_goes_on(capsys, tmp_path):
     words = [*LQ, "--algorithm.kl-step", "0.1:1.0:log", "--out", tmp_path / "found"]
     assert call(capsys, *words, "--search", "1")[0] == 0

@@ -183,6 +183,7 @@ def test_the_algorithm_is_short():
     assert len([line for line in ALGORITHM.splitlines() if line.strip()]) < 75
 
 
+@pytest.mark.slow
 def test_a_package_adds_an_algorithm_and_a_task_with_a_line_each(pilotfish, here, tmp_path):
     listed = pilotfish("list", "--json")
     assert listed.returncode == 0, listed.stderr

@@ -31,21 +31,14 @@ DOORS = (
     "testing.check_task",
 )
 """What users call: the public names, and what is beside them."""
-OWN_PROGRAM = ("RayWorld", "iteration", "scan", "testing.", "TrainingFailed")
-"""Doors whose examples compile programs of their own for seconds, or begin processes, by how their names begin; and so
-does each algorithm.
-All other examples that train share one program, that of LQRGPS() with 20 rollouts."""
 
 
 def found(door):
     return pkgutil.resolve_name(f"pilotfish.{door}")
 
 
-def is_slow(door):
-    return door.startswith(OWN_PROGRAM) or (isinstance(found(door), type) and issubclass(found(door), pf.Algorithm))
-
-
-@pytest.mark.parametrize("door", [pytest.param(door, marks=[pytest.mark.slow] * is_slow(door)) for door in DOORS])
+@pytest.mark.slow
+@pytest.mark.parametrize("door", DOORS)
 def test_an_example_shows_how_it_is_used_and_is_true(door, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where examples leave their runs and files
     monkeypatch.setenv("WANDB_MODE", "offline")  # which is asked for once in a process, and other tests need

@@ -47,6 +47,7 @@ def test_learn():
     assert share[-1] > 90
 
 
+@pytest.mark.slow
 def test_own_task():
     out = execute(ROOT / "examples" / "own_task.py")
     assert int(re.search(r"(\d+)% of the boats land", out).group(1)) > 90

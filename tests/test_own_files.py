@@ -320,6 +320,7 @@ def test_a_file_of_settings_must_be_there(capsys):
 # -- from another run
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_controllers_of_another(home, capsys):
     assert call(capsys, *OWN, "--out", "first")[0] == 0
     code, _, err = call(capsys, *OWN, "--from", "first", "--iterations", "1", "--out", "second")

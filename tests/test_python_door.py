@@ -81,6 +81,7 @@ def test_fields_are_read_as_they_are_written(tmp_path):
     assert fields(tmp_path / "a.py", "B") == {}
 
 
+@pytest.mark.slow
 def test_the_documentation_is_true(tmp_path):
     path = Path(__file__).parent.parent / "docs" / "python.md"
     found = doctest.testfile(str(path), module_relative=False, globs={"folder": str(tmp_path)})

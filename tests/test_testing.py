@@ -50,7 +50,9 @@ class Nudge(Algorithm):
         moved = jnp.abs(step).max() * (2000.0 if self.fault == "bound" else 1.0)
         if self.fault == "nan":
             moved = jnp.log(-1.0 - moved)
-        return LinearGaussian(state.K, k, state.chol), Info(ok, moved, -moved * (2000.0 if self.fault == "below" else 1.0))
+        return LinearGaussian(state.K, k, state.chol), Info(
+            ok, moved, -moved * (2000.0 if self.fault == "below" else 1.0)
+        )
 
 
 def test_a_sound_algorithm_passes():
@@ -140,6 +142,7 @@ def test_a_broken_task_is_named(fault: str, words: str, monkeypatch: Any):
         check_task(Dot(fault=fault))
 
 
+@pytest.mark.slow
 def test_more_of_a_problem_passes():
     """Two conditions, of which only a part is observed."""
     problem = Problem(

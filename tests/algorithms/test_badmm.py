@@ -33,6 +33,7 @@ def near(found, wanted, tolerance=1e-9):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_before_anything_is_priced_it_is_lqr_gps(first):
     _, rollouts, (new, info) = first
     expected, _ = update(LQRGPS(kl_step=0.1), LQRGPS().init(PROBLEM, EPISODES, KEY), rollouts, KEY)

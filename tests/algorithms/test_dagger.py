@@ -65,6 +65,7 @@ def test_the_teacher_acts_ever_less_and_the_network_learns_what_it_does(teacher)
     assert by_teacher(JaxWorld(PROBLEM).rollout(algorithm.local(new), 3, KEY)).all()
 
 
+@pytest.mark.slow
 def test_noise_is_that_part_of_the_problem_s_first(teacher):
     algorithm = DAgger(teacher=teacher, noise=0.25)
     state = algorithm.init(PROBLEM, 400, KEY)

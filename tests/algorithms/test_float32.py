@@ -27,7 +27,9 @@ UNITS = {
     "small costs": written(cost_unit=1e-12),
     "large costs": written(cost_unit=1e12),
 }
-SCRIPT = f"import sys; sys.path[:0] = {sys.path!r}; import test_float32; test_float32.main(sys.argv[1])"
+SCRIPT = f"import sys; sys.path[:0] = {sys.path!r}; import test_float32; test_float32.main(*sys.argv[1:])"
+ALWAYS = "lqr-gps"
+"""What is not slow."""
 
 
 def updated(name: str, units: Units, data: dict[str, np.ndarray]) -> LinearGaussian:
@@ -57,30 +59,24 @@ def rolled(name: str) -> dict[str, np.ndarray]:
     return data
 
 
-def main(folder: str) -> None:
+def main(folder: str, name: str) -> None:
     """Update on the rollouts of that folder, in all units, and leave the controllers there."""
-    for name in ALGORITHMS:
-        if name in DIGITS:
-            data = dict(np.load(f"{folder}/{name}.npz"))
-            for how, units in UNITS.items():
-                found = updated(name, units, data)
-                np.savez(f"{folder}/{name}, {how}.npz", K=found.K, k=found.k, chol=found.chol)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where the rollouts and what float32 makes of them are."""
-    path = tmp_path_factory.mktemp("float32")
-    for name in DIGITS:
-        np.savez(path / f"{name}.npz", **rolled(name))
-    subprocess.run([sys.executable, "-c", SCRIPT, path], env=os.environ | {"JAX_ENABLE_X64": "0"}, check=True)
-    return path
-
-
-@pytest.mark.parametrize("name", DIGITS)
-def test_an_update_in_float32_is_that_of_float64_in_all_units(folder, name):
-    exact = updated(name, written(), dict(np.load(folder / f"{name}.npz")))
+    data = dict(np.load(f"{folder}/rollouts.npz"))
     for how, units in UNITS.items():
-        stored = np.load(folder / f"{name}, {how}.npz")
+        found = updated(name, units, data)
+        np.savez(f"{folder}/{how}.npz", K=found.K, k=found.k, chol=found.chol)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in DIGITS]
+)
+def test_an_update_in_float32_is_that_of_float64_in_all_units(name, tmp_path):
+    data = rolled(name)
+    np.savez(tmp_path / "rollouts.npz", **data)
+    in_float32 = os.environ | {"JAX_ENABLE_X64": "0"}
+    subprocess.run([sys.executable, "-c", SCRIPT, tmp_path, name], env=in_float32, check=True)
+    exact = updated(name, written(), data)
+    for how, units in UNITS.items():
+        stored = np.load(tmp_path / f"{how}.npz")
         found = LinearGaussian(**{part: jnp.asarray(stored[part]) for part in stored})
         assert apart(found, exact, units) < DIGITS[name], how

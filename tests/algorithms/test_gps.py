@@ -45,6 +45,7 @@ def known():
     return went(KNOWN, 12)
 
 
+@pytest.mark.slow
 def test_before_anything_is_priced_it_is_lqr_gps(fitted):
     start = FITTED.init(PROBLEM, EPISODES, KEY)
     plain = LQRGPS(kl_step=0.1)
@@ -164,6 +165,7 @@ def test_settings_that_cannot_work_are_refused(monkeypatch, settings, message):
         GPS(**settings)
 
 
+@pytest.mark.slow
 def test_derivatives_that_overflow_are_named():
     """Of a system that goes nowhere far, and whose slope no feedback tames."""
     problem = pf.Problem(

@@ -325,6 +325,7 @@ def trap(name, gain=(0.1, 0.1), edge=np.inf, start=(0.0, 0.0), **more):
     return problem_of(dynamics, cost, start, **more)
 
 
+@pytest.mark.slow
 def test_where_curvature_is_negative_the_regularisation_is_raised():
     states, info = solve(trap("two wells"), 30, initial_noise=0.1)
     assert np.all(info.ok)
@@ -529,6 +530,7 @@ def test_on_learned_dynamics_the_cart_pole_swings_up_after_three_episodes():
     assert deployed.cost.sum(-1).mean() < 2000
 
 
+@pytest.mark.slow
 def test_a_plan_that_began_anew_is_taken_where_the_last_is_stuck():
     """At the top between two wells the derivative is zero, and iLQG stays."""
     problem, algorithm = trap("two wells"), ILQG(dynamics="learned", starts=3, steps=20)

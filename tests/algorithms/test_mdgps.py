@@ -108,6 +108,7 @@ MODEL_FREE = MDGPS(
 )
 
 
+@pytest.mark.slow
 def test_without_a_model_it_is_moto_before_its_first_lesson():
     moto = MOTO(underdetermined=True)
     state, rollouts = begun(MODEL_FREE)
@@ -150,7 +151,8 @@ def test_lqr_bounds_no_entropy():
         MDGPS(entropy_drop=0.1)
 
 
-@pytest.mark.parametrize("rule", [pytest.param("classic", marks=pytest.mark.slow), "global"])
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["classic", "global"])
 def test_the_step_size_compares_what_its_rule_says(second, rule):
     """The paper's quotient, of costs that NumPy finds in the fitted models."""
     algorithm, state, rollouts, _ = second
@@ -313,7 +315,8 @@ def test_a_step_of_the_exact_case_is_that_of_mirror_descent():
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
 def test_the_exact_case_is_monotone_and_arrives_at_the_optimum(seed):
     N = 4
     model, p = exact_models(seed, N, T=6, dx=3, du=2)

@@ -127,6 +127,7 @@ def test_entropy_falls_by_the_papers_schedule():
     assert entropy[-1] == pytest.approx(least, abs=0.01)
 
 
+@pytest.mark.slow
 def test_little_evidence_moves_little():
     info = learn(MORE(), TASK.problem(), 20, 2, [0])[1].info
     assert info.kl_max[0, 0] == pytest.approx(20 / 231, rel=1e-6)  # a quadratic function of 20 parameters
@@ -146,6 +147,7 @@ def searched(algorithm, units: Units):
     return loop.of_seed(states, 0).policy.mean[0], loop.of_seed(states, 0).policy.chol[0]
 
 
+@pytest.mark.slow
 def test_units_and_origins_do_not_matter():
     algorithm = MORE(skill=OpenLoop(features=2))
     plain = searched(algorithm, written())
@@ -155,6 +157,7 @@ def test_units_and_origins_do_not_matter():
             np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-4 if name == "far costs" else 1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_nothing_is_learned_of_nothing_and_it_says_so():
     algorithm = MORE(skill=SMALL)
     state = algorithm.init(TASK.problem(), 20, KEY)

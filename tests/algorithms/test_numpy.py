@@ -37,7 +37,8 @@ def in_policy_deviations(new, old, x):
     return np.abs(difference).max()
 
 
-@pytest.mark.parametrize("iterations", [pytest.param(1, marks=pytest.mark.slow), 12])
+@pytest.mark.slow
+@pytest.mark.parametrize("iterations", [1, 12])
 def test_an_update_without_reuse(iterations):
     world, algorithm = JaxWorld(MultiLink().problem()), MOTO()
     state, rollouts = learned(algorithm, world, 60, iterations)

@@ -161,7 +161,8 @@ def test_what_broke_off_is_not_used():
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("contextual", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("contextual", [False, True])
 def test_nothing_is_learned_of_nothing_and_it_says_so(contextual):
     algorithm = REPS(skill=SMALL, contextual=contextual)
     state, rollouts = rolled(algorithm, TASK.problem(), 20)

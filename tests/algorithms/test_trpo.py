@@ -111,8 +111,8 @@ def actions(policy, rollouts):
     return jax.tree.map(np.asarray, over_conditions(of_condition, policy, rollouts.x, rollouts.o))
 
 
-MARKED = [name if name in ("networks", "controllers") else pytest.param(name, marks=pytest.mark.slow) for name in FORMS]
-"""One of each actor; the others are slow to compile."""
+MARKED = [name if name == "networks" else pytest.param(name, marks=pytest.mark.slow) for name in FORMS]
+"""The others are slow to compile."""
 
 
 @pytest.mark.parametrize("name", MARKED)

@@ -113,8 +113,8 @@ LAST_STEP = TASK.problem().horizon - 1
 
 
 FIXED = [name for name in CASES if name not in DRAWS]
-ALWAYS = {"lqr-gps", "more"}
-"""Whose tests are not slow: one that fits its dynamics, one that searches whole episodes."""
+ALWAYS = {"lqr-gps"}
+"""Whose tests are not slow."""
 
 
 def marked(names):

@@ -153,6 +153,16 @@ def marked(names):
     return [pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else ()) for name in names]
 
 
+def pairs():
+    """Of policies and worlds; slow but for each policy in one world, and one policy in each."""
+    dear = {(p, w) for p in POLICIES for w in WORLDS if p in VARIANTS or (w != "jax" and p != "linear-gaussian")}
+    return [
+        pytest.param(p, w, marks=pytest.mark.slow if (p, w) in dear else (), id=f"{p}-{w}")
+        for w in WORLDS
+        for p in POLICIES
+    ]
+
+
 @pytest.fixture(params=marked(POLICIES))
 def policy(request):
     return POLICIES[request.param]()
@@ -188,6 +198,7 @@ def test_every_kind_is_here():
     assert {make().kind for make in POLICIES.values()} == ours
 
 
+@pytest.mark.parametrize(("policy", "world"), pairs(), indirect=True)
 def test_acts_in_every_world(policy, world):
     """The actions of a rollout are those of the policy in the rollout's states, by its own episode."""
     testing.check_policy(policy, problem(), world, M)

@@ -204,7 +204,9 @@ def toys(tmp_path_factory):
         yield
 
 
-@pytest.mark.parametrize("name", TOYS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "line" else name for name in TOYS]
+)
 def test_a_figure_is_run_drawn_told_and_kept(capsys, toys, name):
     assert cli.run(["figure", f"toy/{name}"]) == 0
     out, _ = capsys.readouterr()

@@ -210,6 +210,7 @@ def test_a_folder_in_use_is_refused_before_anything_is_run(tmp_path):
         study.perform(TOY, tmp_path / "small-steps" / "notes.txt")
 
 
+@pytest.mark.slow
 def test_sensitivity_tries_all_claims_under_all_variations(whole, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(whole[0], folder)
@@ -237,6 +238,7 @@ def test_sensitivity_tries_all_claims_under_all_variations(whole, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_an_arm_whose_training_fails_is_a_result(tmp_path):
     figure = dataclasses.replace(TOY, arms=(LARGE, BROKEN.but("small steps")))
     performed = study.perform(figure, tmp_path, quick=True)

@@ -69,13 +69,15 @@ def last(found):
     return np.concatenate([np.ravel(leaf[-1]) for leaf in (found.belief.Q.H, found.belief.Q.h)])
 
 
-@pytest.mark.parametrize("reuse", ["none", "iterations"])
+@pytest.mark.parametrize("reuse", [pytest.param("none", marks=pytest.mark.slow), "iterations"])
 def test_samples_of_a_step_bring_theirs_whether_its_formula_is_known_or_not(reuse):
     known, brought = believed(reuse, True), believed(reuse, False)
     jax.tree.map(np.testing.assert_array_equal, known.belief.Q, brought.belief.Q)
 
 
-@pytest.mark.parametrize(("pooled", "own"), [("both", "iterations"), ("time", "none")])
+@pytest.mark.parametrize(
+    ("pooled", "own"), [("both", "iterations"), pytest.param("time", "none", marks=pytest.mark.slow)]
+)
 def test_where_steps_share_their_samples_the_last_one_uses_its_own(pooled, own):
     """Its regression is the one without other steps' samples, which pools and masks nothing; the others' share all."""
     alone, brought, known = believed(own, False), believed(pooled, False), believed(pooled, True)
@@ -86,7 +88,10 @@ def test_where_steps_share_their_samples_the_last_one_uses_its_own(pooled, own):
     assert (brought.ess[:-1] > brought.ess[-1]).all()
 
 
-@pytest.mark.parametrize("reuse", ["both", "time", "iterations", "none"])
+@pytest.mark.parametrize(
+    "reuse",
+    ["both", pytest.param("time", marks=pytest.mark.slow), pytest.param("iterations", marks=pytest.mark.slow), "none"],
+)
 def test_a_last_step_without_noise_is_found_exactly(reuse):
     """By NumPy, for a quadratic final cost: then the last Q is quadratic in state and action, whatever is sampled."""
     calm = dataclasses.replace(KNOWN, noise_std=jnp.zeros(DX), final_cost=lambda x: 3.0 * x[0] ** 2 + x[1] ** 2)

@@ -199,6 +199,7 @@ def chains():
     return Chains(*map(np.stack, zip(*[chain(rng) for _ in range(CASES)], strict=True)))
 
 
+@pytest.mark.slow
 def test_advantages_under_the_new_states_sum_to_the_change_of_cost(chains):
     """Lemma 1."""
     terms = expectation(advantages(*chains.model()), chains.n, chains.S)

@@ -89,7 +89,7 @@ def test_settings_that_mean_nothing_are_refused(fields, message, monkeypatch):
         FittedQ(**fields)
 
 
-@pytest.mark.parametrize("reuse", ["none", "both"])
+@pytest.mark.parametrize("reuse", [pytest.param("none", marks=pytest.mark.slow), "both"])
 def test_where_transitions_lead_is_the_system_itself(reuse):
     """A linear system without noise, in the coordinates of its own states."""
     world = LinearQuadratic().world()

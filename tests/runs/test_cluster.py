@@ -198,6 +198,7 @@ def test_sweeps_learn_what_is_left_on_a_cluster(tmp_path, monkeypatch):
         assert path.read_bytes() == (tmp_path / "apart" / path.parent.name / path.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_figures_learn_what_is_left_on_a_cluster(tmp_path, monkeypatch):
     arm = Arm("some", "lq", "reps", Setup(pf.REPS(), rollouts=10, iterations=3))
     toy = PaperFigure("toy/1", "a toy", "", (arm, arm.but("others", kl_step=0.2)), (), {}, seeds=2)

@@ -96,6 +96,7 @@ def test_a_network_acts_where_it_was_not_trained(still):
     assert found.success.shape == (2,)
 
 
+@pytest.mark.slow
 def test_the_teachers_of_a_network_can_be_judged_and_had_in_its_place(still, local, tmp_path):
     run = pf.Run.open(still.path)
     found = run.evaluate(rollouts=2, local=True)

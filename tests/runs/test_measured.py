@@ -108,6 +108,7 @@ def test_a_policy_for_all_conditions_is_chosen_by_their_mean():
     np.testing.assert_array_equal(result.metrics["noise_free_distance"][0], np.where(i == 7, np.inf, distance))
 
 
+@pytest.mark.slow
 def test_measuring_changes_nothing_that_is_learned():
     task = LinearQuadratic()
     algorithm, learner = LQRGPS(), Measured(LQRGPS(), JaxWorld(task.problem()), 2)

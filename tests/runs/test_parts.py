@@ -73,6 +73,7 @@ def assert_same_run(run, other):
     assert tensors.keys() == others.keys()
 
 
+@pytest.mark.slow
 def test_united_seeds_are_the_run_of_one_process(tmp_path, together):
     run = Run.create(tmp_path / "apart", spec())
     told = []

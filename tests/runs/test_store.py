@@ -274,7 +274,8 @@ def test_a_cost_that_is_nan_stops_the_run_and_says_where(tmp_path):
     np.testing.assert_array_equal(states.controller.K, like.controller.K)
 
 
-@pytest.mark.parametrize("algorithm", [pytest.param(LQRGPS(), marks=pytest.mark.slow), ILQG()])
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", [LQRGPS(), ILQG()])
 def test_a_cost_without_derivative_stops_the_run_and_is_named(algorithm):
     """The distance to a target in which the episode begins."""
     problem = Problem(

@@ -148,6 +148,7 @@ def test_programs_follow_one_another_and_differ_where_they_must(tmp_path):
     assert ready[0].world is ready[1].world is ready[3].world is not ready[2].world
 
 
+@pytest.mark.slow
 def test_an_algorithm_that_decides_in_python_by_the_number_has_programs_of_its_own(tmp_path):
     (tmp_path / "forked.py").write_text(FORKED)
     name = f"{tmp_path / 'forked.py'}:Forked"
@@ -234,6 +235,7 @@ def trials(folder, count, space=None, observe=lambda arm, done: None):
     return search.perform(folder, space, make, count, 0, observe), asked
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_where_it_stopped_and_finds_the_same(tmp_path):
     def stop(one, done):
         if (one.label, done) == ("2", 2):
@@ -252,6 +254,7 @@ def test_a_search_goes_on_where_it_stopped_and_finds_the_same(tmp_path):
         trials(tmp_path / "whole", 4, {"kl_step": Range(0.1, 3.0, True, False)})
 
 
+@pytest.mark.slow
 def test_all_trials_of_a_search_share_a_program(tmp_path, monkeypatch):
     traced, update = [], REPS.update
     monkeypatch.setattr(REPS, "update", lambda *words: (traced.append(0), update(*words))[1])

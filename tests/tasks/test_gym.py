@@ -693,5 +693,6 @@ def test_what_was_learned_is_judged_from_fresh_resets_as_well(tmp_path):
     assert found.as_json()["fresh"]["cost"] == found.fresh.cost.tolist()
 
 
+@pytest.mark.slow
 def test_what_is_random_is_judged_by_all_episodes(tmp_path):
     assert judged(tmp_path / "run", "slips").rollouts.x.shape[:3] == (1, 2, 30)

@@ -41,7 +41,7 @@ def paid(problem, p):
     return total + weight @ constrained_lqr.covering(start, dynamics, p, policy)
 
 
-@pytest.mark.parametrize("kl_step", [0.05, 0.5])
+@pytest.mark.parametrize("kl_step", [pytest.param(0.05, marks=pytest.mark.slow), 0.5])
 def test_no_constrained_optimiser_finds_better(kl_step):
     several = problems(0, n=2, T=2, dx=2, du=2)
     step = solve(several, kl_step)
@@ -106,7 +106,7 @@ def test_gradients_vanish_by_finite_differences():
     assert np.abs(there).max() < 2e-4 * np.abs(begin).max()
 
 
-@pytest.mark.parametrize("convex", [True, False])
+@pytest.mark.parametrize("convex", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_every_pass_lowers_the_lagrangian(convex):
     for i in range(3):
         problem = single(problems(2, n=3, T=6, dx=3, du=2, convex=convex), i)
@@ -155,7 +155,7 @@ def test_the_bound_is_met_and_used(convex, weight):
     assert np.median(step.passes) <= 20
 
 
-@pytest.mark.parametrize("part", [0.999, 0.98, 0.9])
+@pytest.mark.parametrize("part", [pytest.param(0.999, marks=pytest.mark.slow), 0.98, 0.9])
 def test_a_bound_that_is_almost_slack_is_met(part):
     """Whatever the guess, that of an iteration before when it was slack, say. The policy's term keeps some noise, so
     that without a bound there is a KL, and next to that hardly a slope.

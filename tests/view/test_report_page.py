@@ -42,6 +42,7 @@ def runs(tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 def test_only_runs_of_the_same_task_with_the_same_settings_share_an_axis(runs):
     groups = report.by_task(runs)
     assert [[name for name, _ in group] for group in groups.values()] == [["one", "two"], ["other"]]
