@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import argparse
+import functools
 
 import equinox as eqx
 import jax
@@ -77,7 +78,11 @@ def whole(parts, guess):
 @eqx.filter_jit
 def search(white, guess):
     """The part of the C-step that `numpy_c_step.search` does."""
-    return each(lambda w, c: multipliers.common(w, jnp.zeros(T), jnp.mean, KL_STEP, c, c), white, jnp.log(guess))
+    def one(white, centre):
+        solve = functools.partial(passes.trial, white)
+        return multipliers.common(solve, jnp.zeros(T), jnp.mean, KL_STEP, centre, centre)
+
+    return each(one, white, jnp.log(guess))
 
 
 def gemm_floor() -> float:

@@ -22,7 +22,8 @@ def one_pass(A, B, noise, cost, final, start, eta):
     closed, spread = A + B @ G, B @ factor
     noise = noise + spread @ spread.swapaxes(-1, -2)
     ww = np.empty((N, T, n, n))
-    now = start
+    now = start.copy()  # w ends in a 1
+    now[:, -1, -1] = 1.0
     for t in range(T):
         ww[:, t] = now
         now = closed[:, t] @ now @ closed[:, t].swapaxes(-1, -2) + noise[:, t]

@@ -183,9 +183,9 @@ def _sweep(white: White, target: Array | float, centre: Float[Array, ""], states
 
     def step(V, at_t):
         A, B, L, Z, temper = at_t
-        Q = passes.cost_to_go(L, V, A, B)
-        slope = Q[n:, :n] @ Z
-        _, multipliers = dual.white_step(Q[n:, n:], slope[:, :-1], slope[:, -1], target, jnp.inf, temper)
+        Q = passes.of_action(L, V, A, B)
+        slope = Q[:, :n] @ Z
+        _, multipliers = dual.white_step(Q[:, n:], slope[:, :-1], slope[:, -1], target, jnp.inf, temper)
         log_eta = jnp.clip(jnp.log(multipliers.eta), centre - RANGE, centre + RANGE)
         V, found = passes.minimise(Q, V, (A, B, L), jnp.exp(log_eta))
         return V, (*found, log_eta)

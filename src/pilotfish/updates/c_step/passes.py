@@ -60,9 +60,9 @@ def first_order(white: White, kl_step: Array | float) -> Float[Array, ""]:
 
     def step(V, at_t):
         A, B, L, temper, states = at_t
-        Q = cost_to_go(L, V, A, B)
-        curvature, slope = Q[n:, n:] - temper * jnp.eye(du), Q[n:, :n]
-        return Q[:n, :n], 0.5 * (curvature**2).sum() + jnp.maximum(states.square(slope), 0.0)
+        slope, Q_ee = jnp.split(of_action(L, V, A, B), [n], -1)
+        curvature = Q_ee - temper * jnp.eye(du)
+        return L[:n, :n] + A.T @ V @ A, 0.5 * (curvature**2).sum() + jnp.maximum(states.square(slope), 0.0)
 
     at_t = (white.A, white.B, white.cost, white.temper, states)
     _, change = jax.lax.scan(step, white.final, at_t, reverse=True)
@@ -75,12 +75,11 @@ def reference(white: White) -> WhiteController:
     return WhiteController(jnp.zeros((T, du, n)), jnp.broadcast_to(jnp.eye(du), (T, du, du)))
 
 
-def cost_to_go(
+def of_action(
     L: Float[Array, "d d"], V: Float[Array, "n n"], A: Float[Array, "n n"], B: Float[Array, "n du"]
-) -> Float[Array, "d d"]:
-    """Q of one step, without the multiplier's part."""
-    AB = jnp.concatenate([A, B], -1)
-    return L + AB.T @ (V @ AB)
+) -> Float[Array, "du d"]:
+    """[Q_ew, Q_ee] of one step, without the multiplier's part: what of Q is needed, as V_t is not made of Q_ww."""
+    return L[len(V) :] + (V @ B).T @ jnp.concatenate([A, B], -1)
 
 
 def backward(white: White, log_eta: Float[Array, "T"]) -> WhiteController:
@@ -88,7 +87,7 @@ def backward(white: White, log_eta: Float[Array, "T"]) -> WhiteController:
 
     def step(V, at_t):
         A, B, L, eta = at_t
-        return minimise(cost_to_go(L, V, A, B), V, (A, B, L), eta)
+        return minimise(of_action(L, V, A, B), V, (A, B, L), eta)
 
     at_t = (white.A, white.B, white.cost, jnp.exp(log_eta))
     _, factors = jax.lax.scan(step, white.final, at_t, reverse=True)
@@ -96,12 +95,12 @@ def backward(white: White, log_eta: Float[Array, "T"]) -> WhiteController:
 
 
 def minimise(
-    Q: Float[Array, "d d"], V: Float[Array, "n n"], step: tuple[Array, Array, Array], eta: Float[Array, ""]
+    Q: Float[Array, "du d"], V: Float[Array, "n n"], step: tuple[Array, Array, Array], eta: Float[Array, ""]
 ) -> tuple[Array, tuple[Array, Array]]:
-    """V_t, and (W, W'Q_ew) of one step, for its multiplier, from V_{t+1} and the step's (A, B, L)."""
-    n = V.shape[-1]
-    W = inverse_factor(Q[n:, n:] + eta * jnp.eye(Q.shape[-1] - n))
-    slope = W.T @ Q[n:, :n]
+    """V_t, and (W, W'Q_ew) of one step, for its multiplier, from [Q_ew, Q_ee], V_{t+1} and the step's (A, B, L)."""
+    Q_ew, Q_ee = jnp.split(Q, [len(V)], -1)
+    W = inverse_factor(Q_ee + eta * jnp.eye(len(Q)))
+    slope = W.T @ Q_ew
     return followed(-W @ slope, V, step, eta), (W, slope)
 
 
@@ -116,9 +115,9 @@ def followed(
     G: Float[Array, "du n"], V: Float[Array, "n n"], step: tuple[Array, Array, Array], eta: Float[Array, ""]
 ) -> Float[Array, "n n"]:
     """V_t under the gains G, from V_{t+1} and the step's (A, B, L)."""
-    A, B, L = step
-    ahead, now = A + B @ G, jnp.concatenate([jnp.eye(V.shape[-1]), G])
-    before = now.T @ (L @ now) + eta * G.T @ G + ahead.T @ (V @ ahead)
+    (A, B, L), n = step, len(V)
+    ahead = A + B @ G
+    before = L[:n, :n] + L[:n, n:] @ G + G.T @ (L[n:, :n] + L[n:, n:] @ G + eta * G) + ahead.T @ (V @ ahead)
     return 0.5 * (before + before.T)
 
 

@@ -129,14 +129,14 @@ def backward(
     def step(V: Float[Array, "n n"], at_t) -> tuple[Float[Array, "n n"], WhiteController]:
         tie, G, X, eta, temper, *f = at_t
         A, B, L = f
-        Q = passes.cost_to_go(L, V, A, B)
-        W = passes.inverse_factor(Q[n:, n:] + eta * jnp.eye(Q.shape[-1] - n))
+        Q_ew, Q_ee = jnp.split(passes.of_action(L, V, A, B), [n], -1)
+        W = passes.inverse_factor(Q_ee + eta * jnp.eye(len(Q_ee)))
         # in the coordinates W^-1 e, where H is the identity
         known = gaussian.solve_chol(W, jnp.concatenate([tie.chol, G - tie.G, tie.G], -1))
         spread, apart, policy = jnp.split(known, [len(W), len(W) + n], -1)
         m, U = jnp.linalg.eigh(spread @ spread.T + apart @ X @ apart.T)
         y = _scale(jnp.maximum(m, 0.0), eta + temper, tie.weight)
-        apart = -(y / (y + tie.weight))[:, None] * (U.T @ (W.T @ Q[n:, :n] + policy))
+        apart = -(y / (y + tie.weight))[:, None] * (U.T @ (W.T @ Q_ew + policy))
         G = tie.G + W @ U @ apart
         V = passes.followed(G, V, (A, B, L), eta) + tie.weight * apart.T @ (apart / y[:, None])
         return V, WhiteController(G, W @ jnp.linalg.cholesky((U * y) @ U.T))
