@@ -78,6 +78,7 @@ def whole(parts, guess):
 @eqx.filter_jit
 def search(white, guess):
     """The part of the C-step that `numpy_c_step.search` does."""
+
     def one(white, centre):
         solve = functools.partial(passes.trial, white)
         return multipliers.common(solve, jnp.zeros(T), jnp.mean, KL_STEP, centre, centre)

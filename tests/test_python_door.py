@@ -19,7 +19,7 @@ from pilotfish.manual import fields, of_class
 from pilotfish.policies.episodic import ContextualPolicy, EpisodicPolicy, Skill
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.policies.network import Network
-from pilotfish.runs.callbacks import Tested
+from pilotfish.runs import callbacks
 from pilotfish.runs.loop import Report
 from pilotfish.tasks.lq import LinearQuadratic
 from pilotfish.types import Gaussian, LinearGaussian, Outcome, Problem
@@ -291,7 +291,7 @@ def test_training_stops_when_every_seed_succeeds_often_enough(world):
     test = pf.EvaluateEvery(able)
     stop = pf.StopAtSuccess(0.5, test=test)
     assert stop(said([1.0, 1.0]))
-    test.found.append(Tested(1, np.zeros(2), np.array([0.5, 0.5])))
+    test.found.append(callbacks.Tested(1, np.zeros(2), np.array([0.5, 0.5])))
     assert not stop(said([0.0, 0.0]))
 
 

@@ -47,6 +47,8 @@ class Nudge(Algorithm):
         ok = rollouts.valid.any(1)
         if self.fault == "scalar":
             ok = ok.all()
+        if self.fault == "decides" and self.by > 1.0:  # in Python: no program is that of all numbers
+            k = 2.0 * k
         moved = jnp.abs(step).max() * (2000.0 if self.fault == "bound" else 1.0)
         if self.fault == "nan":
             moved = jnp.log(-1.0 - moved)
@@ -55,8 +57,9 @@ class Nudge(Algorithm):
         )
 
 
-def test_a_sound_algorithm_passes():
-    check_algorithm(Nudge(), episodes=4)
+@pytest.mark.parametrize("how", ["", "decides"])
+def test_a_sound_algorithm_passes(how):
+    check_algorithm(Nudge(fault=how), episodes=4)
 
 
 @pytest.mark.parametrize(

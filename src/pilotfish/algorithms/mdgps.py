@@ -357,7 +357,7 @@ def _expected_cost(belief: Belief, controller: LinearGaussian) -> Float[Array, "
     return belief.expected_cost(controller)
 
 
-def _model_free(belief: LocalQ, kl_step: Array, entropy_drop: float) -> CStep:
+def _model_free(belief: LocalQ, kl_step: Array, entropy_drop: Array | float) -> CStep:
     """MOTO's step about the controller in whose coordinates Q is."""
     now, evidence = belief.occupancy, belief.evidence
     controller, _, found = q_step(
