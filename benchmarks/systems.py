@@ -29,9 +29,7 @@ def update(algorithm, problem, state, rollouts, key):
 
 
 def begun(name, world):
-    """A system that has learned a little, as `update`'s arguments, the CPU seconds that compiling took, and how it rolls
-    out.
-    """
+    """Of a system that has learned a little: `update`'s arguments, CPU seconds of compiling, and how it rolls out."""
     setup = experiments.setup(TASK, name)
     algorithm, state = setup.algorithm, setup.algorithm.init(world.problem, setup.rollouts, jax.random.key(0))
     for i in range(ITERATIONS):
@@ -43,12 +41,11 @@ def begun(name, world):
             compiling = time.process_time() - began
     assert info.ok.all()
     policy = algorithm.explore(state)
-    rollouts = world.rollout(policy, setup.rollouts, key)
-    return (
-        (algorithm, world.problem, state, rollouts, key),
-        compiling,
-        lambda: world.rollout(policy, setup.rollouts, key),
-    )
+
+    def roll():
+        return world.rollout(policy, setup.rollouts, key)
+
+    return (algorithm, world.problem, state, roll(), key), compiling, roll
 
 
 def main():

@@ -12,6 +12,7 @@ from pilotfish.algorithms.moto import MOTO
 from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs import loop
+from pilotfish.runs.measured import measuring
 from pilotfish.runs.train import train
 from pilotfish.tasks import registry
 from pilotfish.worlds.jax import JaxWorld
@@ -33,8 +34,9 @@ def train_on(name, setup, seeds):
     """Noise-free episodes' costs and successes (seed,) of a task in its own world."""
     world = tasks.find(name).make().world()
     settings = {"rollouts": setup.rollouts, "iterations": setup.iterations, "seeds": range(seeds)}
-    states = train(setup.algorithm, world, **settings).states
-    final = loop.deploy(setup.algorithm, world, 20, jax.random.key(99), states)
+    algorithm = measuring(setup.algorithm, world, setup.measured or 0)
+    states = train(algorithm, world, **settings).states
+    final = loop.deploy(algorithm, world, 20, jax.random.key(99), states)
     succeeds = world.problem.success or (lambda x, u: False)
     succeeded = jax.vmap(jax.vmap(jax.vmap(succeeds)))(final.x, final.u) & final.valid
     return np.asarray(final.cost.sum(-1).mean((1, 2))), np.asarray(succeeded.mean((1, 2)))

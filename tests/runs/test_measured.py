@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool
 
 from pilotfish.algorithms import Algorithm
 from pilotfish.algorithms.lqr_gps import LQRGPS
+from pilotfish.cli import learn
 from pilotfish.policies import Policy
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs.measured import Measured
@@ -125,3 +126,16 @@ def test_measuring_changes_nothing_that_is_learned():
     cost = with_it.metrics["noise_free_cost"]
     np.testing.assert_allclose(with_it.states.cost[:, 0], cost.min(1))
     assert learner.exploit(with_it.states) is with_it.states.best
+
+
+@pytest.mark.parametrize(
+    ("words", "episodes"),
+    [
+        (["peg-blind"], 3),  # as set up for the task, where iterations have few rollouts
+        (["peg-blind", "--measured", "0"], 0),
+        (["lq"], 1),
+        (["lq", "--rollouts", "9"], 0),
+    ],
+)
+def test_how_many_episodes_measure_where_nothing_is_said(words, episodes):
+    assert learn.asked(words, "train")[1].measured == episodes

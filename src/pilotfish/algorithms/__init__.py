@@ -94,6 +94,8 @@ class Setup(NamedTuple):
     algorithm: Algorithm
     rollouts: int
     iterations: int
+    measured: int | None = None
+    """Noise-free episodes from each condition that measure each policy; None: what is usual for so many rollouts."""
 
 
 def registry() -> dict[str, Entry]:

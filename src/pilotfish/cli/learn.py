@@ -63,7 +63,7 @@ class _Train:
     controllers'; or of a policy (.safetensors), whose controllers these are."""
     measured: int | None = None
     """Noise-free episodes from each condition in every iteration, by which the best policy is deployed; 0 leaves the
-    choice to the algorithm. By default 1 where an iteration has 10 rollouts or more."""
+    choice to the algorithm. By default as set up for the task, or 1 where an iteration has 10 rollouts or more."""
     checkpoint_every: int = 10
     """Iterations between checkpoints."""
     film: bool = True
@@ -110,7 +110,7 @@ def asked(argv: list[str], command: str) -> tuple[_Train, Spec]:
     seeds: list[int] = given.given.get("seeds", [0])
     counts = {name: value for name, value in given.given.items() if name in settings.NUMBERS}
     shown = {"demonstration": Path(given.given["demonstration"])} if "demonstration" in given.given else {}
-    base = _Train(algorithm, task, default.rollouts, default.iterations, seed=seeds[0], seeds=len(seeds))
+    base = _Train(algorithm, task, *default[1:3], measured=default.measured, seed=seeds[0], seeds=len(seeds))
     args = tyro.cli(
         _Train,
         args=rest,

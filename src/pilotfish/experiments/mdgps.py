@@ -23,19 +23,25 @@ FREE = StepSize(smallest=0.01, largest=3.0)
 DEFAULT = "lqr-gps"
 SETUPS = {
     "obstacles": {
-        "lqr-gps": Setup(LQRGPS(dynamics=MIXTURE, kl_step=2.0, noise_smoothing=4.0), rollouts=5, iterations=60),
+        "lqr-gps": Setup(
+            LQRGPS(dynamics=MIXTURE, kl_step=2.0, noise_smoothing=4.0), rollouts=5, iterations=60, measured=3
+        ),
         "mdgps": Setup(MDGPS(dynamics=LOOSE, noise_smoothing=4.0), rollouts=5, iterations=15),
         "badmm": Setup(BADMM(dynamics=LOOSE, kl_step=2.0, noise_smoothing=4.0), rollouts=5, iterations=15),
         "gps": Setup(GPS(dynamics=LOOSE, kl_step=2.0, step=FREE, noise_smoothing=4.0), rollouts=5, iterations=20),
         "moto": Setup(MOTO(reuse="iterations", memory=5, kl_step=0.2, entropy_drop=0.02), rollouts=40, iterations=150),
     },
     "peg": {
-        "lqr-gps": Setup(LQRGPS(dynamics=MIXTURE, kl_step=2.0, noise_smoothing=1.0), rollouts=5, iterations=12),
+        "lqr-gps": Setup(
+            LQRGPS(dynamics=MIXTURE, kl_step=2.0, noise_smoothing=1.0), rollouts=5, iterations=12, measured=3
+        ),
         "mdgps": Setup(MDGPS(noise_smoothing=2.0), rollouts=5, iterations=15),
         "badmm": Setup(BADMM(kl_step=2.0, noise_smoothing=2.0), rollouts=5, iterations=15),
     },
     "peg-blind": {
-        "lqr-gps": Setup(LQRGPS(dynamics=MIXTURE, kl_step=2.0, noise_smoothing=2.0), rollouts=5, iterations=12),
+        "lqr-gps": Setup(
+            LQRGPS(dynamics=MIXTURE, kl_step=2.0, noise_smoothing=2.0), rollouts=5, iterations=15, measured=3
+        ),
         "mdgps": Setup(MDGPS(noise_smoothing=2.0), rollouts=5, iterations=15),
         "badmm": Setup(BADMM(kl_step=2.0, noise_smoothing=2.0), rollouts=5, iterations=15),
     },
