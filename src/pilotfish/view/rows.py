@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from pilotfish.view import curves, look, plot
@@ -12,6 +13,9 @@ from pilotfish.view import curves, look, plot
 LARGEST = 900.0
 """Area of the mark of the row that takes most computing, in square points."""
 LEAST = 30.0
+IN_LEGEND = 50.0
+MARKS = "osD^vP"
+"""With every round of the colours they begin one further: no two rows have the same mark in the same colour."""
 
 
 def pictures(rows: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Path]:
@@ -28,7 +32,7 @@ def picture(task: str, rows: Mapping[str, Mapping[str, Any]], path: Path) -> Pat
     """Rollouts until success against cost at the end: medians over seeds and the middle half of the seeds; the larger
     a mark, the more CPU seconds a seed takes.
     """
-    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    figure = Figure(figsize=(7.5, 4.2 + 0.17 * len(rows)), layout="constrained")
     axis = figure.subplots()
     most = max((row["cpu_seconds"] or 0.0) / len(row["seeds"]) for row in rows.values())
     for i, row in enumerate(rows.values()):
@@ -41,10 +45,14 @@ def picture(task: str, rows: Mapping[str, Mapping[str, Any]], path: Path) -> Pat
         said += "" if seconds is None else f": {seconds:.0f} CPU s for {len(row['seeds'])} seeds"
         axis.hlines(y, left, right, color=colour, lw=1.2)
         axis.vlines(x, down, up, color=colour, lw=1.2)
-        axis.scatter(x, y, s=area, color=colour, alpha=0.55, label=said, marker="osD^vP"[i % 6])
+        axis.scatter(
+            x, y, s=area, color=colour, alpha=0.55, label=said, marker=MARKS[(i + i // len(look.COLOURS)) % len(MARKS)]
+        )
     axis.set(xscale="log", yscale="log")
     curves.frame(axis, "cost of a noise-free episode at the end", "rollouts from each condition until over 90% succeed")
-    axis.legend(frameon=False, fontsize=8, markerscale=0.5)
+    legend = figure.legend(loc="outside lower left", frameon=False, fontsize=8)
+    for handle in legend.legend_handles:
+        cast(PathCollection, handle).set_sizes([IN_LEGEND])
     figure.suptitle(f"{task}: what each algorithm takes, and comes to", fontsize=11, color=look.INK, x=0.01, ha="left")
     return plot.write(figure, path)
 
