@@ -178,7 +178,7 @@ def test_learns_more_than_the_exploration_it_gives_up(algorithm, learned):
 
 @pytest.mark.parametrize(
     "algorithm",
-    [name if name == "lqr-gps" else pytest.param(name, marks=pytest.mark.slow) for name in FIXED],
+    marked(FIXED),
     indirect=True,
 )
 def test_copies_of_a_condition_get_equal_answers(algorithm):
@@ -200,10 +200,7 @@ def test_copies_of_a_condition_get_equal_answers(algorithm):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name == "lqr-gps" else pytest.param(name, marks=pytest.mark.slow)
-        for name in sorted(algorithms.registry())
-    ],
+    marked(sorted(algorithms.registry())),
 )
 def test_hyperparameters_can_be_swept_side_by_side(name):
     """One algorithm stands for all where nothing slow is asked for: a sweep is compiled anew for each."""

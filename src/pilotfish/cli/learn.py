@@ -110,7 +110,8 @@ def asked(argv: list[str], command: str) -> tuple[_Train, Spec]:
     seeds: list[int] = given.given.get("seeds", [0])
     counts = {name: value for name, value in given.given.items() if name in settings.NUMBERS}
     shown = {"demonstration": Path(given.given["demonstration"])} if "demonstration" in given.given else {}
-    base = _Train(algorithm, task, *default[1:3], measured=default.measured, seed=seeds[0], seeds=len(seeds))
+    sizes = {"measured": default.measured, "seed": seeds[0], "seeds": len(seeds)}
+    base = _Train(algorithm, task, default.rollouts, default.iterations, **sizes)
     args = tyro.cli(
         _Train,
         args=rest,

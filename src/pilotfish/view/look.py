@@ -9,6 +9,7 @@ from jaxtyping import Float
 from pilotfish.runs.columns import Columns
 from pilotfish.runs.statistics import Interval, cost_interval, mean_interval
 
+MARKERS = "osD^vP"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#9a6a00", "#56b4e9")
 """Told apart by the colour-blind as well (after Okabe and Ito 2008, the orange darker so that it is legible on white);
 one line's neighbour differs in its dashes, too."""

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from pilotfish.runs.statistics import Interval
 from pilotfish.view import plot
 from pilotfish.view.curves import BLUE, COLOURS, GREY, INK, RED, frame
+from pilotfish.view.look import MARKERS
 
 mpl.use("agg")
 
@@ -22,7 +23,6 @@ ACROSS = 3
 """Panels in a row."""
 ENTRY = 1.9
 """Width of a legend's entry, inches."""
-MARKERS = "osD^vP"
 MARKED = 30
 """Points of a curve that have a marker, at most."""
 SHADES = LinearSegmentedColormap.from_list("success", ["#f6efe2", "#a9cbe2", BLUE, "#0f2f4f"])

@@ -14,8 +14,6 @@ LARGEST = 900.0
 """Area of the mark of the row that takes most computing, in square points."""
 LEAST = 30.0
 IN_LEGEND = 50.0
-MARKS = "osD^vP"
-"""With every round of the colours they begin one further: no two rows have the same mark in the same colour."""
 
 
 def pictures(rows: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Path]:
@@ -45,9 +43,9 @@ def picture(task: str, rows: Mapping[str, Mapping[str, Any]], path: Path) -> Pat
         said += "" if seconds is None else f": {seconds:.0f} CPU s for {len(row['seeds'])} seeds"
         axis.hlines(y, left, right, color=colour, lw=1.2)
         axis.vlines(x, down, up, color=colour, lw=1.2)
-        axis.scatter(
-            x, y, s=area, color=colour, alpha=0.55, label=said, marker=MARKS[(i + i // len(look.COLOURS)) % len(MARKS)]
-        )
+        # with every round of the colours markers begin one further: no two rows have the same in the same colour
+        marker = look.MARKERS[(i + i // len(look.COLOURS)) % len(look.MARKERS)]
+        axis.scatter(x, y, s=area, color=colour, alpha=0.55, label=said, marker=marker)
     axis.set(xscale="log", yscale="log")
     curves.frame(axis, "cost of a noise-free episode at the end", "rollouts from each condition until over 90% succeed")
     legend = figure.legend(loc="outside lower left", frameon=False, fontsize=8)
