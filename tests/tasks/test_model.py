@@ -377,6 +377,22 @@ def test_models_of_every_kind_are_tasks_with_their_parts(tmp_path, monkeypatch, 
     assert world.rollout(LinearGaussianPolicy(problem.first_controller), 2, KEY).valid.all()
 
 
+@pytest.mark.parametrize("package", ["arm_description", "arm_description-main"])
+def test_meshes_of_a_ros_package_are_found_near_its_urdf(tmp_path, package):
+    """In a folder of the package's name, and where it was unpacked into one of another."""
+    (tmp_path / package / "meshes").mkdir(parents=True)
+    (tmp_path / package / "urdf").mkdir()
+    mesh, file = tmp_path / package / "meshes" / "stone.obj", tmp_path / package / "urdf" / "arm.urdf"
+    mesh.write_text(TETRAHEDRON)
+    file.write_text(URDF.replace("stone.obj", "package://arm_description/meshes/stone.obj"))
+    (tmp_path / "cost.py").write_text(ONE)
+    made = ModelTask(file, tmp_path / "cost.py")
+    assert (made.problem().dx, str(mesh) in made.files) == (4, True)
+    mesh.unlink()
+    with pytest.raises(ValueError, match="mesh package://arm_description/meshes/stone.obj: there is no meshes/stone"):
+        made.simulation()
+
+
 def test_a_binary_model_is_the_same_task(task, tmp_path):
     made = task()
     mujoco.mj_saveModel(made.simulation().model, str(tmp_path / "model.mjb"))

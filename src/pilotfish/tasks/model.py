@@ -10,7 +10,8 @@ at its top or in its functions, by a path that begins with that of its `__file__
 of.
 Learning begins with noise about the keyframe's ctrl, or about zero.
 
-A URDF has no actuators: each of its hinges and slides gets a motor, with the joint's effort as its limit.
+A URDF has no actuators: each of its hinges and slides gets a motor, with the joint's effort as its limit. Its meshes at
+package://NAME/... lie in a folder NAME, or in the package itself, at or above the URDF's own folder.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -35,6 +36,8 @@ from pilotfish.worlds import starts
 from pilotfish.worlds.mujoco import Simulation, quiet, remarks
 from pilotfish.worlds.starts import BALL, FREE, HINGE, SLIDE
 
+PACKAGE = "package://"
+"""How ROS names a file of a package."""
 SHORTEST = 0.02
 """Seconds from one action to the next, at least, where nothing else is said."""
 NO_COST = """{model} needs a cost, by --cost FILE.py: a file such as
@@ -275,10 +278,28 @@ def _model(path: str) -> mujoco.MjModel:
 
 
 def _urdf(path: str) -> mujoco.MjSpec:
-    """A URDF, of whose file MuJoCo would know the suffix in small letters only."""
+    """A URDF, of whose file MuJoCo would know the suffix in small letters only, and of whose meshes no package."""
     spec = mujoco.MjSpec.from_string(Path(path).read_text())
     spec.modelfiledir = os.path.dirname(path)
+    for mesh in spec.meshes:
+        mesh.file = _in_package(mesh.file, path)
     return spec
+
+
+def _in_package(file: str, path: str) -> str:
+    """Where a file of a URDF lies. ROS knows of package://NAME/... where it installed NAME; here it is near the URDF."""
+    if not file.startswith(PACKAGE):
+        return file
+    inside = file.removeprefix(PACKAGE)
+    name, _, rest = inside.partition("/")
+    for folder in Path(path).absolute().parents:
+        for found in (folder / inside, folder / rest):
+            if found.is_file():
+                return str(found)
+    raise ValueError(
+        f"mesh {file}: there is no {rest} in the model's folder or one above it, nor in a folder {name} there. Put the "
+        "package there, or name the mesh by its path from the model's folder."
+    )
 
 
 def _with_motors(path: str) -> mujoco.MjModel:
