@@ -442,7 +442,7 @@ def test_a_cost_that_is_nan_ends_with_1_and_keeps_the_run(capsys, monkeypatch, u
     monkeypatch.setattr(CartPole, "cost", lambda self, x, u, t: jnp.where(t == 9, jnp.nan, (u**2).sum()))
     code, out, err = call(capsys, "train", "cartpole", *SMALL, "--iterations", "9", "--out", tmp_path / "run")
     assert code == 1
-    assert "update refused, iteration 0: 100% of the rollouts are not finite, first at step 9" in out
+    assert "update refused, iteration 0: 100% of the rollouts are not finite, their costs alone first at step 9" in out
     assert f"What was learned before is in {tmp_path / 'run'}" in err
     assert Run.open(tmp_path / "run").metrics()["ok"].shape == (2, 3)
 

@@ -12,6 +12,8 @@ from oracles.same import assert_same
 from pilotfish.algorithms.ilqg import ILQG
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.moto import MOTO
+from pilotfish.algorithms.reps import REPS
+from pilotfish.policies.episodic import OpenLoop
 from pilotfish.runs import RunError, RunWarning, loop
 from pilotfish.runs.same import difference
 from pilotfish.runs.spec import Spec, assemble, described
@@ -19,7 +21,7 @@ from pilotfish.runs.store import Run
 from pilotfish.runs.train import TrainingFailed, train
 from pilotfish.tasks.cartpole import CartPole
 from pilotfish.tasks.peg import Peg
-from pilotfish.types import Gaussian, Problem
+from pilotfish.types import Equations, Gaussian, Problem
 from pilotfish.worlds.jax import JaxWorld
 from pilotfish.worlds.mujoco import MujocoWorld
 
@@ -242,6 +244,13 @@ def assert_same_files(run, other):
         np.testing.assert_array_equal(array, theirs[name], err_msg=name)
 
 
+def test_a_simulation_that_diverges_stops_the_run_and_says_what_to_do():
+    problem = CartPole().problem()
+    explodes = dataclasses.replace(problem, dynamics=Equations(lambda x, u: jnp.where(x > 5, jnp.nan, x + 1)))
+    with pytest.raises(TrainingFailed, match=r"their states first at step \d. .* less noise .a smaller initial_std"):
+        train(REPS(skill=OpenLoop(features=3)), JaxWorld(explodes), rollouts=SAMPLES, iterations=9)
+
+
 def broken_problem(breaks_at, above=-jnp.inf):
     """A cart-pole whose cost is nan at one step, where the pole's angle is above a value."""
     problem = CartPole().problem()
@@ -263,7 +272,7 @@ def broken_problem(breaks_at, above=-jnp.inf):
 def test_a_cost_that_is_nan_stops_the_run_and_says_where(tmp_path):
     run = Run.create(tmp_path / "nan", make_spec())
     world = JaxWorld(broken_problem(17))
-    with pytest.raises(TrainingFailed, match=r"iteration 2: 100% of the rollouts are not finite, first at step 17"):
+    with pytest.raises(TrainingFailed, match=r"iteration 2: 100% of the rollouts are not finite, their costs alone first at step 17"):
         train(MOTO(), world, rollouts=SAMPLES, iterations=9, seeds=[0, 1], run=run)
     metrics = run.metrics()
     assert metrics["ok"].shape == (2, 3)

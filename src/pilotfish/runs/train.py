@@ -23,6 +23,13 @@ from pilotfish.types import Problem
 from pilotfish.worlds import RolloutsFailed, World
 from pilotfish.worlds.host import PlantWorld
 
+DIVERGED = (
+    "their states",
+    "What is simulated does not bear these actions: begin with less noise (a smaller initial_std of the task), limit the "
+    "actions, or simulate with a shorter timestep.",
+)
+NO_COST = ("their costs alone", "Check the task's cost there.")
+"""What of broken rollouts is not finite, and what to do about it."""
 PATIENCE = 3
 """Refused updates in a row, of every seed, after which training stops."""
 
@@ -240,12 +247,14 @@ def explain(turn: Turn, seed: int, algorithm: Algorithm, problem: Problem) -> st
     """Why seed number `seed` refused the update of this turn."""
     outcome = jax.tree.map(lambda leaf: np.asarray(leaf)[seed], turn.report.outcome)
     where = f"iteration {turn.i}"
-    if outcome.broken_at >= 0:
-        return (
-            f"{where}: {100 * (1 - outcome.valid):.0f}% of the rollouts are not finite, first at step "
-            f"{outcome.broken_at}. Check the task's cost and dynamics there."
-        )
     state, rollouts = loop.of_seed((turn.states, turn.rollouts), seed)
+    if outcome.broken_at >= 0:
+        diverged = not np.isfinite(np.asarray(rollouts.x)[:, :, outcome.broken_at]).all()
+        what, remedy = DIVERGED if diverged else NO_COST
+        return (
+            f"{where}: {100 * (1 - outcome.valid):.0f}% of the rollouts are not finite, {what} first at step "
+            f"{outcome.broken_at}. {remedy}"
+        )
     known = algorithm.refusal(problem, state, rollouts, jnp.asarray(turn.report.info.ok[seed]))
     unknown = "what was fitted to the rollouts gives no finite update. Raise the rollouts of an iteration."
     return f"{where}: {known or unknown}"
