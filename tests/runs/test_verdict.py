@@ -107,7 +107,7 @@ def test_exploration_that_costs_much_is_said():
 
 
 def test_what_is_worse_than_at_first_and_what_is_not_done_stand_last():
-    found = {"success": None, "summary": {WORSE: "2 of 3 seeds"}}
+    found = {"success": None, "summary": {WORSE: "2 of 3 seeds."}}
     *_, worse, left = words(found=found, iterations=30)
     assert worse == "What would be deployed is WORSE than at the beginning: 2 of 3 seeds."
     assert left == "20 of 30 iterations are done."

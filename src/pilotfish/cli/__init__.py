@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted, 141 nobody read the 
 """
 
 import os
+import re
 import signal
 import sys
 import warnings
@@ -38,6 +39,8 @@ MODULES |= {name: name for name in ("figure", "demo", "sweep", "completion")}
 MODULES |= {"list": "catalogue", "results": "measure"}
 """Where each command lives."""
 
+COLOURS = "\x1b\\[[0-9;]*m"
+"""What colours text in a terminal."""
 ASKS = ("-h", "--help")
 """What asks for help."""
 
@@ -59,7 +62,8 @@ begin with:   pilotfish train double-link
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit. To be terminated is to be interrupted: a run then is left resumable."""
-    warnings.formatwarning = lambda message, *_, **__: f"pilotfish: {message}\n"
+    # without the colours that Gymnasium gives its own
+    warnings.formatwarning = lambda message, *_, **__: f"pilotfish: {re.sub(COLOURS, '', str(message))}\n"
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         try:

@@ -208,7 +208,7 @@ def _turns(algorithm: Algorithm, world: World, sizes: Any, begun: tuple[int, Any
                     f"stopped after {PATIENCE} refused updates in a row: {explain(turn, 0, algorithm, world.problem)}"
                 )
     except RolloutsFailed as error:
-        raise TrainingFailed(f"stopped in iteration {at}: {error}.") from error
+        raise TrainingFailed(f"stopped in iteration {at}: {str(error).rstrip('.')}.") from error
 
 
 def _check_same(run: Run, algorithm: Algorithm, world: World, asked: dict[str, Any]) -> None:

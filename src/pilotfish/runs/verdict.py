@@ -48,7 +48,7 @@ def sentences(metrics: Metrics, columns: Columns, found: dict[str, Any] | None, 
         return [Sentence("fair", "No iteration has ended yet.")]
     said = [_outcome(metrics, found), *_bounds(metrics, columns), *_refusals(metrics), *_next(metrics)]
     if found is not None and WORSE in found["summary"]:
-        said.append(Sentence("bad", f"What would be deployed is {WORSE}: {found['summary'][WORSE]}."))
+        said.append(Sentence("bad", f"What would be deployed is {WORSE}: {found['summary'][WORSE]}"))
     done = metrics["cost"].shape[1]
     if done < iterations:
         said.append(Sentence("fair", f"{done} of {iterations} iterations are done."))

@@ -1,5 +1,6 @@
 """WHERE a policy acts: a world turns a policy into rollouts."""
 
+import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,8 +20,11 @@ class RolloutsFailed(RuntimeError):
 
 
 def quoted(error: Exception) -> str:
-    """What other people's code raised, in one line: its kind, and what it says."""
-    return f"{type(error).__name__}: {' '.join(str(error).split()):.500}".rstrip(": ")
+    """What other people's code raised, in one line: its kind, and what it says, or where it says nothing its place."""
+    said, frames = " ".join(str(error).split()), traceback.extract_tb(error.__traceback__)
+    if not said and frames:
+        said = f"{frames[-1].line} (line {frames[-1].lineno} of {frames[-1].filename})"
+    return f"{type(error).__name__}: {said:.500}".rstrip(": ")
 
 
 class World(eqx.Module):

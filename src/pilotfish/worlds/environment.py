@@ -350,7 +350,8 @@ def _numbers(env: gymnasium.Env, what: str, value: Any) -> np.ndarray:
 def _number(env: gymnasium.Env, what: str, value: Any) -> float:
     array = _numbers(env, what, value)
     if array.size != 1:
-        raise ValueError(f"{_name(env)}: the {what} has the shape {array.shape}; it must be one number.")
+        remedy = " Weigh its parts in a wrapper." if what == "reward" else ""
+        raise ValueError(f"{_name(env)}: the {what} has the shape {array.shape}; it must be one number.{remedy}")
     return array.item()
 
 
