@@ -1,5 +1,6 @@
 """Settings that must stand before numpy and jax are imported."""
 
+import gc
 import importlib
 import os
 import shutil
@@ -12,8 +13,13 @@ import pytest
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS", "0")  # which takes a twentieth of all tests' time
 
-QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-"""Neither optimise nor use the newer of XLA's two code generators, which takes half the time of all tests."""
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
+"""Neither optimise nor use the newer of XLA's two code generators, which takes half the time of all tests; and compile
+a program whole, for the other core has tests of its own."""
+GARBAGE = (100_000, 20, 100)
+"""So seldom look for cycles among what JAX traces, in which there are none: 700, 10, 10 takes 7% of all tests' time."""
 PROGRAMS = pytest.StashKey[str]()
 """The folder where all processes of one test session share what they compiled."""
 
@@ -25,6 +31,7 @@ STATE = pytest.StashKey[str]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests compile much and compute little: XLA may take short cuts, unless the slow ones are asked for."""
+    gc.set_threshold(*GARBAGE)
     if "not slow" in config.getoption("markexpr"):
         os.environ.setdefault("XLA_FLAGS", QUICK)
     if "PYTEST_XDIST_WORKER" not in os.environ:  # what these tests trust is no user's own

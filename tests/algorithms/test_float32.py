@@ -28,8 +28,6 @@ UNITS = {
     "large costs": written(cost_unit=1e12),
 }
 SCRIPT = f"import sys; sys.path[:0] = {sys.path!r}; import test_float32; test_float32.main(*sys.argv[1:])"
-ALWAYS = "lqr-gps"
-"""What is not slow."""
 
 
 def updated(name: str, units: Units, data: dict[str, np.ndarray]) -> LinearGaussian:
@@ -67,9 +65,8 @@ def main(folder: str, name: str) -> None:
         np.savez(f"{folder}/{how}.npz", K=found.K, k=found.k, chol=found.chol)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in DIGITS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DIGITS)
 def test_an_update_in_float32_is_that_of_float64_in_all_units(name, tmp_path):
     data = rolled(name)
     np.savez(tmp_path / "rollouts.npz", **data)

@@ -69,6 +69,7 @@ def second():
     return algorithm, state, rollouts, update(algorithm, state, rollouts, KEY)
 
 
+@pytest.mark.slow
 def test_before_its_first_lesson_it_is_lqr_gps():
     """Until the network is taught the reference is the first controllers, as in LQR-GPS."""
     mdgps, lqr = ALIKE, LQRGPS(kl_step=np.float64(ALIKE.kl_step))

@@ -12,6 +12,8 @@ from pilotfish.runs import loop
 from pilotfish.tasks.multi_link import MultiLink
 from pilotfish.worlds.jax import JaxWorld
 
+pytestmark = pytest.mark.slow
+
 
 @eqx.filter_jit
 def update(algorithm, problem, state, rollouts):
@@ -37,7 +39,6 @@ def in_policy_deviations(new, old, x):
     return np.abs(difference).max()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("iterations", [1, 12])
 def test_an_update_without_reuse(iterations):
     world, algorithm = JaxWorld(MultiLink().problem()), MOTO()

@@ -205,7 +205,7 @@ def toys(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "line" else name for name in TOYS]
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("line", "curves") else name for name in TOYS]
 )
 def test_a_figure_is_run_drawn_told_and_kept(capsys, toys, name):
     assert cli.run(["figure", f"toy/{name}"]) == 0

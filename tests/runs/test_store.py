@@ -272,7 +272,9 @@ def broken_problem(breaks_at, above=-jnp.inf):
 def test_a_cost_that_is_nan_stops_the_run_and_says_where(tmp_path):
     run = Run.create(tmp_path / "nan", make_spec())
     world = JaxWorld(broken_problem(17))
-    with pytest.raises(TrainingFailed, match=r"iteration 2: 100% of the rollouts are not finite, their costs alone first at step 17"):
+    with pytest.raises(
+        TrainingFailed, match=r"iteration 2: 100% of the rollouts are not finite, their costs alone first at step 17"
+    ):
         train(MOTO(), world, rollouts=SAMPLES, iterations=9, seeds=[0, 1], run=run)
     metrics = run.metrics()
     assert metrics["ok"].shape == (2, 3)

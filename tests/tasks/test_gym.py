@@ -180,7 +180,9 @@ def test_an_error_without_words_is_told_by_its_place_and_a_reward_of_many_parts_
         raise AssertionError
 
     bare.step = asserts
-    with pytest.raises(RolloutsFailed, match=r"raised AssertionError: raise AssertionError \(line \d+ of .*test_gym\.py\)"):
+    with pytest.raises(
+        RolloutsFailed, match=r"raised AssertionError: raise AssertionError \(line \d+ of .*test_gym\.py\)"
+    ):
         world.rollout(policy(world.problem), 1, KEY)
     bare.step = lambda u: (np.zeros(4), np.ones(3), False, False, {})
     with pytest.raises(RolloutsFailed, match=r"the reward has the shape \(3,\); .* Weigh its parts in a wrapper"):

@@ -389,7 +389,7 @@ def test_meshes_of_a_ros_package_are_found_near_its_urdf(tmp_path, package):
     made = ModelTask(file, tmp_path / "cost.py")
     assert (made.problem().dx, str(mesh) in made.files) == (4, True)
     mesh.unlink()
-    with pytest.raises(ValueError, match="mesh package://arm_description/meshes/stone.obj: there is no meshes/stone"):
+    with pytest.raises(ValueError, match=r"mesh package://arm_description/meshes/stone.obj: there is no meshes/stone"):
         made.simulation()
 
 

@@ -169,7 +169,7 @@ def test_large_steps_are_the_dual_s_too(growth, convex, bound):
     assert (gap < 0.02 * (old - new)).all()
 
 
-@pytest.mark.parametrize("trust", TRUSTS)
+@pytest.mark.parametrize("trust", ["trajectory", pytest.param("step", marks=pytest.mark.slow)])
 def test_without_a_step_the_reference_is_kept(trust):
     start, dynamics, cost, final, q = ours(systems(10, n=8, T=40, dx=3, du=2))
     hopeless = jnp.arange(8) == 1
