@@ -25,8 +25,8 @@ from pilotfish.worlds.host import PlantWorld
 
 DIVERGED = (
     "their states",
-    "What is simulated does not bear these actions: begin with less noise (a smaller initial_std of the task), limit the "
-    "actions, or simulate with a shorter timestep.",
+    "What is simulated does not bear these actions: begin with less noise (a smaller initial_std of the task), limit "
+    "the actions, or simulate with a shorter timestep.",
 )
 NO_COST = ("their costs alone", "Check the task's cost there.")
 """What of broken rollouts is not finite, and what to do about it."""
