@@ -287,7 +287,7 @@ def _urdf(path: str) -> mujoco.MjSpec:
 
 
 def _in_package(file: str, path: str) -> str:
-    """Where a file of a URDF lies. ROS knows where it installed NAME of package://NAME/...; here it is near the URDF."""
+    """Where a file of a URDF lies. ROS knows where NAME of package://NAME/... is; here it is near the URDF."""
     if not file.startswith(PACKAGE):
         return file
     inside = file.removeprefix(PACKAGE)
