@@ -77,7 +77,7 @@ class Counting(Algorithm):
         return state + 1.0, Counted(jnp.ones(2, bool))
 
 
-def world(sign=1.0):
+def world(sign=1.0, judged=True):
     problem = Problem(
         horizon=T,
         dt=0.1,
@@ -85,22 +85,29 @@ def world(sign=1.0):
         initial_std=[1.0],
         cost=lambda x, u, t: jnp.where(u[0] == 7.0, jnp.nan, sign * (u[0] - x[0]) ** 2),
         dynamics=lambda x, u: x,
-        success=lambda x, u: jnp.abs(u[-1, 0] - x[0, 0]) < 0.5,
+        success=(lambda x, u: jnp.abs(u[-1, 0] - x[0, 0]) < 0.5) if judged else None,
         distance=lambda x, u: jnp.abs(u[-1, 0] - x[0, 0]),
     )
     return JaxWorld(problem)
 
 
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_every_condition_deploys_its_own_best(sign):
-    result = train(Counting(shared=False), world(sign), rollouts=2, iterations=9, measured=1)
-    best = [3.0, 5.0] if sign > 0 else [8.0, 0.0]
+@pytest.mark.parametrize(
+    ("sign", "judged", "best"),
+    [
+        (1.0, False, [3.0, 5.0]),
+        (-1.0, False, [8.0, 0.0]),
+        (-1.0, True, [3.0, 5.0]),  # success counts first where cost disagrees with it
+    ],
+)
+def test_every_condition_deploys_its_own_best(sign, judged, best):
+    result = train(Counting(shared=False), world(sign, judged), rollouts=2, iterations=9, measured=1)
     np.testing.assert_array_equal(result.policy.controller.k[:, :, 0], np.repeat([best], T, 0).T)
 
 
 def test_a_policy_for_all_conditions_is_chosen_by_their_mean():
+    assert train(Counting(shared=True), world(judged=False), rollouts=2, iterations=9, measured=1).policy.u == 4.0
     result = train(Counting(shared=True), world(), rollouts=2, iterations=9, measured=1)
-    assert result.policy.u == 4.0
+    assert result.policy.u == 3.0  # which succeeds in one condition, and so does 5, at the same cost
     i = np.arange(9)
     cost = T * ((i - 3.0) ** 2 + (i - 5.0) ** 2) / 2
     np.testing.assert_array_equal(result.metrics["noise_free_cost"][0], np.where(i == 7, np.inf, cost))
@@ -124,7 +131,7 @@ def test_measuring_changes_nothing_that_is_learned():
         with_it.states.learner.controller,
     )
     cost = with_it.metrics["noise_free_cost"]
-    np.testing.assert_allclose(with_it.states.cost[:, 0], cost.min(1))
+    np.testing.assert_allclose(with_it.states.cost[:, 0], cost.min(1))  # the task defines no success
     assert learner.exploit(with_it.states) is with_it.states.best
 
 

@@ -31,7 +31,10 @@ class State(NamedTuple):
     learner: Any
     """The algorithm's own state."""
     best: Policy
-    """Of the policies measured so far, for each condition if it has its own, that which cost least."""
+    """Of the policies measured so far, for each condition if it has its own, that which succeeded most often, and of
+    these that which cost least."""
+    success: Float[Array, "N"]
+    """Fraction of its episodes from each condition that succeed; 0 where the task defines no success."""
     cost: Float[Array, "N"]
     """Mean cost of its episodes from each condition; infinite before the first."""
 
@@ -75,7 +78,7 @@ class Measured(Algorithm):
     def init(self, problem: Problem, episodes: int, key: Key) -> State:
         learner = self.algorithm.init(problem, episodes, key)
         unknown = jnp.full(len(problem.conditions.mean), jnp.inf, float)
-        return State(learner, self.algorithm.latest(learner), unknown)
+        return State(learner, self.algorithm.latest(learner), jnp.zeros_like(unknown), unknown)
 
     def explore(self, state: State) -> Policy:
         return self.algorithm.explore(state.learner)
@@ -95,16 +98,16 @@ class Measured(Algorithm):
         policy = self.algorithm.latest(state.learner)
         found = self.world.rollout(policy, self.episodes, jax.random.key(KEY))
         cost = jnp.where(found.valid.all(-1), found.cost.sum(-1).mean(-1), jnp.inf)
-        success = jnp.asarray(jnp.nan)
+        succeeded = jnp.zeros_like(cost)
         if problem.success is not None:
-            success = (jax.vmap(jax.vmap(problem.reaches))(found.x, found.u, found.cost) & found.valid).mean()
+            succeeded = (jax.vmap(jax.vmap(problem.reaches))(found.x, found.u, found.cost) & found.valid).mean(-1)
+        success = jnp.asarray(jnp.nan) if problem.success is None else succeeded.mean()
         distance = jnp.asarray(jnp.nan)
         if problem.distance is not None:
             ended = jax.vmap(jax.vmap(problem.distance))(found.x, found.u)
             distance = jnp.where(found.valid, ended, jnp.inf).mean()
-        if not policy.per_condition:
-            cost = jnp.full_like(cost, cost.mean())
-        return State(learner, *_better(policy, cost, state)), Info(info, cost.mean(), success, distance)
+        state = State(learner, *_better(policy, succeeded, cost, state))
+        return state, Info(info, cost.mean(), success, distance)
 
     def refusal(self, problem: Problem, state: State, rollouts: Rollouts, ok: Bool[Array, "N"]) -> str:
         return self.algorithm.refusal(problem, state.learner, rollouts, ok)
@@ -129,9 +132,13 @@ def _update(algorithm: Algorithm, problem: Problem, state: Any, rollouts: Rollou
     return algorithm.update(problem, state, rollouts, key)
 
 
-def _better(policy: Policy, cost: Float[Array, "N"], state: State) -> tuple[Policy, Float[Array, "N"]]:
-    """What costs least of a policy and the best before it, and its cost."""
-    better = cost < state.cost
+def _better(policy: Policy, success: Float[Array, "N"], cost: Float[Array, "N"], state: State) -> tuple:
+    """The better of a policy and the best before it, with its success and cost: success counts first, for a task's cost
+    need not agree with it.
+    """
+    if not policy.per_condition:
+        success, cost = (jnp.full_like(found, found.mean()) for found in (success, cost))
+    better = (success > state.success) | ((success == state.success) & (cost < state.cost))
 
     def chosen(new: Any, old: Any) -> Any:
         if not eqx.is_array(new):
@@ -139,4 +146,4 @@ def _better(policy: Policy, cost: Float[Array, "N"], state: State) -> tuple[Poli
         which = better.reshape(-1, *(1,) * (new.ndim - 1)) if policy.per_condition else better[0]
         return jnp.where(which, new, old)
 
-    return jax.tree.map(chosen, policy, state.best), jnp.where(better, cost, state.cost)
+    return jax.tree.map(chosen, (policy, success, cost), (state.best, state.success, state.cost))
