@@ -14,6 +14,7 @@ from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.cli import learn
 from pilotfish.policies import Policy
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
+from pilotfish.runs import evaluation
 from pilotfish.runs.measured import Measured
 from pilotfish.runs.train import train
 from pilotfish.tasks.lq import LinearQuadratic
@@ -146,3 +147,9 @@ def test_measuring_changes_nothing_that_is_learned():
 )
 def test_how_many_episodes_measure_where_nothing_is_said(words, episodes):
     assert learn.asked(words, "train")[1].measured == episodes
+
+
+@pytest.mark.parametrize(("judged", "best"), [(True, 4), (False, 7)])
+def test_the_best_seed_is_that_of_most_success_and_then_of_least_cost(judged, best):
+    actions = jnp.array([3.0, 8.0])  # the first succeeds in one condition, the second costs less
+    assert evaluation.measure([4, 7], Counting(shared=True), world(-1.0, judged), actions, 1).best_seed == best

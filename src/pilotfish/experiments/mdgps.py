@@ -472,8 +472,8 @@ FIGURE_MAP = PaperFigure(
     ),
     settings=SETTINGS
     | {
-        "network": "of all iterations' the one whose noise-free episodes at the places of training cost least: what a "
-        "run deploys",
+        "network": "of all iterations' the one whose noise-free episodes at the places of training succeed most often, "
+        "and of such that whose cost least: what a run deploys",
         "places": "a grid of 81 from -0.2 to 0.2 m, in which are the nine of training, and 50 drawn evenly from there",
         "seeds": "10",
     },

@@ -63,7 +63,7 @@ class Evaluation(NamedTuple):
     success: np.ndarray | None
     """Part of the episodes that reach the goal (S,); None where the task defines none."""
     best_seed: int
-    """The seed of lowest cost."""
+    """The seed whose episodes succeed most often, and of several such that of lowest cost."""
     summary: dict[str, str]
     """The same in words, with intervals."""
     rollouts: Rollouts
@@ -247,7 +247,6 @@ def _judged(seeds: list[int], world: World, roll: Callable[[int], Rollouts], epi
     rollouts, alike = _distinct(world, roll, episodes)
     cost, valid = np.asarray(rollouts.cost).sum(-1), np.asarray(rollouts.valid)
     by_seed = np.array([c[v].mean() if v.any() else np.nan for c, v in zip(cost, valid, strict=True)])
-    best = 0 if np.isnan(by_seed).all() else int(np.nanargmin(by_seed))
     summary, success = {"mean cost of an episode": _in_words(by_seed, _episodes_of_first(rollouts))}, None
     if world.problem.success is not None:
         success = reached(world.problem, rollouts).mean((1, 2))
@@ -256,6 +255,7 @@ def _judged(seeds: list[int], world: World, roll: Callable[[int], Rollouts], epi
     summary[EPISODES] = f"{M} of each of {len(seeds)} seed(s), from each condition"
     if alike:
         summary[EPISODES] = f"1 of each of {len(seeds)} seed(s), from {N} distinct start(s): deterministic, so no more"
+    best = np.lexsort((by_seed, np.zeros(len(seeds)) if success is None else -success))[0]  # nan is last
     return Evaluation(list(seeds), by_seed, success, seeds[best], summary, rollouts)
 
 

@@ -380,7 +380,7 @@ class Run:
         return evaluation.evaluate(self, rollouts, conditions, local)
 
     def best_seed(self) -> int:
-        """The seed of lowest cost by the last evaluation that was kept; the first if there was none."""
+        """The seed that was best by the last evaluation that was kept; the first if there was none."""
         found = self.evaluation()
         return self.spec.seeds[0] if found is None else found["best_seed"]
 

@@ -90,8 +90,9 @@ class Result:
 
     @functools.cached_property
     def best_seed(self) -> int:
-        """The seed whose policy costs least: of several by noise-free episodes, as the command line has it, which are
-        rolled out when this is asked for first. Of a robot, whose every episode takes its time, by the last iteration.
+        """The seed whose policy succeeds most often, and of several such costs least: by noise-free episodes, as the
+        command line has it, which are rolled out when this is asked for first. Of a robot, whose every episode takes
+        its time, that which costs least by the last iteration.
         """
         if len(self.seeds) == 1:
             return self.seeds[0]
