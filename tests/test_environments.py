@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from dear import mostly_slow
 from gymnasium.utils.env_checker import check_env
 from jaxtyping import Array
 
@@ -133,8 +134,7 @@ def episode(env, actions, seed=0):
 def one_of_each_class():
     """Names of tasks; all but the first of each class are slow."""
     entries = sorted(tasks.registry().items())
-    first = {entry.source: name for name, entry in reversed(entries)}.values()
-    return [name if name in first else pytest.param(name, marks=pytest.mark.slow) for name, _ in entries]
+    return mostly_slow(dict(entries), always={entry.source: name for name, entry in reversed(entries)}.values())
 
 
 @pytest.mark.parametrize("name", one_of_each_class())

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from dear import mostly_slow
 
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.models.cost import CostExpansion
@@ -62,9 +63,7 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [name if "adapted" in name else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
-)
+@pytest.mark.parametrize("name", mostly_slow(VARIANTS, always=[name for name in VARIANTS if "adapted" in name]))
 def test_every_variant_approaches_the_known_optimum(name):
     algorithm, samples, factor = VARIANTS[name]
     world, keys = JaxWorld(TASK.problem()), loop.root_keys(SEEDS)

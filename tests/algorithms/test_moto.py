@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from dear import mostly_slow
 
 from pilotfish.algorithms import moto
 from pilotfish.algorithms.moto import MOTO
@@ -49,9 +50,7 @@ ALWAYS = {"reuse over both"}
 """The variant that has parts of most others."""
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
-)
+@pytest.mark.parametrize("name", mostly_slow(VARIANTS, ALWAYS))
 def test_every_variant_approaches_the_known_optimum(name):
     algorithm, samples, iterations, factor = VARIANTS[name]
     states, report = learn(algorithm, samples, iterations)

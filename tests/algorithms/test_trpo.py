@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from dear import mostly_slow
 from jaxtyping import Array
 
 from pilotfish.algorithms.trpo import TRPO
@@ -111,7 +112,7 @@ def actions(policy, rollouts):
     return jax.tree.map(np.asarray, over_conditions(of_condition, policy, rollouts.x, rollouts.o))
 
 
-MARKED = [name if name == "networks" else pytest.param(name, marks=pytest.mark.slow) for name in FORMS]
+MARKED = mostly_slow(FORMS, always=["networks"])
 """The others are slow to compile."""
 
 

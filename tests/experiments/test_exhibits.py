@@ -6,6 +6,7 @@ import imageio.v3 as iio
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dear import mostly_slow
 from jaxtyping import Array, Float
 from scipy import spatial, stats
 
@@ -204,9 +205,7 @@ def toys(tmp_path_factory):
         yield
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("line", "curves") else name for name in TOYS]
-)
+@pytest.mark.parametrize("name", mostly_slow(TOYS, always=TOYS.keys() - {"line", "curves"}))
 def test_a_figure_is_run_drawn_told_and_kept(capsys, toys, name):
     assert cli.run(["figure", f"toy/{name}"]) == 0
     out, _ = capsys.readouterr()

@@ -8,6 +8,7 @@ import sys
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from dear import mostly_slow
 
 from pilotfish import experiments
 from pilotfish.algorithms import Setup
@@ -317,9 +318,7 @@ ALWAYS = {"moto/1c"}
 """The figure whose runs are the least slow to begin."""
 
 
-@pytest.mark.parametrize(
-    "id", [id if id in ALWAYS else pytest.param(id, marks=pytest.mark.slow) for id in sorted(experiments.figures())]
-)
+@pytest.mark.parametrize("id", mostly_slow(sorted(experiments.figures()), ALWAYS))
 def test_every_figure_can_be_run(id):
     figure = experiments.figures()[id]
     plan = study.plan(figure, figure.folder(), None, False, True)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dear import mostly_slow
 from oracles import constrained_lqr, draw
 from scipy.optimize import approx_fprime
 
@@ -118,7 +119,7 @@ def convex(found, p, model):
     return np.linalg.eigvalsh(L.mT @ (D.mT @ D + more.H) @ L)[:, 0] > 1e-3
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))])
+@pytest.mark.parametrize("seed", mostly_slow(range(4), always=(0,)))
 def test_gradients_are_those_of_the_average(seed):
     """In mean and covariance of the state, and in gain, offset and covariance of the controller."""
     model, p, s, policy = case(seed, bend=0.4)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from dear import mostly_slow
 from scipy.integrate import solve_ivp
 from tasks import euler_lagrange
 
@@ -46,7 +47,7 @@ def energies_of_a_fall(n):
 
 
 @pytest.mark.parametrize("inertia", ["toolbox", "rod"])
-@pytest.mark.parametrize("n", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3)), 4])
+@pytest.mark.parametrize("n", mostly_slow(range(1, 5), always=(1, 4)))
 def test_motion_is_lagrange_s(n, inertia):
     mass, length, gravity, friction = 1.0, 1.0, 9.81, 0.025
     about_centre = mass * (length**2 + 1e-4) / {"toolbox": 3, "rod": 12}[inertia]

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dear import mostly_slow
 from oracles import constrained_lqr, dense
 from oracles.systems import controller, numbers, ours, single, systems, ties
 
@@ -169,7 +170,7 @@ def test_large_steps_are_the_dual_s_too(growth, convex, bound):
     assert (gap < 0.02 * (old - new)).all()
 
 
-@pytest.mark.parametrize("trust", ["trajectory", pytest.param("step", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trust", mostly_slow(TRUSTS, always=["trajectory"]))
 def test_without_a_step_the_reference_is_kept(trust):
     start, dynamics, cost, final, q = ours(systems(10, n=8, T=40, dx=3, du=2))
     hopeless = jnp.arange(8) == 1

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dear import mostly_slow
 
 from pilotfish import tasks
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
@@ -36,8 +37,7 @@ class Trial(NamedTuple):
 def one_of_each_class():
     """Names of tasks with equations; all but the first of each class are slow."""
     names = sorted(name for name, entry in tasks.registry().items() if isinstance(entry.make(), DrawnTask))
-    first = {tasks.registry()[name].source: name for name in reversed(names)}.values()
-    return [name if name in first else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    return mostly_slow(names, always={tasks.registry()[name].source: name for name in reversed(names)}.values())
 
 
 @pytest.fixture(scope="module", params=one_of_each_class())

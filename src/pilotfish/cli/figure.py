@@ -23,13 +23,12 @@ from rich.text import Text
 
 from pilotfish import experiments, nodes
 from pilotfish.cli import COMMANDS
-from pilotfish.cli.watch import Listener, Seeds
+from pilotfish.cli.watch import Listener, on_cluster
 from pilotfish.experiments import study
 from pilotfish.experiments.claims import PaperFigure, Study, slug
 from pilotfish.experiments.exhibits import ELSEWHERE, Curves, Map, PaperTable, Rows
 from pilotfish.experiments.study import Job, Performed
 from pilotfish.registry import named
-from pilotfish.runs import cluster
 from pilotfish.runs.store import replacing
 
 COLOUR = {"holds": "green", "does not hold": "red", "undecided": "yellow"}
@@ -68,9 +67,7 @@ def figure(argv: list[str]) -> int:
     how = (chosen, folder, args.seeds, args.quick, args.sensitivity)
     console.print(f"{chosen.id}: {chosen.title} -> {folder}", style="bold", soft_wrap=True)
     try:
-        if args.ray and (runs := study.left(*how)):
-            with Seeds(console, runs) as watch:
-                cluster.finish(runs, args.ray, observe=watch)
+        on_cluster(args.ray, console, lambda: study.left(*how))
         with _Watch(console, study.plan(*how).jobs) as watch:
             performed = study.perform(*how, observe=watch)
     except KeyboardInterrupt:

@@ -20,10 +20,10 @@ from rich.table import Table
 
 import pilotfish
 from pilotfish.cli import COMMANDS, learn
-from pilotfish.cli.watch import Listener, Seeds
+from pilotfish.cli.watch import Listener, on_cluster
 from pilotfish.experiments.rows import ROWS, command
 from pilotfish.registry import named
-from pilotfish.runs import cluster, sweep
+from pilotfish.runs import sweep
 from pilotfish.runs.evaluation import SOLVED
 from pilotfish.runs.store import Run, replacing, write_json
 from pilotfish.runs.sweep import Arm, Found
@@ -79,9 +79,7 @@ def _measured(name: str, folder: Path, ray: str, console: Console, place: tuple[
     arm = Arm(name, {}, folder / name, spec)
     console.print(f"  {place[0] + 1}/{place[1]}  {name}: pilotfish train {ROWS[name]}", soft_wrap=True, markup=False)
     begun, whole = time.process_time(), not (arm.path / "spec.json").exists() and not ray
-    if ray and (runs := sweep.left([arm])):
-        with Seeds(console, runs) as watch:
-            cluster.finish(runs, ray, observe=watch)
+    on_cluster(ray, console, lambda: sweep.left([arm]))
     one = sweep.perform([arm])[0]
     seconds = time.process_time() - begun
     kept, path = {}, folder / f"{name}.json"

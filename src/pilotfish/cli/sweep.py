@@ -24,8 +24,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from pilotfish.cli import COMMANDS, complain, learn
-from pilotfish.cli.watch import Listener, Seeds
-from pilotfish.runs import RunError, cluster, logs, search
+from pilotfish.cli.watch import Listener, on_cluster
+from pilotfish.runs import RunError, logs, search
 from pilotfish.runs import sweep as engine
 from pilotfish.runs.search import Range
 from pilotfish.runs.spec import Spec
@@ -211,9 +211,7 @@ def _grid(asked: Asked, console: Console) -> tuple[Path, list[Found]]:
     arms = [_arm(folder, _folder(values), values, spec) for values, (_, spec) in zip(choices, made, strict=True)]
     _check_distinct(arms)
     console.print(f"{len(arms)} arms -> {folder}", style="bold", soft_wrap=True)
-    if ray and (runs := engine.left(arms)):
-        with Seeds(console, runs) as watch:
-            cluster.finish(runs, ray, log, watch)
+    on_cluster(ray, console, lambda: engine.left(arms), log)
     with _Watch(console, len(arms)) as watch:
         return folder, engine.perform(arms, watch, log)
 

@@ -4,7 +4,7 @@ Its columns are those that the reports' `Shown` annotations ask for.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from pilotfish.algorithms import Algorithm
 from pilotfish.cli import abandon, complain
+from pilotfish.runs import cluster
 from pilotfish.runs.columns import Columns, columns, flatten
 from pilotfish.runs.loop import Turn
 from pilotfish.runs.spec import Spec
@@ -162,6 +163,13 @@ class Seeds:
             where = f"{run.path.name}, " if self.several else ""
             self.console.print(f"  {where}seed {seed}: {said}", soft_wrap=True, markup=False)
         self.progress.update(self.bar, completed=sum(self.done.values()))
+
+
+def on_cluster(ray: str, console: Console, left: Callable[[], Sequence[Run]], log: Sequence[str] = ()) -> None:
+    """Where a cluster is asked for, let it learn what some runs have left, watched: then this process has none of it."""
+    if ray and (runs := left()):
+        with Seeds(console, runs) as watch:
+            cluster.finish(runs, ray, log, watch)
 
 
 def _cell(values: Any, form: str) -> str:
