@@ -166,7 +166,7 @@ class Seeds:
 
 
 def on_cluster(ray: str, console: Console, left: Callable[[], Sequence[Run]], log: Sequence[str] = ()) -> None:
-    """Where a cluster is asked for, let it learn what some runs have left, watched: then this process has none of it."""
+    """Where a cluster is asked for, let it learn what some runs have left, watched, and leave none to this process."""
     if ray and (runs := left()):
         with Seeds(console, runs) as watch:
             cluster.finish(runs, ray, log, watch)
