@@ -34,7 +34,7 @@ from pilotfish.runs import RunError, RunWarning
 from pilotfish.tasks import Task, demonstration
 from pilotfish.worlds import World
 
-FORMAT = 3
+FORMAT = 4
 COUNTS = 2**63
 """Beyond every number of iterations or rollouts."""
 SEEDS = 2**31
