@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from pilotfish import experiments
 from pilotfish.algorithms import Setup
 from pilotfish.algorithms.reps import REPS
-from pilotfish.cli import COMMANDS, learn, run
+from pilotfish.cli import COMMANDS, as_line, learn, run
 from pilotfish.experiments.claims import Arm, Claim, PaperFigure, Variation
 from pilotfish.registry import ALGORITHMS, TASKS
 from pilotfish.runs import arms
@@ -281,6 +281,12 @@ def test_a_run_teaches_and_may_then_go(capsys, folder, tmp_path):
     assert "name the run whose local controllers teach, --teacher RUN" in err
     assert call(capsys, *words, "--teacher")[0] == 2
     assert not (tmp_path / "other").exists()
+
+
+def test_warnings_are_lines_without_colours():
+    assert as_line("\x1b[33mWARN: cast to float32\x1b[0m", UserWarning, "file.py", 3) == (
+        "pilotfish: WARN: cast to float32\n"
+    )
 
 
 def test_evaluate(capsys, folder):

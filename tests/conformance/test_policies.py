@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from dear import mostly_slow
 from jaxtyping import Array
 from oracles import point_mass
 
@@ -150,7 +151,7 @@ VARIANTS = {
 
 
 def marked(names):
-    return [pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else ()) for name in names]
+    return mostly_slow(names, always=set(POLICIES) - VARIANTS)
 
 
 def pairs():

@@ -39,7 +39,7 @@ MODULES |= {name: name for name in ("figure", "demo", "sweep", "completion")}
 MODULES |= {"list": "catalogue", "results": "measure"}
 """Where each command lives."""
 
-COLOURS = "\x1b\\[[0-9;]*m"
+COLOURS = r"\x1b\[[0-9;]*m"
 """What colours text in a terminal."""
 ASKS = ("-h", "--help")
 """What asks for help."""
@@ -62,8 +62,7 @@ begin with:   pilotfish train double-link
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit. To be terminated is to be interrupted: a run then is left resumable."""
-    # without the colours that Gymnasium gives its own
-    warnings.formatwarning = lambda message, *_, **__: f"pilotfish: {re.sub(COLOURS, '', str(message))}\n"
+    warnings.formatwarning = as_line
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         try:
@@ -159,6 +158,11 @@ def _warnings_as_lines() -> Iterator[None]:
         warnings.simplefilter("always", RunWarning)
         warnings.showwarning = show
         yield
+
+
+def as_line(message: Any, *_: Any, **__: Any) -> str:
+    """A warning as the command line shows it, without the colours that Gymnasium gives its own."""
+    return f"pilotfish: {re.sub(COLOURS, '', str(message))}\n"
 
 
 def complain(message: str, code: int) -> int:

@@ -132,7 +132,9 @@ def _update(algorithm: Algorithm, problem: Problem, state: Any, rollouts: Rollou
     return algorithm.update(problem, state, rollouts, key)
 
 
-def _better(policy: Policy, success: Float[Array, "N"], cost: Float[Array, "N"], state: State) -> tuple:
+def _better(
+    policy: Policy, success: Float[Array, "N"], cost: Float[Array, "N"], state: State
+) -> tuple[Policy, Float[Array, "N"], Float[Array, "N"]]:
     """The better of a policy and the best before it, with its success and cost: success counts first, for a task's cost
     need not agree with it.
     """

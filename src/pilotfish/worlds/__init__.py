@@ -21,8 +21,8 @@ class RolloutsFailed(RuntimeError):
 
 def quoted(error: Exception) -> str:
     """What other people's code raised, in one line: its kind, and what it says, or where it says nothing its place."""
-    said, frames = " ".join(str(error).split()), traceback.extract_tb(error.__traceback__)
-    if not said and frames:
+    said = " ".join(str(error).split())
+    if not said and (frames := traceback.extract_tb(error.__traceback__)):
         said = f"{frames[-1].line} (line {frames[-1].lineno} of {frames[-1].filename})"
     return f"{type(error).__name__}: {said:.500}".rstrip(": ")
 
