@@ -61,7 +61,7 @@ SETUPS = {
         "moto": Setup(MOTO(reuse="iterations", memory=5, kl_step=0.2, entropy_drop=0.02), rollouts=40, iterations=150),
     },
     "peg": {
-        "mdgps": ours(PAPER["peg"]["mdgps"], step=SETTLING),
+        "mdgps": ours(PAPER["peg"]["mdgps"], step=SETTLING)._replace(iterations=20),
         "badmm": ours(PAPER["peg"]["badmm"]),
         "lqr-gps": Setup(
             LQRGPS(dynamics=AGREEING, kl_step=2.0, step=SHRINKING, noise_smoothing=1.0),
@@ -71,7 +71,7 @@ SETUPS = {
         ),
     },
     "peg-blind": {
-        "mdgps": ours(PAPER["peg-blind"]["mdgps"], step=SETTLING),
+        "mdgps": ours(PAPER["peg-blind"]["mdgps"], step=SETTLING)._replace(iterations=20),
         "badmm": ours(PAPER["peg-blind"]["badmm"]),
         "lqr-gps": Setup(
             LQRGPS(dynamics=AGREEING, kl_step=2.0, step=SHRINKING, noise_smoothing=2.0),
