@@ -75,8 +75,8 @@ def test_the_tutorial_teaches_a_network(tmp_path, monkeypatch, capsys):
     for command in re.findall(r"^    pilotfish (.*)$", text, re.MULTILINE):
         assert run(command.split()) == 0, command
         said[command] = capsys.readouterr().out
-    for command, least in (("train peg --algorithm mdgps --out peg", 70), ("evaluate peg --held-out", 40)):  # 4 places
-        assert float(re.search(r"episodes that succeed: ([\d.]+)%", said[command]).group(1)) > least
+    for command in ("train peg --algorithm mdgps --out peg", "evaluate peg --held-out"):
+        assert float(re.search(r"episodes that succeed: ([\d.]+)%", said[command]).group(1)) > 70
     assert (tmp_path / "peg" / "film-held-out.gif").stat().st_size > 10_000
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (tmp_path / "act.py").write_text(block)

@@ -21,22 +21,20 @@ from pilotfish.updates.step_size import StepSize
 
 AGREEING = FittedDynamics(prior="gmm", excess=2.0)
 LOOSE = FittedDynamics(prior="gmm", memory=60, excess=10.0)
-SHRINKING, SETTLING = StepSize(smallest=0.1), StepSize(smallest=0.1, largest=3.0)
+SHRINKING = StepSize(smallest=0.1)
 FREE = StepSize(smallest=0.01, largest=3.0)
 
+PEG = {
+    "mdgps": Setup(MDGPS(noise_smoothing=2.0), rollouts=5, iterations=15),
+    "badmm": Setup(BADMM(kl_step=2.0, noise_smoothing=2.0), rollouts=5, iterations=15),
+}
 PAPER = {
     "obstacles": {
         "mdgps": Setup(MDGPS(dynamics=LOOSE, noise_smoothing=4.0), rollouts=5, iterations=15),
         "badmm": Setup(BADMM(dynamics=LOOSE, kl_step=2.0, noise_smoothing=4.0), rollouts=5, iterations=15),
     },
-    "peg": {
-        "mdgps": Setup(MDGPS(noise_smoothing=2.0), rollouts=5, iterations=15),
-        "badmm": Setup(BADMM(kl_step=2.0, noise_smoothing=2.0), rollouts=5, iterations=15),
-    },
-    "peg-blind": {
-        "mdgps": Setup(MDGPS(noise_smoothing=2.0), rollouts=5, iterations=15),
-        "badmm": Setup(BADMM(kl_step=2.0, noise_smoothing=2.0), rollouts=5, iterations=15),
-    },
+    "peg": PEG,
+    "peg-blind": PEG,
 }
 """Networks as the figures compare them, by task and algorithm: linearised by regression, as in the paper."""
 
@@ -49,6 +47,11 @@ def ours(setup: Setup, **changes: Any) -> Setup:
     return setup._replace(algorithm=algorithm, measured=1)
 
 
+OUR_PEG = {
+    "mdgps": ours(PEG["mdgps"], step=StepSize(smallest=0.1, largest=3.0))._replace(iterations=20),
+    "badmm": ours(PEG["badmm"]),
+}
+
 DEFAULT = "lqr-gps"
 SETUPS = {
     "obstacles": {
@@ -60,9 +63,8 @@ SETUPS = {
         "gps": Setup(GPS(dynamics=LOOSE, kl_step=2.0, step=FREE, noise_smoothing=4.0), rollouts=5, iterations=20),
         "moto": Setup(MOTO(reuse="iterations", memory=5, kl_step=0.2, entropy_drop=0.02), rollouts=40, iterations=150),
     },
-    "peg": {
-        "mdgps": ours(PAPER["peg"]["mdgps"], step=SETTLING)._replace(iterations=20),
-        "badmm": ours(PAPER["peg"]["badmm"]),
+    "peg": OUR_PEG
+    | {
         "lqr-gps": Setup(
             LQRGPS(dynamics=AGREEING, kl_step=2.0, step=SHRINKING, noise_smoothing=1.0),
             rollouts=5,
@@ -70,9 +72,8 @@ SETUPS = {
             measured=3,
         ),
     },
-    "peg-blind": {
-        "mdgps": ours(PAPER["peg-blind"]["mdgps"], step=SETTLING)._replace(iterations=20),
-        "badmm": ours(PAPER["peg-blind"]["badmm"]),
+    "peg-blind": OUR_PEG
+    | {
         "lqr-gps": Setup(
             LQRGPS(dynamics=AGREEING, kl_step=2.0, step=SHRINKING, noise_smoothing=2.0),
             rollouts=5,
