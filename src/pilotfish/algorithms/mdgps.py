@@ -169,7 +169,7 @@ class MDGPS(Algorithm):
     """With c_step moto: how the Q-functions are fitted."""
     entropy_drop: float = math.inf
     """With c_step moto: by how much less entropy than the network's a step's actions may have, nats; inf: no bound."""
-    dynamics: FittedDynamics = FittedDynamics(prior="gmm", memory=60, excess=2.0)
+    dynamics: FittedDynamics = FittedDynamics(prior="gmm", excess=2.0)
     """How the dynamics are fitted."""
     cost: CostExpansion = CostExpansion()
     """How the cost becomes quadratic."""
