@@ -221,9 +221,9 @@ def between_rules(study: Study, number: Number) -> np.ndarray:
 
 
 SETTINGS = {
-    "settings": "those of `pilotfish train` for each task; sampling and step rule are all that differs between MDGPS's "
-    "arms. docs/algorithms/mdgps.md says what is ours",
-    "BADMM": "the paper's settings are the best of a sweep that it does not give; ours are those of `pilotfish train`",
+    "settings": "of each task its own, nearer to the paper's than those of `pilotfish train`; sampling and step rule "
+    "are all that differs between MDGPS's arms. docs/algorithms/mdgps.md says what is ours",
+    "BADMM": "the paper's settings are the best of a sweep that it does not give; ours were found by trial",
     "rollouts": "5 from each condition and update, as in the paper",
 }
 ALONE = Variation("no imagined episodes", lambda arm: arm.but(imagined=0))
