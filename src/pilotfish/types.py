@@ -542,5 +542,7 @@ class Outcome(NamedTuple):
     """Fraction of all rollouts that reach the goal; nan where the task defines none."""
     valid: Annotated[Float[Array, ""], Shown("rollouts that did not break off", "%")]
     """Fraction of rollouts that did not break off."""
+    clipped: Annotated[Float[Array, ""], Shown("actions beyond the bounds", "%")]
+    """Fraction of what the policy asked for, over steps, entries and rollouts, that the plant clipped to its bounds."""
     broken_at: Int[Array, ""]
     """First time step at which any rollout is not finite; -1 if none."""

@@ -1,5 +1,7 @@
 """The loop: host and compiled, split and whole, alone and among other seeds, give the same numbers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,6 +90,18 @@ def test_outcome_counts_what_broke_off():
     assert result.success == 0.5
     assert result.valid == 0.75
     assert result.broken_at == 7
+
+
+def test_actions_beyond_the_bounds_are_counted_where_steps_happened():
+    problem = CartPole().problem()
+    T, high = problem.horizon, float(problem.action_high[0])
+    u = np.zeros((1, 2, T, 1))
+    u[0, 0, :5], u[0, 0, 5], u[0, 1, 0], u[0, 1, 10:] = 1.01 * high, high, -2.0 * high, 3.0 * high
+    x = jnp.zeros((1, 2, T + 1, 4))
+    rollouts = Rollouts(x, x, jnp.asarray(u), jnp.zeros((1, 2, T + 1)), jnp.array([[T, 10]]), None)
+    assert loop.outcome(problem, rollouts).clipped == pytest.approx(6 / (T + 10))
+    free = dataclasses.replace(problem, action_low=-jnp.full(1, jnp.inf), action_high=jnp.full(1, jnp.inf))
+    assert loop.outcome(free, rollouts).clipped == 0
 
 
 def test_a_task_without_success_reports_nan():

@@ -33,6 +33,13 @@ def test_a_settled_run_of_a_task_without_success_has_nothing_left_to_do():
     assert words() == ["An episode costs 1, 100 at the beginning. The task defines no success."]
 
 
+def test_actions_that_make_no_difference_are_named_where_they_are_most():
+    late = np.where(np.arange(ITERATIONS) < ITERATIONS - 4, 0.0, 0.76)
+    assert any(one.startswith("76% of the actions asked for lie beyond the bounds") for one in words(clipped=late))
+    assert len(words(clipped=0.5)) == len(words())  # half of them is no more than a plant driven hard
+    assert len(words(clipped=late[::-1])) == len(words())  # and what was once is over
+
+
 def test_success_is_counted_in_seeds_and_dated_where_it_lasts():
     success = np.where(np.arange(ITERATIONS) == 2, 1.0, np.arange(ITERATIONS) >= 7).astype(float)
     measured = words(success=success, noise_free_success=success)

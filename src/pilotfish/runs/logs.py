@@ -30,6 +30,7 @@ NAMES = {
     "success": "rollout/success_rate",
     "cost_std": "rollout/ep_rew_std",
     "valid": "rollout/valid",
+    "clipped": "rollout/clipped",
     "broken_at": "rollout/broken_at",
     "noise_free_success": "eval/success_rate",
     "noise_free_distance": "eval/distance",

@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from pilotfish.algorithms import Algorithm
 from pilotfish.policies import Policy, over_conditions
@@ -135,8 +135,16 @@ def outcome(problem: Problem, rollouts: Rollouts) -> Outcome:
         cost_std=jnp.where(valid.any(), jnp.sqrt(variance), jnp.nan),
         success=success,
         valid=valid.mean(),
+        clipped=_clipped(problem, rollouts),
         broken_at=jnp.where(finite.all(), -1, jnp.argmin(finite)),
     )
+
+
+def _clipped(problem: Problem, rollouts: Rollouts) -> Float[Array, ""]:
+    """Fraction of the actions' entries that lie beyond the bounds, of steps that happened."""
+    happened = rollouts.happened[..., None]
+    beyond = happened & (problem.admissible(rollouts.u) != rollouts.u)
+    return beyond.sum() / jnp.maximum(happened.sum() * rollouts.u.shape[-1], 1)
 
 
 def root_keys(seeds: Sequence[int]) -> Array:

@@ -22,6 +22,8 @@ PART = 5
 """What still changes is told by the last such part of the iterations, beside the part before it."""
 FALLS = 0.05
 """Part of all that was gained, above which the cost is said to fall still."""
+MOST = 0.5
+"""Part of the actions beyond the plant's bounds, above which that is said."""
 LARGE = 0.1
 """Part of all that was gained that exploration may cost, above which it is called large."""
 
@@ -126,13 +128,20 @@ def _bounds(metrics: Metrics, columns: Columns) -> Iterator[Sentence]:
 
 
 def _refusals(metrics: Metrics) -> Iterator[Sentence]:
-    """Updates that were not made, and rollouts that were no use."""
+    """Updates that were not made, rollouts that were no use, and actions that made no difference."""
     if (refused := float(np.mean(1.0 - metrics["ok"]))) > 0:
         mood = "bad" if refused > LARGE else "fair"
         yield Sentence(mood, f"{_percent(refused)} of the updates were refused: their controllers stayed as they were.")
     if (broken := float(np.mean(1.0 - metrics["valid"]))) > 0:
         remedy = "A smaller step or less noise at the beginning may help."
         yield Sentence("fair", f"{_percent(broken)} of the rollouts broke off. {remedy}")
+    last = -max(metrics["cost"].shape[1] // PART, 1)
+    if (clipped := float(np.mean(metrics["clipped"][:, last:])) if "clipped" in metrics else 0.0) > MOST:
+        yield Sentence(
+            "fair",
+            f"{_percent(clipped)} of the actions asked for lie beyond the bounds, where all are the same to the plant: "
+            "they may grow without end, and what was learned may be lost again. A cost of actions keeps them within.",
+        )
 
 
 def _next(metrics: Metrics) -> Iterator[Sentence]:
