@@ -25,7 +25,7 @@ def test_table_1_is_of_three_seeds_and_nine_or_four_conditions():
 def test_arms_are_set_up_as_their_tasks_and_differ_in_what_they_are_named_for():
     labels = {}
     for arm in mdgps.FIGURE_1.arms:
-        setup = mdgps.PAPER[arm.task][arm.algorithm]
+        setup = mdgps.SETUPS[arm.task][arm.algorithm]
         options = {"iterations": 16, "measured": 1, "rollouts": setup.rollouts}
         spec = arm.spec([0])
         assert {name: getattr(spec, name) for name in options} == options
@@ -143,7 +143,7 @@ def test_settings_are_tried_at_a_factor_on_either_side():
     assert arms["BADMM: dual_rate x 10"].dual_rate == pytest.approx(arms["BADMM"].dual_rate * 10)
     assert arms["MDGPS: kl_step x 4"].kl_step == pytest.approx(arms["MDGPS"].kl_step * 4)
     assert arms["MDGPS, fixed step: kl_step / 4"].step.largest == 1.0
-    assert arms["MDGPS"] == mdgps.PAPER["peg"]["mdgps"].algorithm
+    assert arms["MDGPS"] == mdgps.SETUPS["peg"]["mdgps"].algorithm
 
 
 def test_the_map_has_the_places_of_training_and_others_between_and_outside():

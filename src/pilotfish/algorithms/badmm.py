@@ -137,7 +137,7 @@ class BADMM(Algorithm):
     """The first price nu of the KL to the network, in units of the first multiplier of the trust region."""
     dual_rate: float = 0.1
     """How fast lambda grows with the distance of the mean actions (paper: alpha)."""
-    dynamics: FittedDynamics = FittedDynamics(prior="gmm", memory=60, excess=2.0)
+    dynamics: FittedDynamics = FittedDynamics(prior="gmm", excess=2.0)
     """How the dynamics are fitted."""
     cost: CostExpansion = CostExpansion()
     """How the cost becomes quadratic."""

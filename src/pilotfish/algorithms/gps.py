@@ -155,7 +155,7 @@ class GPS(Algorithm):
     model: Source = eqx.field(static=True, default="fitted")
     """Whether the dynamics are fitted to rollouts (GPS'14), or known (CGPS); what is in `dynamics` belongs to fitted
     ones."""
-    dynamics: FittedDynamics = FittedDynamics(prior="gmm", memory=60, excess=2.0)
+    dynamics: FittedDynamics = FittedDynamics(prior="gmm", excess=2.0)
     """How the dynamics are fitted."""
     cost: CostExpansion = CostExpansion()
     """How the cost becomes quadratic."""

@@ -1,8 +1,6 @@
 """MDGPS (Montgomery & Levine, NIPS 2016): its tasks, for local controllers alone and for networks, and its figures."""
 
-import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
 
@@ -20,52 +18,33 @@ from pilotfish.tasks.peg import NINE
 from pilotfish.updates.step_size import StepSize
 
 AGREEING = FittedDynamics(prior="gmm", excess=2.0)
-REMEMBERING = FittedDynamics(prior="gmm", memory=60, excess=2.0)
 LOOSE = FittedDynamics(prior="gmm", memory=60, excess=10.0)
+DERIVATIVE = Linearisation(how="autodiff")
 SHRINKING = StepSize(smallest=0.1)
 FREE = StepSize(smallest=0.01, largest=3.0)
 
-PEG = {
-    "mdgps": Setup(MDGPS(dynamics=REMEMBERING, noise_smoothing=2.0), rollouts=5, iterations=15),
-    "badmm": Setup(BADMM(kl_step=2.0, noise_smoothing=2.0), rollouts=5, iterations=15),
-}
-PAPER = {
-    "obstacles": {
-        "mdgps": Setup(MDGPS(dynamics=LOOSE, noise_smoothing=4.0), rollouts=5, iterations=15),
-        "badmm": Setup(BADMM(dynamics=LOOSE, kl_step=2.0, noise_smoothing=4.0), rollouts=5, iterations=15),
-    },
-    "peg": PEG,
-    "peg-blind": PEG,
-}
-"""Networks as the figures compare them, by task and algorithm: linearised by regression, as in the paper, and on the
-pegs with a mixture that sees the last 12 iterations."""
 
+def networks(noise_smoothing: float) -> dict[str, Setup]:
+    """Both ways to teach a network, measured by one episode from each condition."""
+    mdgps = MDGPS(linearise=DERIVATIVE, step=StepSize(smallest=0.1, largest=3.0), noise_smoothing=noise_smoothing)
+    badmm = BADMM(kl_step=2.0, linearise=DERIVATIVE, noise_smoothing=noise_smoothing)
+    return {
+        "mdgps": Setup(mdgps, rollouts=5, iterations=20, measured=1),
+        "badmm": Setup(badmm, rollouts=5, iterations=15, measured=1),
+    }
 
-def ours(setup: Setup, **changes: Any) -> Setup:
-    """The same with the network linearised by its derivative, which holds it closer to the controllers, and measured by
-    one episode from each condition.
-    """
-    algorithm = dataclasses.replace(setup.algorithm, linearise=Linearisation(how="autodiff"), **changes)
-    return setup._replace(algorithm=algorithm, measured=1)
-
-
-OUR_PEG = {
-    "mdgps": ours(PEG["mdgps"], dynamics=AGREEING, step=StepSize(smallest=0.1, largest=3.0))._replace(iterations=20),
-    "badmm": ours(PEG["badmm"]),
-}
 
 DEFAULT = "lqr-gps"
 SETUPS = {
-    "obstacles": {
-        "mdgps": ours(PAPER["obstacles"]["mdgps"]),
-        "badmm": ours(PAPER["obstacles"]["badmm"]),
+    "obstacles": networks(noise_smoothing=8.0)
+    | {
         "lqr-gps": Setup(
             LQRGPS(dynamics=AGREEING, kl_step=2.0, noise_smoothing=4.0), rollouts=5, iterations=60, measured=3
         ),
         "gps": Setup(GPS(dynamics=LOOSE, kl_step=2.0, step=FREE, noise_smoothing=4.0), rollouts=5, iterations=20),
         "moto": Setup(MOTO(reuse="iterations", memory=5, kl_step=0.2, entropy_drop=0.02), rollouts=40, iterations=150),
     },
-    "peg": OUR_PEG
+    "peg": networks(noise_smoothing=2.0)
     | {
         "lqr-gps": Setup(
             LQRGPS(dynamics=AGREEING, kl_step=2.0, step=SHRINKING, noise_smoothing=1.0),
@@ -74,7 +53,7 @@ SETUPS = {
             measured=3,
         ),
     },
-    "peg-blind": OUR_PEG
+    "peg-blind": networks(noise_smoothing=2.0)
     | {
         "lqr-gps": Setup(
             LQRGPS(dynamics=AGREEING, kl_step=2.0, step=SHRINKING, noise_smoothing=2.0),
@@ -84,7 +63,7 @@ SETUPS = {
         ),
     },
 }
-"""What `pilotfish train` starts from, by task and algorithm."""
+"""What `pilotfish train` starts from, and what the figures compare, by task and algorithm."""
 
 UPDATES = 15
 """The last number of updates that Figure 1 shows, by the authors' script."""
@@ -108,7 +87,7 @@ def arm(task: str, method: str, updates: int = UPDATES) -> Arm:
     condition after every update.
     """
     algorithm = "badmm" if method == "BADMM" else "mdgps"
-    setup = PAPER[task][algorithm]._replace(iterations=updates + 1)
+    setup = SETUPS[task][algorithm]._replace(iterations=updates + 1)
     made = Arm(label(task, method), task, algorithm, setup, measured=1)
     if algorithm == "badmm":
         return made
@@ -221,9 +200,9 @@ def between_rules(study: Study, number: Number) -> np.ndarray:
 
 
 SETTINGS = {
-    "settings": "of each task its own, nearer to the paper's than those of `pilotfish train`; sampling and step rule "
-    "are all that differs between MDGPS's arms. docs/algorithms/mdgps.md says what is ours",
-    "BADMM": "the paper's settings are the best of a sweep that it does not give; ours were found by trial",
+    "settings": "those of `pilotfish train` for each task; sampling and step rule are all that differs between MDGPS's "
+    "arms. docs/algorithms/mdgps.md says what is ours",
+    "BADMM": "the paper's settings are the best of a sweep that it does not give; ours are those of `pilotfish train`",
     "rollouts": "5 from each condition and update, as in the paper",
 }
 ALONE = Variation("no imagined episodes", lambda arm: arm.but(imagined=0))

@@ -50,6 +50,7 @@ ROWS = {
     "peg-mdgps": "peg --algorithm mdgps --seeds 5",
     "peg-blind": "peg-blind --seeds 5",
     "obstacles": "obstacles --seeds 10",
+    "obstacles-mdgps": "obstacles --algorithm mdgps --iterations 30 --seeds 10",
     "obstacles-moto": "obstacles --algorithm moto --seeds 5",
     "peg-2d": "peg-2d --seeds 10",
     "peg-2d-moto": "peg-2d --algorithm moto --seeds 5",
