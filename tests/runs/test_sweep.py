@@ -192,14 +192,15 @@ def judged(label, cost, success=None, note="", path=None):
 @pytest.mark.parametrize(
     ("arms_", "which"),
     [
+        ([judged("a", [1, 1], [0.5, 0.5]), judged("b", [2, 2], [0.5, 0.75])], "b"),  # cheap, and fails
         ([judged("a", [1, 1, 9]), judged("b", [2, 2, 2])], "a"),  # the median, not the mean
-        ([judged("a", [1, 3], [0.5, 0.5]), judged("b", [2, 2], [0.5, 0.75])], "b"),  # a tie
+        ([judged("a", [1, 1], [1.0, 0.5]), judged("b", [2, 2], [0.75, 0.75])], "a"),  # of equals
         ([judged("a", [1, np.nan, np.nan]), judged("b", [5, 5, 5])], "b"),  # what broke off costs more than all else
         ([judged("a", [1, 1], note="pruned"), judged("b", [5, 5])], "b"),  # what was not trained to its end
         ([judged("a", [np.nan]), judged("b", [7])], "b"),
     ],
 )
-def test_the_best_arm_costs_least(arms_, which):
+def test_the_best_arm_succeeds_most_and_of_equals_costs_least(arms_, which):
     assert sweep.best(arms_).arm.label == which
 
 

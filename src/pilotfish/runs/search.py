@@ -80,7 +80,7 @@ def perform(
         if prune.decided:
             study.tell(trial.number, state=_state("PRUNED"))
         else:
-            study.tell(trial.number, result.rank[1])
+            study.tell(trial.number, result.middle)
         found.append(result._replace(note="pruned") if prune.decided else result)
     return found
 

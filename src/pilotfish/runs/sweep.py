@@ -76,10 +76,16 @@ class Found(NamedTuple):
     """Why not all were; "" if they were."""
 
     @property
+    def middle(self) -> float:
+        """The median cost of the seeds; what broke off costs more than all else."""
+        return float(np.median(np.where(np.isnan(self.cost), np.inf, self.cost)))
+
+    @property
     def rank(self) -> tuple[bool, float, float]:
-        """What is better is smaller: whole arms first, by the median cost of the seeds, ties by success."""
-        middle = float(np.median(np.where(np.isnan(self.cost), np.inf, self.cost)))
-        return bool(self.note), middle, 0.0 if self.success is None else -float(self.success.mean())
+        """What is better is smaller: whole arms first, then more success, then the lower cost. So a run's policies are
+        chosen too.
+        """
+        return bool(self.note), 0.0 if self.success is None else -float(self.success.mean()), self.middle
 
     def numbers(self) -> dict[str, Any]:
         """The same for JSON: None for what is not finite, with 95% intervals over seeds."""
@@ -90,7 +96,7 @@ class Found(NamedTuple):
             "settings": self.arm.values,
             "seeds": list(self.arm.spec.seeds),
             "cost": [_finite(one) for one in self.cost],
-            "cost_median": _finite(self.rank[1]),
+            "cost_median": _finite(self.middle),
             "cost_interval": [_finite(low), _finite(high)],
             "cost_interval_about": _finite(middle),
             "success": None if self.success is None else self.success.tolist(),
@@ -239,7 +245,7 @@ def result(arm: Arm, run: Run, note: str = "") -> Found:
 
 
 def best(sweep: Sequence[Found]) -> Found | None:
-    """The arm whose policies cost least: by the median over seeds, ties by success. None if nothing was judged."""
+    """The arm whose policies succeed most often, and of such the cheapest. None if nothing was judged."""
     judged = [one for one in sweep if np.isfinite(one.cost).any()]
     return min(judged, key=lambda one: one.rank, default=None)
 
