@@ -45,6 +45,8 @@ UNITS = {
     "horizon": "time steps",
     "replay": "iterations learned from",
 }
+WANTED = 2.0
+"""GB."""
 ITERATIONS = 4
 """After which parts are measured: the network was taught, and the mixture has seen 20 rollouts a condition."""
 
@@ -140,9 +142,10 @@ def draw(found: dict[str, dict[int, float]], file: Path) -> None:
     figure = Figure(figsize=(10, 2.6), layout="constrained")
     for axis, (name, line) in zip(figure.subplots(1, len(found), sharey=True), found.items(), strict=True):
         axis.plot(list(line), list(line.values()), marker="o")
-        axis.set(xlabel=UNITS[name], xlim=(0, None), ylim=(0, None))
-        axis.axhline(2.0, color="0.6", linestyle=":")
-    figure.axes[0].set_ylabel("peak memory, GB")
+        axis.set(xlabel=UNITS[name], xlim=(0, None))
+        axis.axhline(WANTED, color="0.6", linestyle=":")
+    most = max(gb for line in found.values() for gb in line.values())
+    figure.axes[0].set(ylabel="peak memory, GB", ylim=(0, 1.1 * max(most, WANTED)))
     plot.write(figure, file)
 
 
