@@ -280,7 +280,7 @@ def test_training_stops_when_every_seed_succeeds_often_enough(world):
         """A turn of which only success is known."""
         info = Info(np.ones((2, 1), bool))
         return pf.Turn(
-            0, None, None, Report(Outcome(*np.zeros((2, 2)), np.array(rates), *np.ones((2, 2))), info), None, world, 9
+            0, None, None, Report(Outcome(*np.zeros((2, 2)), np.array(rates), *np.ones((3, 2))), info), None, world, 9
         )
 
     stop = pf.StopAtSuccess(0.5, in_a_row=2)

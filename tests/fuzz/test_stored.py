@@ -37,8 +37,8 @@ def states(i):
 
 
 def report(i):
-    values = [np.random.default_rng([i, k]).normal(size=2) for k in range(6)]
-    return Report(Outcome(*values[:4], np.array([-1, 4])), Info(np.ones((2, 1), bool), values[5]))
+    values = [np.random.default_rng([i, k]).normal(size=2) for k in range(7)]
+    return Report(Outcome(*values[:5], np.array([-1, 4])), Info(np.ones((2, 1), bool), values[6]))
 
 
 def spec(task=("obstacles", OBSTACLES), algorithm=("lqr-gps", LQRGPS_)):
