@@ -209,7 +209,7 @@ def _axis(axis: Axes, title: str, scale: str) -> None:
 
 def frame(axis: Axes, title: str, x: str) -> None:
     """The look that all axes have."""
-    axis.set_title(title, fontsize=10, color=INK, loc="left")
+    axis.set_title(title, fontsize=10, color=INK, loc="left", wrap=True)
     axis.set_xlabel(x, fontsize=8, color=INK)
     axis.tick_params(which="both", labelsize=8, colors=INK)
     axis.spines[["top", "right"]].set_visible(False)
