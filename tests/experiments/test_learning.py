@@ -63,21 +63,22 @@ def test_what_simulators_hold_is_learned(task, algorithm, seeds, least):
 
 
 @pytest.mark.parametrize(
-    ("task", "algorithm", "last", "best"),
+    ("task", "algorithm", "twelfth", "last", "best"),
     [
-        ("peg", "mdgps", 0.8, 1.0),
-        ("peg-blind", "mdgps", 0.8, 1.0),
-        ("peg-blind", "badmm", 0.8, 1.0),
-        ("obstacles", "mdgps", 0.4, 0.9),
+        ("peg", "mdgps", 0.8, 0.8, 1.0),
+        ("peg-blind", "mdgps", 0.6, 0.8, 1.0),
+        ("peg-blind", "badmm", 0.6, 0.8, 1.0),
+        ("obstacles", "mdgps", 0.3, 0.4, 0.9),
     ],
 )
-def test_networks_learn(task, algorithm, last, best):
-    """By the noise-free episodes of the last four updates' networks, and of what each seed deploys, which is the best
-    network of all updates.
+def test_networks_learn(task, algorithm, twelfth, last, best):
+    """By the noise-free episodes of every update's network, about the ninth update to the twelfth, and at last; and of
+    what each seed deploys, which is the best of them.
     """
     setup, world = experiments.setup(task, algorithm), tasks.find(task).make().world()
     counts = {"rollouts": setup.rollouts, "iterations": setup.iterations, "seeds": range(40, 43)}
     success = train(measuring(setup.algorithm, world, 1), world, **counts).metrics["noise_free_success"]
+    assert success[:, 9:13].mean() >= twelfth
     assert success[:, -4:].mean() >= last
     assert success.max(1).mean() >= best
 
