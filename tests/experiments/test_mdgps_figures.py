@@ -163,3 +163,25 @@ def test_the_map_has_the_places_of_training_and_others_between_and_outside():
     assert verdicts == ["holds", "holds", "holds", "undecided"]
     verdicts = [told(claim, found(0.4, 0.6, 1.5)) for claim in mdgps.FIGURE_MAP.claims]
     assert verdicts == ["does not hold", "does not hold", "does not hold", "undecided"]
+
+
+@pytest.mark.parametrize(
+    ("late", "refused", "expected"),
+    [
+        (0.9, 0, ["holds", "holds", "holds"]),
+        (0.6, 1, ["does not hold", "does not hold", "does not hold"]),
+    ],
+)
+def test_what_is_learned_is_held_long_after(late, refused, expected):
+    k = np.arange(mdgps.LONG + 1)
+
+    def measured(arm):
+        rates = np.where(k > 20, late, 0.9) * (k > 5)
+        ok = np.where(k < refused, 0.0, 1.0)
+        finite = dict.fromkeys(("cost", "noise_free_cost", "loss", "entropy"), SEEDS * np.ones(len(k)))
+        return finite | {"noise_free_success": SEEDS * rates, "ok": np.ones_like(SEEDS) * ok}
+
+    study = {arm.label: measured(arm) for arm in mdgps.FIGURE_LONG.arms}
+    assert [told(claim, study) for claim in mdgps.FIGURE_LONG.claims] == expected
+    study[mdgps.FIGURE_LONG.arms[0].label]["loss"][0, 3] = np.inf
+    assert told(mdgps.FIGURE_LONG.claims[0], study) != "holds"

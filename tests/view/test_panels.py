@@ -85,12 +85,22 @@ def test_curves_are_drawn_in_the_colour_of_their_name(drawn, tmp_path, count):
 def test_what_differs_by_factors_has_a_logarithmic_axis_of_what_is_known(drawn, tmp_path):
     middle = np.geomspace(900.0, 0.02, 6)
     wide = Interval(middle, middle / 1e9, middle * 1e9)  # as of two seeds
-    path = panels.curves({"swimmer": {"GPS": wide}}, {}, "cost", "a figure", tmp_path / "curves.png", log=True)
+    path = panels.curves({"swimmer": {"GPS": wide}}, {}, "cost", "a figure", tmp_path / "curves.png", scale="log")
     (axis,) = readable(drawn[0], path)
     assert axis.get_yscale() == "log"
     low, high = axis.get_ylim()
     assert 0.01 < low < 0.02
     assert 900 < high < 1800
+
+
+def test_rates_have_an_axis_from_nothing_to_all(drawn, tmp_path):
+    shown = {"peg": {"BADMM": line(6)}}
+    path = panels.curves(shown, {}, "success", "a figure", tmp_path / "curves.png", scale="percent")
+    (axis,) = readable(drawn[0], path)
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), 100 * shown["peg"]["BADMM"].middle)
+    low, high = axis.get_ylim()
+    assert -10 < low < 0
+    assert 100 < high < 110
 
 
 def test_curves_of_which_nothing_is_known_are_drawn_all_the_same(drawn, tmp_path):

@@ -151,8 +151,9 @@ def _picture(chosen: PaperFigure, found: Study, title: str, path: Path) -> None:
             curves.comparison(found, path, title, chosen.x)
         case Curves() as shown:
             failures = {panel.title: panel.failure for panel in shown.panels if panel.failure is not None}
-            what = f"{shown.of.words}: {'geometric ' * shown.of.log}mean, 95% interval"
-            panels.curves(shown.lines(found), failures, what, title, path, shown.of.log)
+            mean = "geometric mean" if shown.of.scale == "log" else "mean"
+            what = f"{shown.of.words}: {mean}, 95% interval"
+            panels.curves(shown.lines(found), failures, what, title, path, shown.of.scale)
         case PaperTable() as shown:
             paper = {panel.title: shown.said(panel.title) for panel in shown.panels}
             panels.rates(shown.lines(found), paper, title, path)

@@ -32,6 +32,7 @@ TITLES = {
     "mdgps/table1": "BADMM and MDGPS on the peg tasks: rates of success beside the paper's",
     "mdgps/settings": "BADMM and MDGPS on the peg task under other settings",
     "mdgps/map": "BADMM and MDGPS on the peg task: holes where they were not trained",
+    "mdgps/long": "BADMM and MDGPS on the peg and obstacle tasks: long after they have learned",
 }
 """Of all figures by id, for `pilotfish list`: the figures themselves import what they compare."""
 FEWEST = "lqr-gps"

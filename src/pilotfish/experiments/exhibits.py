@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from pilotfish.runs.statistics import Interval, mean_interval, rate_interval
+from pilotfish.runs.statistics import Interval, Scale, mean_interval, rate_interval
 
 if TYPE_CHECKING:
     from pilotfish.experiments.claims import Study
@@ -47,8 +47,8 @@ class Quantity(NamedTuple):
     """Empty for none."""
     form: str
     """How its numbers are written."""
-    log: bool = False
-    """Drawn on a logarithmic axis, with the geometric mean of seeds: for what differs by factors."""
+    scale: Scale = "linear"
+    """Of its axis, and of the mean over seeds."""
 
     @property
     def words(self) -> str:
@@ -56,8 +56,9 @@ class Quantity(NamedTuple):
 
 
 DISTANCE = Quantity("noise_free_distance", "distance", "m", "{:.3f}")
-COST = Quantity("noise_free_cost", "cost", "", "{:.4g}", log=True)
-"""Of noise-free episodes."""
+COST = Quantity("noise_free_cost", "cost", "", "{:.4g}", scale="log")
+SUCCESS = Quantity("noise_free_success", "success", "%", "{:.0%}", scale="percent")
+"""All of noise-free episodes."""
 
 
 class Curves(NamedTuple):
@@ -68,7 +69,7 @@ class Curves(NamedTuple):
 
     def lines(self, study: "Study") -> dict[str, dict[str, Interval]]:
         """By panel and curve, over updates; nan after a number of updates at which a seed has no finite value."""
-        mean = _geometric if self.of.log else _mean
+        mean = {"linear": _mean, "log": _geometric, "percent": _rates}[self.of.scale]
         return {
             panel.title: {name: mean(study[label][self.of.column]) for name, label in panel.curves.items()}
             for panel in self.panels

@@ -11,11 +11,13 @@ seed counts as one such episode at least and as two at most: that seeds agree is
 a rare bad one need not be among them. tests/runs/test_statistics.py measures how often all of them cover.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
 
+Scale = Literal["linear", "log", "percent"]
+"""How values spread: by differences, by factors, or as parts of 1. Their mean, its interval and their axis follow."""
 Z95 = 1.959963984540054
 """Two-sided 95% quantile of the standard normal."""
 MOST_A_SEED = 2

@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pilotfish.runs.statistics import Interval
+from pilotfish.runs.statistics import Interval, Scale
 from pilotfish.view import plot
 from pilotfish.view.curves import BLUE, COLOURS, GREY, INK, RED, frame
 from pilotfish.view.look import MARKERS
@@ -25,6 +25,8 @@ ENTRY = 1.9
 """Width of a legend's entry, inches."""
 MARKED = 30
 """Points of a curve that have a marker, at most."""
+PERCENT = -4, 104
+"""Of an axis of success."""
 SHADES = LinearSegmentedColormap.from_list("success", ["#f6efe2", "#a9cbe2", BLUE, "#0f2f4f"])
 """Of success, from 0 to 100%."""
 
@@ -35,22 +37,26 @@ def curves(
     what: str,
     title: str,
     path: Path,
-    log: bool = False,
+    scale: Scale = "linear",
 ) -> Path:
     """Curves over updates with their 95% intervals, in a panel for each title; a name has one colour in all.
 
-    `failures`: a dotted line in some panels, above which all failed. `what`: what is drawn, and its unit. `log`: on
-    logarithmic axes.
+    `failures`: a dotted line in some panels, above which all failed. `what`: what is drawn, and its unit. `scale`: of
+    the axes; parts of 1 are drawn in percent.
     """
+    factor = 100.0 if scale == "percent" else 1.0
     figure, axes = _grid(len(panels))
     style = {name: i for i, name in enumerate(dict.fromkeys(name for lines in panels.values() for name in lines))}
     for axis, (heading, lines) in zip(axes, panels.items(), strict=False):
         for name, line in lines.items():
-            _curve(axis, line, COLOURS[style[name] % len(COLOURS)], name, MARKERS[style[name] % len(MARKERS)])
+            scaled = Interval(*(factor * part for part in line))
+            _curve(axis, scaled, COLOURS[style[name] % len(COLOURS)], name, MARKERS[style[name] % len(MARKERS)])
         frame(axis, heading, "updates")
         shown = np.concatenate([*(line.middle for line in lines.values()), [failures.get(heading, np.nan)]])
         shown = shown[np.isfinite(shown)]
-        if not log:
+        if scale == "percent":
+            axis.set_ylim(*PERCENT)
+        elif scale == "linear":
             axis.set_ylim(0.0, 1.1 * shown.max(initial=0.0) or 1.0)
         elif shown.size:  # with few seeds an interval may go on over decades
             axis.set(yscale="log", ylim=(shown.min() / 1.5, 1.5 * shown.max()))
@@ -82,7 +88,7 @@ def rates(
             frame(axis, f"{heading}: {name}", "updates")
             axis.title.set_fontsize(9)
             axis.label_outer()
-    axes[0, 0].set_ylim(-4, 104)
+    axes[0, 0].set_ylim(*PERCENT)
     _legend(figure, axes[0, :1])
     return _save(figure, title, path)
 
@@ -153,7 +159,7 @@ def _side_by_side(axis: Axes, places: np.ndarray, lines: Mapping[str, Interval],
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         axis.plot(at, middle, color=colour, lw=1.5, label=name, marker=marker, ms=4)
         axis.vlines(at, low, high, color=colour, lw=1, alpha=0.7)
-    axis.set_ylim(-4, 104)
+    axis.set_ylim(*PERCENT)
     frame(axis, "success, %, with 95% intervals over seeds", where)
 
 
