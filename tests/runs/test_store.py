@@ -1,5 +1,6 @@
 """The store: whole files or none, and clear words about what cannot be used."""
 
+import collections
 import copy
 import dataclasses
 import json
@@ -198,6 +199,30 @@ def test_a_run_goes_on_only_with_what_it_is_made_of(trained, world):
         with pytest.raises(ValueError, match=words):
             train(algorithm, world, **(settings | change))
     assert trained.metrics()["cost"].shape == (2, 4)
+
+
+class Wordy(REPS):
+    """Whose author has it report something more one day."""
+
+    reported: str = "ok"
+
+    def update(self, problem, state, rollouts, key):
+        state, info = super().update(problem, state, rollouts, key)
+        return state, collections.namedtuple("Info", self.reported)(*([info.ok] * len(self.reported.split())))
+
+
+def test_a_run_does_not_go_on_with_other_numbers_than_it_has(world, tmp_path):
+    counts = {"rollouts": 10, "seeds": [0]}
+    run = Run.create(tmp_path / "run", make_spec(algorithm={"name": "mine"}, **counts))
+    train(Wordy(), world, iterations=2, run=run, **counts)
+    content = (run.path / "metrics.csv").read_bytes(), (run.path / "columns.json").read_bytes()
+    for reported, words in (("ok idle", "new: idle; no longer: none"), ("ok", None)):
+        if words is None:
+            assert train(Wordy(), world, iterations=3, run=run, **counts).metrics["ok"].shape == (1, 3)
+            continue
+        with pytest.raises(RunError, match=words):
+            train(Wordy(reported=reported), world, iterations=3, run=run, **counts)
+        assert content == ((run.path / "metrics.csv").read_bytes(), (run.path / "columns.json").read_bytes())
 
 
 def test_a_run_goes_on_only_in_its_own_world(trained):

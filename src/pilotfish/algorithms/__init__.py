@@ -103,6 +103,11 @@ def registry() -> dict[str, Entry]:
     return algorithms()
 
 
+def known(name: str) -> bool:
+    """Whether a name is a registered algorithm's, or that of a class in a file."""
+    return name in registry() or bool(of_file(name))
+
+
 def find(name: str) -> Entry:
     """The registered algorithm of that name, or a class of the user's as FILE.py:CLASS.
 

@@ -52,7 +52,8 @@ def results(argv: list[str]) -> int:
     for name in chosen:
         named(ROWS, name, "row")
     if args.listed:
-        print("\n".join(f"{name:26}pilotfish train {ROWS[name]}" for name in chosen))
+        width = max(map(len, chosen))
+        print("\n".join(f"{name:{width}}  pilotfish train {ROWS[name]}" for name in chosen))
         return 0
     learn.check_ray(args.ray)
     listener = Listener(sys.stderr if args.json else sys.stdout, "measuring goes on.")

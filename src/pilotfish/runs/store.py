@@ -27,7 +27,7 @@ import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -290,11 +290,24 @@ class Run:
 
     # -- metrics
 
+    def check_columns(self, report: Report) -> None:
+        """RunError if a report has other numbers than those before it: they would be no table."""
+        before = self._carried.get(METRICS, b"").partition(b"\r\n")[0].decode().split(",")
+        now = _header(flatten(report))
+        if before not in ([""], now):
+            new, gone = (
+                ", ".join(one for one in a if one not in b) or "none" for a, b in ((now, before), (before, now))
+            )
+            raise RunError(
+                f"{self.path} cannot go on: this code reports other numbers than the code that began it (new: {new}; "
+                f"no longer: {gone}). Resume it by that code, or train anew."
+            )
+
     def append_metrics(self, i: int, report: Report) -> None:
         """Add iteration `i`'s report, one line a seed."""
         columns = flatten(report)
         before = self._carried.get(METRICS, b"")
-        lines = [] if before else [["iteration", "seed", "rollouts", *columns, "check"]]
+        lines = [] if before else [_header(columns)]
         for s, seed in enumerate(self.spec.seeds):
             values = [repr(np.asarray(column)[s].item()) for column in columns.values()]
             lines.append([str(i), str(seed), str((i + 1) * self.spec.rollouts), *values])
@@ -515,6 +528,10 @@ def _check_whole(value: dict[str, Any], content: bytes) -> None:
 
 
 # -- metrics, each line with the checksum of all before it
+
+
+def _header(columns: Iterable[str]) -> list[str]:
+    return ["iteration", "seed", "rollouts", *columns, "check"]
 
 
 def chained(before: bytes, rows: list[list[str]]) -> bytes:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pilotfish import tasks
+from pilotfish import algorithms, tasks
 from pilotfish.algorithms import Algorithm
 from pilotfish.policies import Policy
 from pilotfish.runs import evaluation, loop
@@ -172,6 +172,7 @@ def _into(run: Run, algorithm: Algorithm, world: World, sizes: Any, states: Any,
     try:
         for turn in _turns(algorithm, world, sizes, begun, run.save_episode):
             if latest is None:
+                run.check_columns(turn.report)
                 run.save_columns(columns(algorithm, turn.report.outcome, turn.report.info))
             latest = turn
             _write(run, turn, iterations)
@@ -233,13 +234,15 @@ def _same(run: Run, asked: Any, stored: Any) -> bool:
 
 
 def _check_world(run: Run, world: World) -> None:
-    """Refuse to go on with a run in another world. Of a task that is not registered here its author must know."""
-    if not run.done() or not run.spec.task.get("options") or not tasks.known(run.spec.task["name"]):
+    """Refuse to go on with a run in another world. Of what is not registered here its author must know."""
+    spec = run.spec
+    made_here = spec.task.get("options") and tasks.known(spec.task["name"]) and algorithms.known(spec.algorithm["name"])
+    if not run.done() or not made_here:
         return
     own = run.assemble()[2]
     if own is not world and (name := difference(own, world)) is not None:
         raise ValueError(
-            f"world: its {name} is not that of the task {run.spec.task['name']} as {run.path} was begun with it. Give "
+            f"world: its {name} is not that of the task {spec.task['name']} as {run.path} was begun with it. Give "
             "the same, that of run.assemble(), or another run."
         )
 
