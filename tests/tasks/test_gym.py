@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from pathlib import Path
 from typing import ClassVar
 
 import gymnasium
@@ -23,6 +24,7 @@ from pilotfish.types import LinearGaussian
 from pilotfish.worlds import RolloutsFailed
 from pilotfish.worlds.environment import Attribute, Observed, Simulated, begin
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 KEY = jax.random.key(0)
 GOALS = [np.random.default_rng(seed).uniform(-1, 1) for seed in range(3)]
 
@@ -643,6 +645,76 @@ def test_what_is_wrong_with_an_environment_is_said_in_one_line(mass, kind, field
     assert "\n" not in str(error.value)
 
 
+FUNCTIONS = """
+import jax.numpy as jnp
+
+def observe(x):
+    return x[..., :1] - x[..., 1:]
+
+def success(x, u):
+    return jnp.abs(observe(x[-1]))[0] < 0.5
+
+def distance(x, u):
+    return jnp.abs(observe(x[-1]))[0]
+"""
+
+
+def test_a_file_says_what_is_observed_and_what_success_is(tmp_path, monkeypatch):
+    (tmp_path / "goal.py").write_text(FUNCTIONS)
+    monkeypatch.chdir(tmp_path)
+    task = cart(functions="goal.py", conditions=3)
+    assert task.files == [str(tmp_path / "goal.py")]
+    world = task.world()
+    assert (world.problem.dx, world.problem.do) == (2, 1)
+    r = world.rollout(policy(world.problem), 4, KEY)
+    apart = np.asarray(r.x[..., 0] - r.x[..., 1])
+    np.testing.assert_array_equal(r.o[..., 0], apart)
+    assert loop.outcome(world.problem, r).success == (np.abs(apart[..., -1]) < 0.5).mean()
+    assert cart().files == []
+    run = Run.create(
+        "run",
+        Spec.of((f"gym:{task.env}", task), ("moto", MOTO()), rollouts=5, iterations=1, seeds=[0], checkpoint_every=1),
+    )
+    assert list(run.spec.files) == [str(tmp_path / "goal.py")]
+    assert (tmp_path / "run" / "files" / "goal.py").read_text() == FUNCTIONS
+    (tmp_path / "goal.py").unlink()
+    again = Run.open("run").assemble()[0].problem()
+    assert (again.do, again.success(jnp.zeros((7, 2)), jnp.zeros((6, 1)))) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("python", "message"),
+    [
+        ("", r"goal\.py defines no function observe\(x\) or success\(x, u\) or distance\(x, u\)"),
+        ("def cost(x, u, t): return x[0]", r"goal\.py defines cost: an environment brings its own rewards"),
+        ("def observe(x): return x[0]", r"goal\.py: observe\(x\) returns an array of shape \(\).*a vector"),
+        ("def success(x, u): return x[-1, 0]", r"goal\.py: success\(x, u\) returns float.*true or false"),
+        ("def distance(x, u): return 1", r"goal\.py: distance\(x, u\) returns int.*a float"),
+        ("def success(x, u):\n    return bool(x[-1, 0] > 0)", r"goal\.py, line 2: JAX knows no numbers here"),
+        ("import no_such_module", r"goal\.py, line 1: ModuleNotFoundError"),
+    ],
+)
+def test_what_is_wrong_with_functions_is_said_in_one_line(tmp_path, python, message):
+    (tmp_path / "goal.py").write_text(python)
+    with pytest.raises(ValueError, match=message) as error:
+        cart(functions=tmp_path / "goal.py").problem()
+    assert "\n" not in str(error.value)
+
+
+def test_what_the_reacher_is_told_of_is_what_the_simulation_measures():
+    task = GymnasiumTask("Reacher-v5", functions=EXAMPLES / "reacher" / "functions.py")
+    world = task.world()
+    r = world.rollout(policy(world.problem, std=1.0), 1, KEY)
+    env = task.make()
+    for x, o in zip(np.asarray(r.x[0, 0]), np.asarray(r.o[0, 0]), strict=True):
+        begin(env, world.access, 0, x)
+        finger, goal, elbow = (env.unwrapped.get_body_com(name)[:2] for name in ("fingertip", "target", "body1"))
+        along = (elbow - env.unwrapped.get_body_com("body0")[:2]) / 0.1
+        across = np.array([-along[1], along[0]])
+        np.testing.assert_allclose(o[4:], [along @ (finger - goal), across @ (finger - goal)], atol=1e-6)
+        np.testing.assert_allclose(o[:4], [np.cos(x[1]), np.sin(x[1]), x[4], x[5]])
+
+
 class Puppet(MujocoEnv):
     """A muscle on a rail beside a mocap body that its steps move."""
 
@@ -675,7 +747,10 @@ def test_all_of_a_simulation_is_in_the_state_and_starts_can_be(tmp_path):
     gymnasium.register("pilotfish-test/Puppet-v0", Puppet, kwargs={"path": str(tmp_path / "puppet.xml")})
     task = GymnasiumTask(env="pilotfish-test/Puppet-v0", horizon=5, start_std=0.05)
     world = task.world()
-    assert world.problem.dx == 5 + 4 + 1 + 7
+    assert world.problem.dx == 5 + 4 + 1 + 7 == len(task.entries)
+    assert task.entries[0] == "   x[0]  position of joint 'x' (m)"
+    assert task.entries[10] == "  x[10]  x of the position of mocap body 'hand' (m)"
+    assert task.entries[16] == "  x[16]  z of the orientation of mocap body 'hand' (quaternion)"
     r = world.rollout(policy(world.problem), 30, KEY)
     x = np.asarray(r.x)[0]
     np.testing.assert_allclose(np.linalg.norm(x[:, 0, 1:5], axis=-1), 1.0, rtol=1e-12)

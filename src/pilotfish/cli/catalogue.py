@@ -180,9 +180,12 @@ def _documentation(task: "Task") -> str:
 
 def _entries(task: "Task") -> list[str]:
     """What the entries of x and u are, a line each, where a MuJoCo model says it."""
+    from pilotfish.tasks.gym import GymnasiumTask
     from pilotfish.tasks.model import describe
     from pilotfish.tasks.mujoco import MujocoTask
 
+    if isinstance(task, GymnasiumTask):
+        return task.entries
     return describe(task.simulation().model).splitlines() if isinstance(task, MujocoTask) else []
 
 

@@ -3,6 +3,11 @@
 The horizon is fixed, so an environment that ends an episode for falling is told not to, where it can be told; what
 becomes of others is said in worlds/environment.py. No formula of the reward is known: MOTO needs none, and LQR-GPS fits
 a quadratic function to the rewards of its rollouts.
+
+A Python file may say, in jax.numpy and with the arguments that Problem gives them, what a policy observes of the state
+and what success is:
+
+    observe(x)    success(x, u)    distance(x, u)
 """
 
 import dataclasses
@@ -19,7 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from pilotfish.tasks import GYMNASIUM, Entry, Task
+from pilotfish import sources
+from pilotfish.tasks import GYMNASIUM, Entry, Task, functions
+from pilotfish.tasks.model import listed, moving, posed
 from pilotfish.types import Gaussian, Problem
 from pilotfish.worlds import quoted, starts
 from pilotfish.worlds.environment import Access, GymnasiumWorld, Observed, Simulated, access, begin, quoting
@@ -31,6 +38,8 @@ FRESH, FRESH_FROM = 20, 1_000_000
 """Number of resets from which what was learned is judged, and how far their seeds are from those of training."""
 EXAMPLE = '{"frame_skip": 2}'
 UNENDING = "terminate_when_unhealthy"
+FUNCTIONS = {"observe": "observe(x)", "success": "success(x, u)", "distance": "distance(x, u)"}
+"""What a file of functions may define."""
 UNBOUNDED = float(np.finfo(np.float32).max)
 """The size from which a limit of actions is none: some environments write so what has no limit."""
 
@@ -61,6 +70,9 @@ class GymnasiumTask(Task):
     """Arguments of the environment's constructor, as a JSON object; in Python a dictionary."""
     wrappers: tuple[str, ...] = eqx.field(static=True, default=())
     """Functions that wrap the environment, the innermost first, as MODULE:FUNCTION."""
+    functions: str = eqx.field(static=True, converter=sources.absolute, default="")
+    """A Python file that defines some of observe(x), success(x, u), distance(x, u) in jax.numpy, x being the state; by
+    default all of the state is observed, and nothing is success."""
 
     def __check_init__(self):
         for name, least in (("horizon", 0), ("conditions", 1), ("first_seed", 0), ("start_std", 0)):
@@ -78,6 +90,10 @@ class GymnasiumTask(Task):
         if not isinstance(arguments, dict):
             raise ValueError(f"kwargs={self.kwargs!r} is no JSON object: write e.g. '{EXAMPLE}'.")
         return arguments
+
+    @property
+    def files(self) -> list[str]:
+        return sorted(functions.files(self.functions, self.problem())) if self.functions else []
 
     @property
     def steps(self) -> int:
@@ -108,6 +124,15 @@ class GymnasiumTask(Task):
 
     def problem(self) -> Problem:
         return self._probed()[0]
+
+    @property
+    def entries(self) -> list[str]:
+        """What the entries of the state are, a line each, where it is a MuJoCo simulation's."""
+        env = self.make()
+        if not isinstance(access(env, 0), Simulated):
+            return []
+        bare: Any = env.unwrapped
+        return listed("x", [*moving(bare.model), *posed(bare.model)])
 
     def world(self) -> GymnasiumWorld:
         problem, reads = self._probed()
@@ -154,7 +179,23 @@ class GymnasiumTask(Task):
             )
         except ValueError as error:  # what the environment says of itself makes no problem
             raise ValueError(f"{self.env}: {error}") from error
-        return problem, reads
+        return self._told(problem) if self.functions else problem, reads
+
+    def _told(self, problem: Problem) -> Problem:
+        """The problem with what the user's functions say of it."""
+        defined = functions.defined(self.functions)
+        if brought := [name for name in ("cost", "final_cost") if name in defined]:
+            raise ValueError(
+                f"{self.functions} defines {brought[0]}: an environment brings its own rewards. To change them wrap it "
+                "(--task.wrappers MODULE:FUNCTION)."
+            )
+        said = {name: defined[name] for name in FUNCTIONS if callable(defined.get(name))}
+        if not said:
+            raise ValueError(f"{self.functions} defines no function {' or '.join(FUNCTIONS.values())}.")
+        with functions.quoting(self.functions):
+            told = dataclasses.replace(problem, **said)
+            functions.check(told)
+        return told
 
 
 def entry(name: str) -> Entry:

@@ -3,11 +3,9 @@
 The state is x = [qpos, qvel, act, sensordata], the action u = ctrl; `describe` names their entries. The Python file
 defines in jax.numpy, with the arguments that Problem gives them,
 
-    cost(x, u, t)    and, where wanted,    final_cost(x)    success(x, u)    observe(x)
+    cost(x, u, t)    and, where wanted,    final_cost(x)    success(x, u)    distance(x, u)    observe(x)
 
-It may import what is installed, and at its top also modules beside it, and read data beside it (`numpy.load`, `open`),
-at its top or in its functions, by a path that begins with that of its `__file__`: `files` names all that a task is made
-of.
+What else it may do is said in tasks/functions.py; `files` names all that a task is made of.
 Learning begins with noise about the keyframe's ctrl, or about zero.
 
 A URDF has no actuators: each of its hinges and slides gets a motor, with the joint's effort as its limit. Its meshes at
@@ -17,19 +15,17 @@ package://NAME/... lie in a folder NAME, or in the package itself, at or above t
 # pyright: reportAttributeAccessIssue=false
 import math
 import os
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
 
 from pilotfish import sources
-from pilotfish.tasks import Entry
+from pilotfish.tasks import Entry, functions
 from pilotfish.tasks.mujoco import MujocoTask
 from pilotfish.types import Gaussian, LinearGaussian, Problem, identity, no_cost
 from pilotfish.worlds import starts
@@ -50,18 +46,14 @@ NO_COST = """{model} needs a cost, by --cost FILE.py: a file such as
 where final_cost(x) may be added, and success(x, u) with x, u of a whole episode. Of this model x and u are
 
 {entries}"""
-UNTRACEABLE = (
-    "JAX knows no numbers here, only their shapes. Write it in jax.numpy: jnp.sin(x) for np.sin(x) or math.sin(x), "
-    "jnp.where(a, b, c) for `b if a else c`"
-)
-
+PLACE = tuple(f"{axis} of the position of {{}} (m)" for axis in "xyz")
 TURN = tuple(f"{axis} of the orientation of {{}} (quaternion)" for axis in "wxyz")
 SPIN = tuple(f"{axis} of the angular velocity of {{}} (rad/s, in its own frame)" for axis in "xyz")
 POSITIONS = {
     HINGE: ("angle of {} (rad)",),
     SLIDE: ("position of {} (m)",),
     BALL: TURN,
-    FREE: (*(f"{axis} of the position of {{}} (m)" for axis in "xyz"), *TURN),
+    FREE: (*PLACE, *TURN),
 }
 VELOCITIES = {
     HINGE: ("angular velocity of {} (rad/s)",),
@@ -123,10 +115,7 @@ class ModelTask(MujocoTask):
         reads beside it.
         """
         problem = self.problem()  # says what is wrong with them
-        with sources.opened() as read:
-            _check(problem)
-        later = sources.beside(self.cost, read)
-        return sorted({self.model, *_parts(self.model), *sources.executed(self.cost).sources, *later})
+        return sorted({self.model, *_parts(self.model), *functions.files(self.cost, problem)})
 
     def simulation(self) -> Simulation:
         model = _model(self.model)
@@ -157,7 +146,7 @@ class ModelTask(MujocoTask):
             jnp.broadcast_to(jnp.asarray(np.clip(data.ctrl, low, high)), (1, T, du)),
             jnp.broadcast_to(jnp.diag(jnp.asarray(std)), (1, T, du, du)),
         )
-        try:
+        with functions.quoting(self.cost):
             problem = Problem(
                 horizon=T,
                 dt=self.dt or math.ceil(SHORTEST / model.opt.timestep - 1e-9) * model.opt.timestep,
@@ -169,11 +158,10 @@ class ModelTask(MujocoTask):
                 cost=defined["cost"],
                 final_cost=defined.get("final_cost", no_cost),
                 success=defined.get("success"),
+                distance=defined.get("distance"),
                 observe=defined.get("observe", identity),
             )
-            _check(problem)
-        except Exception as error:  # whatever the user's functions raise, or the problem says of them
-            raise ValueError(_told(error, self.cost)) from error
+            functions.check(problem)
         return problem
 
     @quiet()
@@ -205,19 +193,35 @@ def entry(path: str) -> Entry:
 def describe(model: mujoco.MjModel) -> str:
     """What the entries of a model's states and actions are, a line each, and what is no part of them."""
     simulation = Simulation(model)
-    entries = {"x": list(_states(simulation)), "u": list(_actions(model))}
-    lines = [f"{f'{name}[{i}]':>7}  {what}" for name, whats in entries.items() for i, what in enumerate(whats)]
-    return "\n".join([*lines, *remarks(simulation)])
+    states = [*moving(model), *_sensed(simulation)]
+    return "\n".join([*listed("x", states), *listed("u", _actions(model)), *remarks(simulation)])
 
 
-def _states(simulation: Simulation) -> Iterator[str]:
-    model = simulation.model
+def listed(name: str, meanings: Iterable[str]) -> list[str]:
+    """A line for each entry of a vector."""
+    return [f"{f'{name}[{i}]':>7}  {meaning}" for i, meaning in enumerate(meanings)]
+
+
+def moving(model: mujoco.MjModel) -> Iterator[str]:
+    """What the entries of qpos, qvel and act are."""
     for meanings in (POSITIONS, VELOCITIES):
         for j in range(model.njnt):
             yield from (meaning.format(_joint(model, j)) for meaning in meanings[model.jnt_type[j]])
     for i, count in enumerate(model.actuator_actnum):
         for k in range(count):
             yield f"activation {f'{k} ' if count > 1 else ''}of actuator {_named(model.actuator(i))}"
+
+
+def posed(model: mujoco.MjModel) -> Iterator[str]:
+    """What the entries of mocap_pos and mocap_quat are."""
+    names = [_named(model.body(int(i))) for i in np.argsort(model.body_mocapid) if model.body_mocapid[i] >= 0]
+    for entries in (PLACE, TURN):
+        yield from (entry.format(f"mocap body {name}") for name in names for entry in entries)
+
+
+def _sensed(simulation: Simulation) -> Iterator[str]:
+    """What the entries of the state are that sensors read."""
+    model = simulation.model
     for i, size in enumerate(model.sensor_dim):
         if i in simulation.late:
             continue
@@ -330,29 +334,8 @@ def _ends(path: str, suffix: str) -> bool:
 
 
 def _executed(path: str) -> dict[str, Any]:
-    """What a cost's file defines. The same sources give the same functions, which JAX then compiles once."""
-    scope = vars(sources.executed(path).module)
+    """What a cost's file defines."""
+    scope = functions.defined(path)
     if not callable(scope.get("cost")):
         raise ValueError(f"{path} defines no function cost(x, u, t).")
     return scope
-
-
-def _check(problem: Problem) -> None:
-    """That functions return what algorithms and the loop need of them, beyond the shapes that Problem asks for."""
-    x, u = jnp.zeros((problem.horizon + 1, problem.dx)), jnp.zeros((problem.horizon, problem.du))
-    number, truth = (jnp.floating, "a float: 1.0, not 1"), (jnp.bool_, "true or false, by a comparison")
-    for name, f, arguments, (kind, wanted) in (
-        ("cost(x, u, t)", problem.cost, (x[0], u[0], jnp.asarray(0)), number),
-        ("final_cost(x)", problem.final_cost, (x[0],), number),
-        ("success(x, u)", problem.success, (x, u), truth),
-        ("observe(x)", problem.observe, (x[0],), (jnp.generic, "a vector")),
-    ):
-        # a partial is another function every time: what f reads when it is called it reads again
-        if f is not None and not jnp.issubdtype(found := jax.eval_shape(partial(f), *arguments).dtype, kind):
-            raise ValueError(f"{name} returns {found}; it must return {wanted}.")
-
-
-def _told(error: Exception, path: str) -> str:
-    """One line: where in the user's file, what is wrong, and what to do."""
-    untraceable = isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError)
-    return sources.told(error, path, UNTRACEABLE if untraceable else "")
