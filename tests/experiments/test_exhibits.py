@@ -16,7 +16,7 @@ from pilotfish.algorithms import Setup
 from pilotfish.cli.figure import _draw
 from pilotfish.experiments import mdgps, study
 from pilotfish.experiments.claims import Arm, PaperFigure
-from pilotfish.experiments.exhibits import COST, ELSEWHERE, Curves, Map, Panel, PaperTable
+from pilotfish.experiments.exhibits import COST, ELSEWHERE, EXPLORING, Curves, Map, Panel, PaperTable
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.registry import TASKS, Entry
 from pilotfish.runs.statistics import rate_interval
@@ -43,6 +43,7 @@ def test_curves_are_means_with_students_intervals():
                 np.testing.assert_allclose(line.middle[k], np.sum(values[:, k]) / 6)
     assert np.isnan(lines["other"]["second"].middle).tolist() == [False, True, False, False]
     assert shown.as_json(found)["other"]["second"]["mean"][1] is None
+    assert shown.as_json(found)["one"]["first"]["updates"] == list(range(len(lines["one"]["first"].middle)))
     head, first, second = shown.table(found)
     assert head[1:] == ["one", "other"]
     assert first == ["first", f"{distances['a'][:, -1].mean():.3f}{first[1][5:]}", ""]
@@ -59,6 +60,22 @@ def test_costs_have_geometric_means():
     np.testing.assert_allclose(line.middle, stats.gmean(costs))
     assert shown.table(found)[0] == ["cost at last", "one"]
     assert shown.table(found)[1][1].startswith(f"{line.middle[-1]:.4g} (")
+
+
+def test_curves_over_rollouts_have_few_points_where_these_were_rolled_out():
+    costs = {"a": RNG.lognormal(size=(3, 1000)), "b": RNG.lognormal(size=(3, 4))}
+    per_update = {"a": 20, "b": 200}
+    found = {
+        label: {"cost": values, "rollouts": per_update[label] * np.tile(np.arange(values.shape[1]) + 1, (3, 1))}
+        for label, values in costs.items()
+    }
+    shown = Curves((Panel("one", BOTH),), EXPLORING, over="rollouts")
+    along, lines = shown.along(found)["one"], shown.lines(found)["one"]
+    assert along["second"].tolist() == [200, 400, 600, 800]
+    assert (along["first"][0], along["first"][-1], len(along["first"])) == (20, 20_000, 101)
+    updates = along["first"] // 20 - 1
+    np.testing.assert_allclose(lines["first"].middle, stats.gmean(costs["a"][:, updates]))
+    assert shown.as_json(found)["one"]["first"]["rollouts"] == along["first"].tolist()
 
 
 def test_a_table_has_our_rates_beside_those_of_the_paper():

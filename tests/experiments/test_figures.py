@@ -368,6 +368,8 @@ def synthetic(arm, exhibit):
             "noise_free_distance": cost / 1e6,
             "noise_free_success": rng.uniform(0.0, 1.0, cost.shape),
             "step_factor": rng.uniform(0.1, 3.0, cost.shape),
+            "loss": rng.uniform(0.1, 3.0, cost.shape),
+            "entropy": rng.uniform(0.1, 3.0, cost.shape),
         }
     if isinstance(exhibit, Map):
         metrics[ELSEWHERE] = rng.uniform(0.0, 1.0, (4, len(exhibit.places)))

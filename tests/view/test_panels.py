@@ -103,6 +103,16 @@ def test_rates_have_an_axis_from_nothing_to_all(drawn, tmp_path):
     assert 100 < high < 110
 
 
+def test_curves_of_unlike_steps_are_drawn_over_what_they_took(drawn, tmp_path):
+    shown = {"two links": {"MOTO": line(4), "TRPO": line(30)}}
+    along = {"two links": {"MOTO": 200 * np.arange(1, 5), "TRPO": 20 * np.arange(1, 31)}}
+    path = panels.curves(shown, {}, "cost", "a figure", tmp_path / "curves.png", "log", along, "rollouts")
+    (axis,) = readable(drawn[0], path)
+    for one, name in zip(axis.lines, along["two links"], strict=True):
+        np.testing.assert_array_equal(one.get_xdata(), along["two links"][name])
+    assert axis.get_xlabel() == "rollouts"
+
+
 def test_curves_of_which_nothing_is_known_are_drawn_all_the_same(drawn, tmp_path):
     unknown = Interval(*(np.full(4, np.nan) for _ in range(3)))
     path = panels.curves({"none": {"BADMM": unknown}}, {}, "distance, m", "nothing", tmp_path / "curves.png")

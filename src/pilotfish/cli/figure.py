@@ -153,7 +153,9 @@ def _picture(chosen: PaperFigure, found: Study, title: str, path: Path) -> None:
             failures = {panel.title: panel.failure for panel in shown.panels if panel.failure is not None}
             mean = "geometric mean" if shown.of.scale == "log" else "mean"
             what = f"{shown.of.words}: {mean}, 95% interval"
-            panels.curves(shown.lines(found), failures, what, title, path, shown.of.scale)
+            panels.curves(
+                shown.lines(found), failures, what, title, path, shown.of.scale, shown.along(found), shown.over
+            )
         case PaperTable() as shown:
             paper = {panel.title: shown.said(panel.title) for panel in shown.panels}
             panels.rates(shown.lines(found), paper, title, path)

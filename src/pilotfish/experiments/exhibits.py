@@ -6,9 +6,9 @@ iteration k. So an arm needs one iteration more than the last that is shown.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from pilotfish.runs.statistics import Interval, Scale, mean_interval, rate_interval
 
 if TYPE_CHECKING:
-    from pilotfish.experiments.claims import Study
+    from pilotfish.experiments.claims import Metrics, Study
 
 Place = tuple[float, float] | float
 Rows = list[list[str]]
@@ -25,6 +25,8 @@ Rows = list[list[str]]
 ELSEWHERE = "elsewhere"
 """In an arm's metrics what its seeds deploy succeeds in at every place of the figure's map: (seed, place)."""
 ROUNDING = 1e-9  # m
+POINTS = 101
+"""Of a curve over rollouts."""
 
 
 class Panel(NamedTuple):
@@ -57,23 +59,37 @@ class Quantity(NamedTuple):
 
 DISTANCE = Quantity("noise_free_distance", "distance", "m", "{:.3f}")
 COST = Quantity("noise_free_cost", "cost", "", "{:.4g}", scale="log")
+EXPLORING = Quantity("cost", "cost of a rollout", "", "{:.4g}", scale="log")
 SUCCESS = Quantity("noise_free_success", "success", "%", "{:.0%}", scale="percent")
-"""All of noise-free episodes."""
+"""All of noise-free episodes, but EXPLORING."""
 
 
 class Curves(NamedTuple):
-    """A quantity over updates: the mean over seeds and its 95% interval."""
+    """A quantity over updates or rollouts: the mean over seeds and its 95% interval."""
 
     panels: tuple[Panel, ...]
     of: Quantity = DISTANCE
+    over: Literal["updates", "rollouts"] = "updates"
+    """Over rollouts, of which algorithms need unlike numbers an update, a curve has POINTS points at most."""
 
     def lines(self, study: "Study") -> dict[str, dict[str, Interval]]:
-        """By panel and curve, over updates; nan after a number of updates at which a seed has no finite value."""
+        """By panel and curve; nan after a number of updates at which a seed has no finite value."""
         mean = {"linear": _mean, "log": _geometric, "percent": _rates}[self.of.scale]
-        return {
-            panel.title: {name: mean(study[label][self.of.column]) for name, label in panel.curves.items()}
-            for panel in self.panels
-        }
+        return self._each(study, lambda metrics, at: mean(metrics[self.of.column][:, at]))
+
+    def along(self, study: "Study") -> dict[str, dict[str, np.ndarray]]:
+        """By panel and curve how many updates were done, or rollouts from each condition, at each of its points."""
+        return self._each(study, lambda metrics, at: at if self.over == "updates" else metrics["rollouts"][0, at])
+
+    def _each(self, study: "Study", of_points: Callable[["Metrics", np.ndarray], Any]) -> dict[str, dict[str, Any]]:
+        def found(label: str) -> Any:
+            metrics = study[label]
+            count = metrics[self.of.column].shape[1]
+            few = self.over == "updates" or count <= POINTS
+            at = np.arange(count) if few else np.linspace(0, count - 1, POINTS).round().astype(int)
+            return of_points(metrics, at)
+
+        return {panel.title: {name: found(label) for name, label in panel.curves.items()} for panel in self.panels}
 
     def table(self, study: "Study") -> Rows:
         """Every curve's end: a row for a name, a column for a panel."""
@@ -86,9 +102,11 @@ class Curves(NamedTuple):
         return rows
 
     def as_json(self, study: "Study") -> dict[str, Any]:
-        """All that is drawn, over updates from 0."""
+        """All that is drawn."""
+        lines, along = self.lines(study), self.along(study)
         return {
-            title: {name: _json(line) for name, line in curves.items()} for title, curves in self.lines(study).items()
+            title: {name: {self.over: along[title][name].tolist()} | _json(line) for name, line in curves.items()}
+            for title, curves in lines.items()
         }
 
 

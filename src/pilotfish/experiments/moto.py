@@ -10,6 +10,7 @@ from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.algorithms.trpo import TRPO
 from pilotfish.experiments.claims import LAST, Arm, Claim, Metrics, PaperFigure, Variation, area, final, sooner
+from pilotfish.experiments.exhibits import EXPLORING, Curves, Panel
 
 DEFAULT = "moto"
 TRPO_PAPER = TRPO(kl_step=0.1)
@@ -363,7 +364,11 @@ FIGURE_5 = PaperFigure(
         "torque": "10 N m for two links, 25 for four, which have no joint limits",
         "discount, trace": "0.99 and 0.98: the defaults of the code that the paper used",
     },
-    x="rollouts",
+    exhibit=Curves(
+        tuple(Panel(f"{name} link", {form: f"{name}: {form}" for form in ("MOTO", *FORMS)}) for name in LINKS),
+        of=EXPLORING,
+        over="rollouts",
+    ),
     variations=(
         Variation("TRPO with kl_step 0.01", lambda arm: arm.but(kl_step=0.01) if arm.algorithm == "trpo" else arm),
         Variation("TRPO without discount", lambda arm: arm.but(discount=1.0) if arm.algorithm == "trpo" else arm),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
@@ -38,11 +38,14 @@ def curves(
     title: str,
     path: Path,
     scale: Scale = "linear",
+    along: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    over: str = "updates",
 ) -> Path:
-    """Curves over updates with their 95% intervals, in a panel for each title; a name has one colour in all.
+    """Curves with their 95% intervals, in a panel for each title; a name has one colour in all.
 
     `failures`: a dotted line in some panels, above which all failed. `what`: what is drawn, and its unit. `scale`: of
-    the axes; parts of 1 are drawn in percent.
+    the axes; parts of 1 are drawn in percent. `along`: where the curves' points are, by default at 0, 1, ...; `over`:
+    what that counts.
     """
     factor = 100.0 if scale == "percent" else 1.0
     figure, axes = _grid(len(panels))
@@ -50,8 +53,9 @@ def curves(
     for axis, (heading, lines) in zip(axes, panels.items(), strict=False):
         for name, line in lines.items():
             scaled = Interval(*(factor * part for part in line))
-            _curve(axis, scaled, COLOURS[style[name] % len(COLOURS)], name, MARKERS[style[name] % len(MARKERS)])
-        frame(axis, heading, "updates")
+            at = np.arange(len(line.middle)) if along is None else along[heading][name]
+            _curve(axis, at, scaled, COLOURS[style[name] % len(COLOURS)], name, MARKERS[style[name] % len(MARKERS)])
+        frame(axis, heading, over)
         shown = np.concatenate([*(line.middle for line in lines.values()), [failures.get(heading, np.nan)]])
         shown = shown[np.isfinite(shown)]
         if scale == "percent":
@@ -82,7 +86,8 @@ def rates(
     for row, (heading, lines) in zip(axes, panels.items(), strict=True):
         row[0].set_ylabel("success, %", fontsize=8, color=INK)
         for axis, (name, line) in zip(row, lines.items(), strict=False):
-            _curve(axis, Interval(*(100 * part for part in line)), BLUE, "here, 95% interval", None)
+            here = Interval(*(100 * part for part in line))
+            _curve(axis, np.arange(len(here.middle)), here, BLUE, "here, 95% interval", None)
             said = paper[heading][name]
             axis.plot(list(said), [100 * rate for rate in said.values()], "D", color=RED, ms=5, label="paper", zorder=4)
             frame(axis, f"{heading}: {name}", "updates")
@@ -163,8 +168,7 @@ def _side_by_side(axis: Axes, places: np.ndarray, lines: Mapping[str, Interval],
     frame(axis, "success, %, with 95% intervals over seeds", where)
 
 
-def _curve(axis: Axes, line: Interval, colour: str, name: str, marker: str | None) -> None:
-    at = np.arange(len(line.middle))
+def _curve(axis: Axes, at: Shaped[np.ndarray, "K"], line: Interval, colour: str, name: str, marker: str | None) -> None:
     axis.fill_between(at, line.low, line.high, color=colour, alpha=0.12, lw=0)
     sparse = -(-len(at) // MARKED)
     axis.plot(at, line.middle, color=colour, lw=1.8, label=name, marker=marker, ms=4, markevery=sparse)
