@@ -79,7 +79,8 @@ def test_own_mujoco_model(follow):
 @pytest.mark.slow
 def test_own_gymnasium_environment(follow, tmp_path):
     said = follow("own-gymnasium-environment")
-    (learned,) = [text for command, text in said.items() if command.startswith("pilotfish train")]
+    learned, aimed = (text for command, text in said.items() if command.startswith("pilotfish train"))
+    assert number(r"episodes that succeed: ([\d.]+)%", aimed) > 60
     fresh = number(r"from 20 fresh starts: ([\d.]+) ", learned)
     assert fresh < 0.5 * number(r"the same doing nothing, from 20 fresh starts: ([\d.]+)", learned)
     assert abs(number(r"at ([\d.]+) m", said["python fly.py"]) - 20) < 2
