@@ -10,24 +10,16 @@ import numpy as np
 import tyro
 from rich.box import MINIMAL
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from pilotfish import experiments, nodes
 from pilotfish.cli import COMMANDS
-from pilotfish.cli.watch import Listener, on_cluster
+from pilotfish.cli.watch import Listener, SeveralWatch, on_cluster
 from pilotfish.experiments import study
 from pilotfish.experiments.claims import PaperFigure, Study, slug
 from pilotfish.experiments.exhibits import ELSEWHERE, Curves, Map, PaperTable, Rows
-from pilotfish.experiments.study import Job, Performed
+from pilotfish.experiments.study import Performed
 from pilotfish.registry import named
 from pilotfish.runs.store import replacing
 
@@ -68,7 +60,7 @@ def figure(argv: list[str]) -> int:
     console.print(f"{chosen.id}: {chosen.title} -> {folder}", style="bold", soft_wrap=True)
     try:
         on_cluster(args.ray, console, lambda: study.left(*how))
-        with _Watch(console, study.plan(*how).jobs) as watch:
+        with SeveralWatch(console, len(study.plan(*how).jobs)) as watch:
             performed = study.perform(*how, observe=watch)
     except KeyboardInterrupt:
         words = f"interrupted. The same command goes on: {study.command(*how)}"
@@ -85,49 +77,6 @@ def figure(argv: list[str]) -> int:
     if args.quick:
         console.print("A quick run is a smoke test: its verdicts are no evidence.", style="bold yellow", soft_wrap=True)
     return 0
-
-
-class _Watch:
-    """A line for each arm; on a terminal also a bar, over the rollouts of all arms."""
-
-    def __init__(self, console: Console, jobs: list[Job]):
-        self.console = console
-        self.paths = [job.path for job in jobs]
-        ends = np.cumsum([_rollouts(job, job.spec.iterations) for job in jobs])
-        self.before = dict(zip(self.paths, [0, *ends], strict=False))
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-        self.progress = Progress(
-            *columns,
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self.bar = self.progress.add_task("", total=float(ends[-1]))
-        self.path: Path | None = None
-
-    def __enter__(self) -> "_Watch":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def __call__(self, job: Job, done: int) -> None:
-        spec = job.spec
-        if job.path != self.path:
-            self.path = job.path
-            text = f"{spec.iterations} iterations of {spec.rollouts} rollouts, {len(spec.seeds)} seed(s)"
-            text += f", {done} iterations done" if done else ""
-            number = f"{self.paths.index(job.path) + 1}/{len(self.paths)}"
-            self.console.print(f"  {number}  {job.label}: {text}", soft_wrap=True, markup=False)
-        completed = self.before[job.path] + _rollouts(job, done)
-        self.progress.update(self.bar, completed=float(completed), description=f"{done}/{spec.iterations}")
-
-
-def _rollouts(job: Job, iterations: int) -> int:
-    return iterations * job.spec.rollouts * len(job.spec.seeds)
 
 
 def _draw(chosen: PaperFigure, folder: Path, performed: Performed) -> None:

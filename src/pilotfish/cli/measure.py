@@ -119,15 +119,11 @@ def _written(folder: Path) -> list[str]:
     """The table and the pictures of all rows that a folder has; their names."""
     from pilotfish.view import rows
 
-    known = {name: json.loads((folder / f"{name}.json").read_bytes()) for name in ROWS if _is_row(folder, name)}
+    kept = {name: json.loads(path.read_bytes()) for name in ROWS if (path := folder / f"{name}.json").exists()}
+    known = {name: record for name, record in kept.items() if "rollouts_to_first_success" in record}
     with replacing(folder / TABLE) as beside:
         beside.write_text(_markdown(known), encoding="utf-8")
     return ["NAME.json", TABLE, *(path.name for path in rows.pictures(known, folder))]
-
-
-def _is_row(folder: Path, name: str) -> bool:
-    path = folder / f"{name}.json"
-    return path.exists() and "rollouts_to_first_success" in json.loads(path.read_bytes())
 
 
 HEAD = (

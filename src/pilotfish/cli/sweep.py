@@ -20,11 +20,10 @@ from typing import IO, Any, NamedTuple, cast
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from pilotfish.cli import COMMANDS, complain, learn
-from pilotfish.cli.watch import Listener, on_cluster
+from pilotfish.cli.watch import Listener, SeveralWatch, on_cluster
 from pilotfish.runs import RunError, logs, search
 from pilotfish.runs import sweep as engine
 from pilotfish.runs.search import Range
@@ -212,7 +211,7 @@ def _grid(asked: Asked, console: Console) -> tuple[Path, list[Found]]:
     _check_distinct(arms)
     console.print(f"{len(arms)} arms -> {folder}", style="bold", soft_wrap=True)
     on_cluster(ray, console, lambda: engine.left(arms), log)
-    with _Watch(console, len(arms)) as watch:
+    with SeveralWatch(console, len(arms)) as watch:
         return folder, engine.perform(arms, watch, log)
 
 
@@ -250,7 +249,7 @@ def _search(asked: Asked, console: Console) -> tuple[Path, list[Found]]:
         arm = _arm(folder, f"trial-{number:03d}", values, _made(asked, values)[1])
         return arm._replace(label=f"{number}: " + ", ".join(f"{name}={_cell(one)}" for name, one in arm.values.items()))
 
-    with _Watch(console, asked.args.search) as watch:
+    with SeveralWatch(console, asked.args.search) as watch:
         return folder, search.perform(folder, space, _refusing(make), asked.args.search, args.seed, watch, args.log)
 
 
@@ -285,34 +284,6 @@ def _space(flag: str, said: str, low: Spec, high: Spec) -> Range | list[str]:
 
 
 # -- what is shown
-
-
-class _Watch:
-    """A line for each arm when it begins; on a terminal also a bar of its iterations."""
-
-    def __init__(self, console: Console, count: int):
-        self.console, self.count, self.begun = console, count, dict[Path, int]()
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-        off = not console.is_terminal
-        self.progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=off)
-        self.bar = self.progress.add_task("", total=1)
-
-    def __enter__(self) -> "_Watch":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def __call__(self, arm: Arm, done: int) -> None:
-        spec = arm.spec
-        if arm.path not in self.begun:
-            self.begun[arm.path] = len(self.begun) + 1
-            text = f"{spec.iterations} iterations of {spec.rollouts} rollouts, {len(spec.seeds)} seed(s)"
-            text += f", {done} iterations done" if done else ""
-            number = f"{self.begun[arm.path]}/{self.count}"
-            self.console.print(f"  {number}  {arm.label}: {text}", soft_wrap=True, markup=False)
-        self.progress.update(self.bar, completed=done, total=spec.iterations, description=arm.label)
 
 
 def _table(record: Mapping[str, Any], found: Sequence[Found]) -> Table:

@@ -6,12 +6,12 @@ Its columns are those that the reports' `Shown` annotations ask for.
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pilotfish.algorithms import Algorithm
@@ -127,6 +127,50 @@ class Watch:
         grid.add_row(table)
         grid.add_row(below)
         return grid
+
+
+@runtime_checkable
+class Learned(Protocol):
+    """One of several runs: a figure's or a sweep's."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def spec(self) -> Spec: ...
+
+
+class SeveralWatch:
+    """A line for each of several runs when it begins; on a terminal also a bar over all of them."""
+
+    def __init__(self, console: Console, count: int):
+        self.console, self.count, self.done = console, count, dict[Path, float]()
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+        left = (TextColumn("left"), TimeRemainingColumn())
+        self.progress = Progress(*columns, *left, console=console, transient=True, disable=not console.is_terminal)
+        self.bar = self.progress.add_task("", total=count)
+
+    def __enter__(self) -> "SeveralWatch":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def __call__(self, one: Learned, done: int) -> None:
+        """Tell that so many iterations of a run are done."""
+        spec = one.spec
+        if one.path not in self.done:
+            text = f"{spec.iterations} iterations of {spec.rollouts} rollouts, {len(spec.seeds)} seed(s)"
+            text += f", {done} iterations done" if done else ""
+            number = f"{len(self.done) + 1}/{self.count}"
+            self.console.print(f"  {number}  {one.label}: {text}", soft_wrap=True, markup=False)
+        self.done[one.path] = done / spec.iterations
+        words = f"{one.label}: {done}/{spec.iterations}"
+        self.progress.update(self.bar, completed=sum(self.done.values()), description=words)
 
 
 class Seeds:

@@ -28,7 +28,7 @@ DIVERGED = (
     "What is simulated does not bear these actions: begin with less noise (a smaller initial_std of the task), limit "
     "the actions, or simulate with a shorter timestep.",
 )
-NO_COST = ("their costs alone", "Check the task's cost there.")
+UNPRICED = ("their costs alone", "Check the task's cost there.")
 """What of broken rollouts is not finite, and what to do about it."""
 PATIENCE = 3
 """Refused updates in a row, of every seed, after which training stops."""
@@ -254,7 +254,7 @@ def explain(turn: Turn, seed: int, algorithm: Algorithm, problem: Problem) -> st
     state, rollouts = loop.of_seed((turn.states, turn.rollouts), seed)
     if outcome.broken_at >= 0:
         diverged = not np.isfinite(np.asarray(rollouts.x)[:, :, outcome.broken_at]).all()
-        what, remedy = DIVERGED if diverged else NO_COST
+        what, remedy = DIVERGED if diverged else UNPRICED
         return (
             f"{where}: {100 * (1 - outcome.valid):.0f}% of the rollouts are not finite, {what} first at step "
             f"{outcome.broken_at}. {remedy}"
