@@ -49,7 +49,11 @@ SETUPS = {
     },
     "peg-2d-blind": PEG,
     "peg-3d": {
-        "lqr-gps": Setup(LQRGPS(dynamics=MIXTURE, kl_step=0.5), rollouts=10, iterations=30),
+        "lqr-gps": Setup(
+            LQRGPS(dynamics=FittedDynamics(prior="gmm", excess=2.0), kl_step=0.5, step=StepSize(smallest=0.1)),
+            rollouts=10,
+            iterations=30,
+        ),
         "gps": Setup(GPS(dynamics=MIXTURE, kl_step=0.5, noise_smoothing=SMOOTH), rollouts=10, iterations=30),
     },
     "octopus": {

@@ -58,7 +58,7 @@ ROWS = {
     "peg-2d-slots-gps": "peg-2d-slots --algorithm gps --seeds 3",
     "peg-2d-slots-mdgps": "peg-2d-slots --algorithm mdgps --seeds 3",
     "peg-2d-slots-badmm": "peg-2d-slots --algorithm badmm --seeds 3",
-    "peg-3d": "peg-3d --seeds 3",
+    "peg-3d": "peg-3d --seeds 5",
     "octopus": "octopus --seeds 3",
     "swimmer": "swimmer --seeds 5",
     "swimmer-moto": "swimmer --algorithm moto --seeds 5",
