@@ -233,6 +233,7 @@ def test_a_run_goes_on_only_in_its_own_world(trained):
         ({"conditions": Gaussian(problem.conditions.mean + 0.1, problem.conditions.cov)}, "conditions"),
         ({"cost": lambda x, u, t: cost(x, u, t) + x @ np.ones(4)}, "cost"),
         ({"dynamics": lambda x, u: dynamics(x, 0.9 * u)}, "dynamics"),
+        ({"distance": lambda x, u: jnp.abs(x[-1, 0])}, "distance"),
     ):
         with pytest.raises(ValueError, match=f"world: its {name} is not that of the task cartpole as .* was begun"):
             train(MOTO(), JaxWorld(dataclasses.replace(problem, **change)), **settings)

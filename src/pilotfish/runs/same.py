@@ -46,6 +46,7 @@ def _functions(problem: Problem) -> Iterator[tuple[str, Any, tuple]]:
     yield "observe", problem.observe, (x,)
     brought = () if problem.final_cost is not None else (((), float),)
     yield "success", problem.success, (((T + 1, dx), float), ((T, du), float), *brought)
+    yield "distance", problem.distance, (((T + 1, dx), float), ((T, du), float))
     if isinstance(problem.dynamics, Equations):
         yield "dynamics", problem.dynamics.function, (x, u)
 
