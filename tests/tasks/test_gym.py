@@ -16,7 +16,7 @@ from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.cli import learn, run
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
-from pilotfish.runs import evaluation, loop
+from pilotfish.runs import RunWarning, evaluation, loop
 from pilotfish.runs.store import Run, Spec
 from pilotfish.runs.train import TrainingFailed, train
 from pilotfish.tasks.gym import GymnasiumTask, entry
@@ -678,7 +678,8 @@ def test_a_file_says_what_is_observed_and_what_success_is(tmp_path, monkeypatch)
     assert list(run.spec.files) == [str(tmp_path / "goal.py")]
     assert (tmp_path / "run" / "files" / "goal.py").read_text() == FUNCTIONS
     (tmp_path / "goal.py").unlink()
-    again = Run.open("run").assemble()[0].problem()
+    with pytest.warns(RunWarning, match="the copy in run is used"):
+        again = Run.open("run").assemble()[0].problem()
     assert (again.do, again.success(jnp.zeros((7, 2)), jnp.zeros((6, 1)))) == (1, True)
 
 
