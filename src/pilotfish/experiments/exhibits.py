@@ -85,8 +85,8 @@ class Curves(NamedTuple):
         def found(label: str) -> Any:
             metrics = study[label]
             count = metrics[self.of.column].shape[1]
-            few = self.over == "updates" or count <= POINTS
-            at = np.arange(count) if few else np.linspace(0, count - 1, POINTS).round().astype(int)
+            every = self.over == "updates" or count <= POINTS
+            at = np.arange(count) if every else np.linspace(0, count - 1, POINTS).round().astype(int)
             return of_points(metrics, at)
 
         return {panel.title: {name: found(label) for name, label in panel.curves.items()} for panel in self.panels}
