@@ -183,5 +183,7 @@ def test_what_is_learned_is_held_long_after(late, refused, expected):
 
     study = {arm.label: measured(arm) for arm in mdgps.FIGURE_LONG.arms}
     assert [told(claim, study) for claim in mdgps.FIGURE_LONG.claims] == expected
+    quick = {label: {name: values[:, :5] for name, values in metrics.items()} for label, metrics in study.items()}
+    assert np.isfinite([claims.judge(claim, quick).mean for claim in mdgps.FIGURE_LONG.claims]).all()
     study[mdgps.FIGURE_LONG.arms[0].label]["loss"][0, 3] = np.inf
     assert told(mdgps.FIGURE_LONG.claims[0], study) != "holds"

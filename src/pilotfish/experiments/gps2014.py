@@ -12,6 +12,7 @@ from pilotfish.algorithms.mdgps import MDGPS
 from pilotfish.algorithms.moto import MOTO
 from pilotfish.experiments.claims import LAST, Arm, Claim, Metrics, PaperFigure, sooner
 from pilotfish.experiments.exhibits import COST, ELSEWHERE, Curves, Map, Panel
+from pilotfish.experiments.mdgps import AGREEING, SHRINKING
 from pilotfish.models.dynamics import FittedDynamics, Prior
 from pilotfish.policies.network import Network
 from pilotfish.tasks.peg_planar import FOUR
@@ -49,11 +50,7 @@ SETUPS = {
     },
     "peg-2d-blind": PEG,
     "peg-3d": {
-        "lqr-gps": Setup(
-            LQRGPS(dynamics=FittedDynamics(prior="gmm", excess=2.0), kl_step=0.5, step=StepSize(smallest=0.1)),
-            rollouts=10,
-            iterations=30,
-        ),
+        "lqr-gps": Setup(LQRGPS(dynamics=AGREEING, kl_step=0.5, step=SHRINKING), rollouts=10, iterations=30),
         "gps": Setup(GPS(dynamics=MIXTURE, kl_step=0.5, noise_smoothing=SMOOTH), rollouts=10, iterations=30),
     },
     "octopus": {

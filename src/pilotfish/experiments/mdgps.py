@@ -514,8 +514,8 @@ def broken(metrics: Metrics) -> np.ndarray:
 
 def kept(metrics: Metrics) -> np.ndarray:
     """Success of the network after the last updates minus that after the last ones of Figure 1, means of each."""
-    success = metrics["noise_free_success"]
-    return success[:, -LAST:].mean(1) - success[:, UPDATES + 1 - LAST : UPDATES + 1].mean(1)
+    late, early = (inserted(*range(last + 1 - LAST, last + 1)) for last in (LONG, UPDATES))
+    return late(metrics) - early(metrics)
 
 
 def stays(task: str) -> Claim:
