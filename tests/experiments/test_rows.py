@@ -106,11 +106,12 @@ def test_results_keeps_every_number_and_goes_on(tmp_path, monkeypatch, capsys):
     record = json.loads((out / "toy-goal.json").read_bytes())
     assert record["command"] == f"pilotfish train {TOY['toy-goal']}"
     assert len(record["cost"]) == len(record["success"]) == len(record["rollouts_to_first_success"]) == 2
+    assert record["rollouts_to_first_noise_free"] == [None, None]
     assert record["noise_free_episodes"] == 100
     assert record["cpu_seconds"] > 0
     table = (out / "table.md").read_text()
     assert table.count("\n") == 4
-    assert f"| `{TOY['toy']}` | 2 | - | - |" in table
+    assert f"| `{TOY['toy']}` | 2 | - | - | - |" in table
     before = (out / "toy.json").read_bytes()
     capsys.readouterr()
     assert cli.run(["results", "toy", "--out", str(out), "--json"]) == 0  # nothing is left
@@ -124,6 +125,33 @@ def test_results_names_its_rows(capsys):
     assert len(capsys.readouterr().out.splitlines()) == len(rows.ROWS)
     assert cli.run(["results", "cartpole-lqrgps"]) == 2
     assert "did you mean cartpole-lqr-gps" in capsys.readouterr().err
+
+
+def test_a_row_that_names_a_file_is_run_where_that_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["results", "cartpole", "reacher-moto"]) == 2
+    said = "reacher-moto names examples/reacher/functions.py, which is not here: run it in the root of"
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_first_iteration_that_succeeds_is_found():
+    assert measure._first(np.array([[False, True, False], [False] * 3, [True] * 3]), 5) == [10, None, 5]
+    assert measure._needed([10, None, 5]) == "10 (5 to never)"
+    assert measure._needed([10, None, None]) == "never (10 to never)"
+    assert measure._needed([None]) == "-"
+
+
+def test_rows_that_are_measured_again_learn_the_same():
+    for name in rows.COMPARED:
+        once, again = (learn.asked(rows.command(one), "results")[1] for one in (name, name + rows.AGAIN))
+        assert (once.task, once.algorithm, once.rollouts, once.iterations) == (
+            again.task,
+            again.algorithm,
+            again.rollouts,
+            again.iterations,
+        )
+        assert (again.measured, len(again.seeds)) == (20, 10)
 
 
 def row(algorithm, needed, cost, seconds):

@@ -17,3 +17,11 @@ def test_a_logarithmic_panel_shows_what_is_positive_and_zeros_where_all_is_zero(
     np.testing.assert_array_equal(drawn, wanted)
     low, high = axis.get_ylim()
     assert low < np.nanmin(drawn) <= np.nanmax(drawn) < high
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.4, "0.4"), (-0.05, "-0.05"), (3e-6, "3e-06"), (250.0, "250"), (-2e4, "20 k"), (3e6, "3 M"), (0.0, "0")],
+)
+def test_only_large_numbers_have_a_prefix(value, said):
+    assert curves.Thousands()(value).replace("\N{MINUS SIGN}", "-").endswith(said)

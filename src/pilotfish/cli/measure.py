@@ -21,7 +21,7 @@ from rich.table import Table
 import pilotfish
 from pilotfish.cli import COMMANDS, learn
 from pilotfish.cli.watch import Listener, on_cluster
-from pilotfish.experiments.rows import ROWS, command
+from pilotfish.experiments.rows import AGAIN, ROWS, command
 from pilotfish.registry import named
 from pilotfish.runs import sweep
 from pilotfish.runs.evaluation import SOLVED
@@ -55,6 +55,8 @@ def results(argv: list[str]) -> int:
         width = max(map(len, chosen))
         print("\n".join(f"{name:{width}}  pilotfish train {ROWS[name]}" for name in chosen))
         return 0
+    for name in chosen:
+        _check_files(name)
     learn.check_ray(args.ray)
     listener = Listener(sys.stderr if args.json else sys.stdout, "measuring goes on.")
     console = Console(file=cast(IO[str], listener), highlight=False, emoji=False)
@@ -71,6 +73,13 @@ def results(argv: list[str]) -> int:
         console.print(_table(found))
     console.print(f"in {args.out}: {', '.join(_written(args.out))}", soft_wrap=True)
     return 0
+
+
+def _check_files(name: str) -> None:
+    """ValueError if a row names a file that is not there."""
+    for word in command(name):
+        if word.endswith(".py") and not Path(word).exists():
+            raise ValueError(f"{name} names {word}, which is not here: run it in the root of pilotfish's repository.")
 
 
 def _measured(name: str, folder: Path, ray: str, console: Console, place: tuple[int, int]) -> dict[str, Any]:
@@ -96,8 +105,7 @@ def _record(one: Found, words: list[str]) -> dict[str, Any]:
     """What a row came to: the numbers of every seed, and what is told of them."""
     spec, run, numbers = one.arm.spec, Run.open(one.arm.path), one.numbers()
     metrics, judged = run.metrics(), run.evaluation() or {}
-    success = metrics["success"] > SOLVED
-    first = np.where(success.any(1), (success.argmax(1) + 1) * spec.rollouts, np.nan)
+    nothing = np.zeros_like(metrics["success"])
     return {
         "command": shlex.join(["pilotfish", "train", *words]),
         "version": pilotfish.__version__,
@@ -109,10 +117,16 @@ def _record(one: Found, words: list[str]) -> dict[str, Any]:
         "conditions": len(run.assemble()[2].problem.conditions.mean),
         **{name: numbers[name] for name in ("seeds", "iterations", "note")},
         "cost_of_first_rollouts": metrics["cost"][:, 0].tolist(),
-        "rollouts_to_first_success": [None if np.isnan(value) else int(value) for value in first],
+        "rollouts_to_first_success": _first(metrics["success"] > SOLVED, spec.rollouts),
+        "rollouts_to_first_noise_free": _first(metrics.get("noise_free_success", nothing) == 1.0, spec.rollouts),
         **{name: numbers[name] for name in numbers if name.startswith(("rollouts_to", "cost", "success"))},
         "noise_free_episodes": judged.get("episodes"),
     }
+
+
+def _first(succeeds: np.ndarray, rollouts: int) -> list[int | None]:
+    """Rollouts from each condition until each seed's first iteration that succeeds; None where none does."""
+    return [(int(one.argmax()) + 1) * rollouts if one.any() else None for one in succeeds]
 
 
 def _written(folder: Path) -> list[str]:
@@ -123,36 +137,47 @@ def _written(folder: Path) -> list[str]:
     known = {name: record for name, record in kept.items() if "rollouts_to_first_success" in record}
     with replacing(folder / TABLE) as beside:
         beside.write_text(_markdown(known), encoding="utf-8")
-    return ["NAME.json", TABLE, *(path.name for path in rows.pictures(known, folder))]
+    once = {name: record for name, record in known.items() if not name.endswith(AGAIN)}
+    return ["NAME.json", TABLE, *(path.name for path in rows.pictures(once, folder))]
 
 
 HEAD = (
     "`pilotfish train ...`",
     "seeds",
     "rollouts until over 90% of an iteration's succeed: median (range)",
+    "until 20 of 20 noise-free episodes do",
     "seeds of which over 90% of noise-free episodes succeed",
     "cost of a noise-free episode: median (95% interval of the mean)",
     "CPU s of all seeds",
 )
 
 
+ALL = 20
+"""Noise-free episodes an iteration that are said to tell when a policy always succeeds."""
+
+
+def _needed(rollouts: list[int | None]) -> str:
+    """Median and range over seeds, of which some may never succeed."""
+    known = [np.inf if value is None else value for value in rollouts]
+    if np.isinf(min(known)):
+        return "-"
+    middle, high = np.median(known), max(known)
+    ends = f"{min(known):,.0f} to {'never' if np.isinf(high) else f'{high:,.0f}'}"
+    return f"{'never' if np.isinf(middle) else f'{middle:,.0f}'} ({ends})"
+
+
 def _cells(record: dict[str, Any]) -> list[str]:
     """What a table says of a row."""
-    first = [value for value in record["rollouts_to_first_success"] if value is not None]
     count, success = len(record["seeds"]), record["success"]
-    needed = "-"
-    if first:
-        known = [*first, *[np.inf] * (count - len(first))]
-        middle, high = np.median(known), max(known)
-        ends = f"{min(known):,} to {'never' if np.isinf(high) else f'{int(high):,}'}"
-        needed = f"{'never' if np.isinf(middle) else f'{middle:,.0f}'} ({ends})"
+    needed = _needed(record["rollouts_to_first_success"])
+    alone = _needed(record["rollouts_to_first_noise_free"]) if record["measured"] >= ALL else "-"
     low, high = record["cost_interval"]
     interval = "" if low is None else f" ({low:.4g} to {high:.4g})"
     middle = record["cost_median"]
     holds = "-" if success is None else f"{sum(one > SOLVED for one in success)} of {count}"
     seconds = record["cpu_seconds"]
     cost = "none" if middle is None else f"{middle:.4g}{interval}"
-    return [str(count), needed, holds, cost, "-" if seconds is None else f"{seconds:.0f}"]
+    return [str(count), needed, alone, holds, cost, "-" if seconds is None else f"{seconds:.0f}"]
 
 
 def _markdown(known: dict[str, dict[str, Any]]) -> str:

@@ -1,11 +1,19 @@
 """What is measured of algorithms on tasks, by a name each: the rows of the tables in docs/results, and what
 `pilotfish train --prefer` chooses among.
 
-A row is what `pilotfish train` is told. Seeds are those of the measurement. Nothing here imports jax.
+A row is what `pilotfish train` is told, in the repository's root where it names a file. Seeds are those of the
+measurement. Nothing here imports jax.
 """
 
 import shlex
+from collections.abc import Collection
 from typing import Literal, NamedTuple
+
+FLAGS = ("--seeds", "--measured")
+"""How a row is measured, which is no part of what is learned."""
+UNTIL = "--measured 20 --seeds 10"
+"""How rows are measured that tell after how many rollouts 20 of 20 noise-free episodes succeed."""
+REACHER = "gym:Reacher-v5 --task.functions examples/reacher/functions.py"
 
 ROWS = {
     "lq": "lq --seeds 5",
@@ -53,7 +61,15 @@ ROWS = {
     "obstacles-mdgps": "obstacles --algorithm mdgps --iterations 30 --seeds 10",
     "obstacles-moto": "obstacles --algorithm moto --seeds 5",
     "peg-2d": "peg-2d --seeds 10",
-    "peg-2d-moto": "peg-2d --algorithm moto --seeds 5",
+    "peg-2d-ilqg-learned": f"peg-2d --algorithm ilqg-learned --iterations 20 {UNTIL}",
+    "peg-2d-lqr-gps": f"peg-2d --algorithm lqr-gps {UNTIL}",
+    "peg-2d-moto": f"peg-2d --algorithm moto {UNTIL}",
+    "peg-2d-mdgps": f"peg-2d --algorithm mdgps --iterations 30 {UNTIL}",
+    "peg-2d-gps": f"peg-2d --algorithm gps --iterations 30 {UNTIL}",
+    "peg-2d-badmm": f"peg-2d --algorithm badmm --iterations 30 {UNTIL}",
+    "peg-2d-trpo": f"peg-2d --algorithm trpo --rollouts 20 --iterations 200 {UNTIL}",
+    "peg-2d-more": f"peg-2d --algorithm more --rollouts 100 --iterations 40 {UNTIL}",
+    "peg-2d-reps": f"peg-2d --algorithm reps --rollouts 100 --iterations 40 {UNTIL}",
     "peg-2d-slots": "peg-2d-slots --seeds 3",
     "peg-2d-slots-gps": "peg-2d-slots --algorithm gps --seeds 3",
     "peg-2d-slots-mdgps": "peg-2d-slots --algorithm mdgps --seeds 3",
@@ -71,9 +87,38 @@ ROWS = {
     "walker-gps": "walker --algorithm gps --seeds 3",
     "walker-push": "walker-push --seeds 3",
     "walker-rough": "walker-rough --seeds 3",
+    "table-tennis": "table-tennis --seeds 5",
+    "table-tennis-noise": "table-tennis-noise --seeds 5",
+    "table-tennis-context": "table-tennis-context --seeds 5",
     "reacher": "gym:Reacher-v5 --rollouts 10 --algorithm.kl-step 0.2 --iterations 25 --seeds 10",
-    "reacher-moto": "gym:Reacher-v5 --algorithm moto --seeds 5",
+    "reacher-ilqg-learned": f"{REACHER} --algorithm ilqg-learned --iterations 20 {UNTIL}",
+    "reacher-lqr-gps": f"{REACHER} --algorithm lqr-gps --algorithm.kl-step 0.2 --rollouts 10 --iterations 25 {UNTIL}",
+    "reacher-moto": f"{REACHER} --algorithm moto {UNTIL}",
+    "reacher-mdgps": f"{REACHER} --algorithm mdgps --iterations 30 {UNTIL}",
+    "reacher-gps": f"{REACHER} --algorithm gps --iterations 30 {UNTIL}",
+    "reacher-badmm": f"{REACHER} --algorithm badmm --iterations 30 {UNTIL}",
+    "reacher-trpo": f"{REACHER} --algorithm trpo --rollouts 20 --iterations 300 {UNTIL}",
+    "reacher-more": f"{REACHER} --algorithm more --rollouts 100 --iterations 60 {UNTIL}",
+    "reacher-reps": f"{REACHER} --algorithm reps --rollouts 100 --iterations 60 {UNTIL}",
 }
+
+COMPARED = [
+    *(f"{task}-{name}" for task in ("cartpole", "double-link") for name in (
+        "lqr-gps-gmm", "lqr-gps", "ilqg", "mdgps", "gps", "badmm", "trpo", "more", "reps")),
+    "cartpole", "double-link", "double-link-reuse",
+]  # fmt: skip
+"""Rows that are measured once more by 20 noise-free episodes an iteration."""
+AGAIN = "-until"
+"""How their names end then."""
+
+
+def _without(words: list[str], flags: Collection[str]) -> list[str]:
+    """The words less some flags and what they are given."""
+    dropped = {at for flag in flags if flag in words for at in (words.index(flag), words.index(flag) + 1)}
+    return [word for i, word in enumerate(words) if i not in dropped]
+
+
+ROWS |= {name + AGAIN: shlex.join(_without(shlex.split(ROWS[name]), FLAGS)) + f" {UNTIL}" for name in COMPARED}
 
 Preference = Literal["quality", "episodes", "seconds"]
 """What one would rather have: low costs at the end, few episodes until it succeeds, little computing."""
@@ -114,9 +159,4 @@ def preferred(task: str, preference: Preference) -> list[str]:
             f"--prefer {preference}: of {task} nothing was compared. Leave it out, or choose a task of which it was: "
             f"{', '.join(PREFERRED)}."
         )
-    words = command(getattr(PREFERRED[task], preference))[1:]
-    for flag in ("--seeds", "--measured"):  # how it was measured
-        if flag in words:
-            at = words.index(flag)
-            del words[at : at + 2]
-    return words
+    return _without(command(getattr(PREFERRED[task], preference))[1:], FLAGS)

@@ -26,6 +26,13 @@ COLOURS_OF_A_PANEL = (BLUE, GREY, INK)
 READING = "line: mean over {seeds} seeds, on a log axis the geometric one; band: its 95% interval; thin: each seed"
 
 
+class Thousands(EngFormatter):
+    """Large numbers with k and M; small ones as they are, for 400 m would be metres."""
+
+    def format_data(self, value: float) -> str:
+        return super().format_data(value) if abs(value) >= 1e3 else f"{value:.4g}"
+
+
 def learning(runs: Sequence[Run], path: Path) -> Path:
     """Cost and success over rollouts, of runs of one task: mean, 95% interval over seeds, and each seed's own line."""
     figure = Figure(figsize=(10, 4.0), layout="constrained")
@@ -145,7 +152,7 @@ def comparison(
     ):
         frame(axis, name, "iterations" if x == "iterations" else ROLLOUTS)
         axis.margins(x=0.01)
-    left.yaxis.set_major_formatter(EngFormatter())
+    left.yaxis.set_major_formatter(Thousands())
     _clip(left, means)
     figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
     handles, labels = left.get_legend_handles_labels()
@@ -162,7 +169,7 @@ def _clip(axis: Axes, returns: Mapping[str, np.ndarray]) -> None:
     begin, best = min(values[0] for values in finite.values()), max(values.max() for values in finite.values())
     floor = begin - 0.5 * max(best - begin, abs(begin))
     below = [
-        f"{label} to {EngFormatter(places=0)(values.min())}" for label, values in finite.items() if values.min() < floor
+        f"{label} to {Thousands(places=0)(values.min())}" for label, values in finite.items() if values.min() < floor
     ]
     if below:
         axis.set_ylim(floor, best + 0.05 * (best - floor))
