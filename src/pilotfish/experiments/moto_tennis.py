@@ -118,7 +118,12 @@ VARIATIONS = (
 )
 
 
-def figure(letter: str, what: str, arms: tuple[Arm, ...], claims: tuple[Claim, ...]) -> PaperFigure:
+HALF_THE_NOISE = Variation("half the noise at the bounce", lambda arm: arm.on(bounce_std=0.125))
+
+
+def figure(
+    letter: str, what: str, arms: tuple[Arm, ...], claims: tuple[Claim, ...], *variations: Variation
+) -> PaperFigure:
     """One of the three."""
     return PaperFigure(
         id=f"moto/3{letter}",
@@ -128,7 +133,7 @@ def figure(letter: str, what: str, arms: tuple[Arm, ...], claims: tuple[Claim, .
         claims=claims,
         settings=SETTINGS,
         x="rollouts",
-        variations=VARIATIONS,
+        variations=VARIATIONS + variations,
         sensitivity_seeds=3,
     )
 
@@ -152,6 +157,7 @@ FIGURE_3B = figure(
             lambda study: gained(study, "MOTO"),
         ),
     ),
+    HALF_THE_NOISE,
 )
 FIGURE_3C = figure(
     "c",
