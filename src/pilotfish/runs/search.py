@@ -3,7 +3,8 @@
     DIR/search.journal   Optuna's own file of all trials
     DIR/trial-000/       a run, as an arm of a sweep has one
 
-A trial of which no cost so far is below the median of those before it at the same iteration is pruned: it ends there.
+The best trial is that of which most episodes succeed, and of such the cheapest, as of a sweep's arms. One that so far
+was at no iteration better than the median of those before it is pruned: it ends there.
 The same command goes on where it stopped. Each trial draws from a key of its own, so that a search which was stopped
 finds the same as one that was not.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from pilotfish import extras
 from pilotfish.runs import RunError, arms, sweep
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 JOURNAL = "search.journal"
 REPORTS = 10
 """How often a trial's cost is compared with others', about."""
+SMALL = 5e-5
+"""What the largest difference of costs weighs against success: less than one in ten thousand episodes."""
 WARM = 4
 """The part of its iterations after which a trial may be pruned: one of so many."""
 
@@ -80,7 +84,7 @@ def perform(
         if prune.decided:
             study.tell(trial.number, state=_state("PRUNED"))
         else:
-            study.tell(trial.number, result.middle)
+            study.tell(trial.number, _worth(result.success, result.middle))
         found.append(result._replace(note="pruned") if prune.decided else result)
     return found
 
@@ -96,10 +100,19 @@ class _Prune:
         done = turn.i + 1
         if done % self.every == 0 and done < turn.iterations:
             if done not in self.known:
-                cost = turn.metrics.get("noise_free_cost", turn.metrics["cost"])
-                self.trial.report(float(np.median(np.where(np.isfinite(cost), cost, np.inf))), done)
+                kind = "noise_free_" if "noise_free_cost" in turn.metrics else ""
+                cost, success = (turn.metrics[f"{kind}{name}"] for name in ("cost", "success"))
+                middle = float(np.median(np.where(np.isfinite(cost), cost, np.inf)))
+                self.trial.report(_worth(None if np.isnan(success).all() else success, middle), done)
             self.decided = self.trial.should_prune()
         return not self.decided
+
+
+def _worth(success: Float[np.ndarray, "S"] | None, cost: float) -> float:
+    """What is to be small: success counts first, and cost only among equals, as `Found.rank` has it, in one number."""
+    if success is None:
+        return cost
+    return -float(success.mean()) + SMALL * float(np.arctan(np.arcsinh(cost))) / np.pi
 
 
 def check_installed() -> None:
