@@ -13,7 +13,7 @@ from pilotfish.runs.columns import Columns, bounds
 from pilotfish.runs.store import Run
 from pilotfish.runs.verdict import Metrics
 from pilotfish.types import DECREASE
-from pilotfish.view.look import ROLLOUTS, axis, called, mean_and_band, panels
+from pilotfish.view.look import PERCENT, ROLLOUTS, axis, called, mean_and_band, panels
 
 POINTS = 200
 """Of a line, at most: more cannot be told apart, and every one of them is on the page."""
@@ -93,7 +93,7 @@ def chart(
         traces.append(_line(bound.x, bound.y[0]) | {"name": "bound", "role": "bound"})
     y: dict[str, Any] = {"title": {"text": title}, "type": "log" if log else "linear"}
     if percent:
-        y["range"] = [-3, 103]
+        y["range"] = list(PERCENT)
     named = len(shown) > 1 or bound is not None
     return {"data": traces, "layout": {"xaxis": {"title": {"text": ROLLOUTS}}, "yaxis": y, "showlegend": named}}
 

@@ -16,7 +16,7 @@ from pilotfish.runs.statistics import mean_interval
 from pilotfish.runs.store import Run
 from pilotfish.types import DECREASE
 from pilotfish.view import look, plot
-from pilotfish.view.look import COLOURS, GREY, INK, NO_SUCCESS, RED, ROLLOUTS, called, mean_and_band, panels
+from pilotfish.view.look import COLOURS, GREY, INK, NO_SUCCESS, PERCENT, RED, ROLLOUTS, called, mean_and_band, panels
 
 mpl.use("agg")
 
@@ -53,7 +53,7 @@ def learning(runs: Sequence[Run], path: Path) -> Path:
             _band(success, one["rollouts"], 100 * one["noise_free_success"], colour, words, ls, percent=True)
     _axis(cost, "cost of an episode", "log" if log else "linear")
     _axis(success, "episodes that succeed, %", "linear")
-    success.set_ylim(-3, 103)
+    success.set_ylim(*PERCENT)
     if all(np.isnan(one["success"]).all() for one in metrics):
         success.text(0.5, 0.5, NO_SUCCESS, ha="center", transform=success.transAxes, color=GREY)
     if len(cost.lines) > 1:
@@ -96,7 +96,7 @@ def _panel(axis: Axes, metrics: Mapping[str, np.ndarray], shown: Mapping[str, Ma
             axis.plot(metrics["rollouts"][0], bound, color=RED, lw=1, ls=(0, (1, 1)), label="bound")
     _axis(axis, look.axis(how), how["scale"])
     if percent:
-        axis.set_ylim(-3, 103)
+        axis.set_ylim(*PERCENT)
     if len(axis.get_legend_handles_labels()[1]) > 1:
         axis.legend(frameon=False, fontsize=7)
 

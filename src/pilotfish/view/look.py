@@ -19,6 +19,8 @@ INK, GREY, RED = "#1b2a38", "#8a97a3", "#c8452f"
 ROLLOUTS = "rollouts from each condition"
 LEARNING = ("cost", "success", "noise_free_cost", "noise_free_success")
 """The metrics that learning curves show."""
+PERCENT = (-3.0, 103.0)
+"""Of an axis of success: what is at its ends is seen whole."""
 NO_SUCCESS = "this task defines no success"
 
 

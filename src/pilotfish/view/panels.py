@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from pilotfish.runs.statistics import Interval, Scale
 from pilotfish.view import plot
 from pilotfish.view.curves import BLUE, COLOURS, GREY, INK, RED, frame
-from pilotfish.view.look import MARKERS
+from pilotfish.view.look import MARKERS, PERCENT
 
 mpl.use("agg")
 
@@ -25,8 +25,6 @@ ENTRY = 1.9
 """Width of a legend's entry, inches."""
 MARKED = 30
 """Points of a curve that have a marker, at most."""
-PERCENT = -4, 104
-"""Of an axis of success."""
 SHADES = LinearSegmentedColormap.from_list("success", ["#f6efe2", "#a9cbe2", BLUE, "#0f2f4f"])
 """Of success, from 0 to 100%."""
 

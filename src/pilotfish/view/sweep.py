@@ -36,7 +36,7 @@ def picture(sweep: Sequence[Found], path: Path, title: str) -> Path:
             _panel(axis, sweep, name, places, (success, log))
             _ticks(axis, places)
         row[0].set_yscale("log" if log else "linear")
-        row[1].set_ylim(-3, 103)
+        row[1].set_ylim(*look.PERCENT)
         if all(one.success is None for one in sweep):
             row[1].text(0.5, 0.5, look.NO_SUCCESS, ha="center", transform=row[1].transAxes, color=look.GREY)
         curves.frame(row[0], "cost of a noise-free episode: mean over seeds, 95% interval", name)
