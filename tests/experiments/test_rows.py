@@ -136,7 +136,8 @@ def test_a_row_that_names_a_file_is_run_where_that_is(tmp_path, monkeypatch, cap
 
 
 def test_the_first_iteration_that_succeeds_is_found():
-    assert measure._first(np.array([[False, True, False], [False] * 3, [True] * 3]), 5) == [10, None, 5]
+    succeeds = np.array([[False, True, False], [False] * 3, [True] * 3])
+    assert measure._first(succeeds, np.array([[5, 10, 15]] * 3)) == [10, None, 5]
     assert measure._needed([10, None, 5]) == "10 (5 to never)"
     assert measure._needed([10, None, None]) == "never (10 to never)"
     assert measure._needed([None]) == "-"

@@ -117,16 +117,19 @@ def _record(one: Found, words: list[str]) -> dict[str, Any]:
         "conditions": len(run.assemble()[2].problem.conditions.mean),
         **{name: numbers[name] for name in ("seeds", "iterations", "note")},
         "cost_of_first_rollouts": metrics["cost"][:, 0].tolist(),
-        "rollouts_to_first_success": _first(metrics["success"] > SOLVED, spec.rollouts),
-        "rollouts_to_first_noise_free": _first(metrics.get("noise_free_success", nothing) == 1.0, spec.rollouts),
+        "rollouts_to_first_success": _first(metrics["success"] > SOLVED, metrics["rollouts"]),
+        # a policy is measured before it has learned from its iteration's own rollouts
+        "rollouts_to_first_noise_free": _first(
+            metrics.get("noise_free_success", nothing) == 1.0, metrics["rollouts"] - spec.rollouts
+        ),
         **{name: numbers[name] for name in numbers if name.startswith(("rollouts_to", "cost", "success"))},
         "noise_free_episodes": judged.get("episodes"),
     }
 
 
-def _first(succeeds: np.ndarray, rollouts: int) -> list[int | None]:
-    """Rollouts from each condition until each seed's first iteration that succeeds; None where none does."""
-    return [(int(one.argmax()) + 1) * rollouts if one.any() else None for one in succeeds]
+def _first(succeeds: np.ndarray, rollouts: np.ndarray) -> list[int | None]:
+    """Of each seed's iterations, by their rollouts, the first that succeeds; None where none does."""
+    return [int(so_far[one.argmax()]) if one.any() else None for one, so_far in zip(succeeds, rollouts, strict=True)]
 
 
 def _written(folder: Path) -> list[str]:
