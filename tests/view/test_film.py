@@ -78,6 +78,35 @@ def test_what_takes_long_is_sped_up(tmp_path):
     assert iio.immeta(path)["duration"] * len(iio.imread(path)) == pytest.approx(12_000, rel=0.05)
 
 
+def test_what_is_over_at_once_is_slowed_down(tmp_path):
+    path = film.film(tmp_path / "film.gif", swing(1, 0.01), 0.01, scene(CartPole()), "turning")
+    assert iio.immeta(path)["duration"] == 40
+    assert len(iio.imread(path)) == 51
+
+
+@pytest.mark.parametrize(
+    ("speed", "said"),
+    [
+        (1.0, ""),
+        (0.7, ""),
+        (1.4, ""),
+        (0.5, ", 2 times slower"),
+        (10.2, ", 10 times faster"),
+        (1e-4, ", 10,000 times slower"),
+    ],
+)
+def test_a_caption_says_how_fast_it_goes(speed, said):
+    assert film._hurry(speed) == said
+
+
+@pytest.mark.parametrize(
+    ("dt", "said"), [(0.05, "1.5 s"), (0.006, "0.18 s"), (1e-6, "0.000030 s"), (1e4, "300000.0 s")]
+)
+def test_moments_are_told_apart(dt, said):
+    assert film._clock(30, dt, 100) == said
+    assert len({film._clock(t, dt, 100) for t in range(0, 101, 5)}) == 21
+
+
 def test_a_filmstrip_has_a_row_for_some_of_the_conditions(tmp_path):
     look = scene(CartPole())
     heights = [

@@ -21,8 +21,8 @@ from pilotfish.view.scene import Scene, scene
 mpl.use("agg")
 
 INK = "#1b2a38"
-LONGEST = 12.0
-"""Seconds that a film lasts at most: what takes longer is sped up."""
+SHORTEST, LONGEST = 2.0, 12.0
+"""Seconds that a film lasts at least and at most: what takes less is slowed down, what takes longer is sped up."""
 HOLD_SECONDS = 1.0
 """How long a film shows its last state before it begins again."""
 ROWS = 3
@@ -42,11 +42,11 @@ def film(path: Path, x: np.ndarray, dt: float, look: Scene, caption: str) -> Pat
             raise RunError(
                 "an .mp4 needs the package imageio-ffmpeg: pip install 'pilotfish[video]', or choose a .gif."
             ) from error
-    speed = max(1.0, (x.shape[1] - 1) * dt / LONGEST)
+    whole = (x.shape[1] - 1) * dt
+    speed = whole / min(max(whole, SHORTEST), LONGEST)
     step = max(1, round(look.frame_seconds * speed / dt))
     seconds = step * dt / speed
-    hurry = f", {speed:.0f} times faster" if speed >= 1.5 else ""
-    frames = list(_frames(x, range(0, x.shape[1], step), dt, look, caption + hurry))
+    frames = list(_frames(x, range(0, x.shape[1], step), dt, look, caption + _hurry(speed)))
     frames += [frames[-1]] * round(HOLD_SECONDS / seconds)
     with replacing(path) as beside:
         if path.suffix == ".gif":
@@ -57,6 +57,19 @@ def film(path: Path, x: np.ndarray, dt: float, look: Scene, caption: str) -> Pat
         else:
             iio.imwrite(beside, np.stack(frames), plugin="FFMPEG", fps=1 / seconds, macro_block_size=2)
     return path
+
+
+def _hurry(speed: float) -> str:
+    """What a caption says of it, unless it is about 1."""
+    if 2 / 3 < speed < 1.5:
+        return ""
+    return f", {speed:,.0f} times faster" if speed > 1 else f", {1 / speed:,.0f} times slower"
+
+
+def _clock(t: int, dt: float, steps: int) -> str:
+    """The time, in so many digits that twenty moments of the episode differ."""
+    digits = max(1, math.ceil(-math.log10(steps * dt / 20)))
+    return f"{t * dt:.{digits}f} s"
 
 
 def filmstrip(path: Path, x: np.ndarray, dt: float, look: Scene, caption: str, count: int = 8) -> Path:
@@ -70,7 +83,7 @@ def filmstrip(path: Path, x: np.ndarray, dt: float, look: Scene, caption: str, c
         for axis, t in zip(row, moments, strict=True):
             _show(axis, x[condition, t], condition, look, scale=0.45)
             if condition == conditions[0]:
-                axis.set_title(f"{t * dt:.1f} s", fontsize=8)
+                axis.set_title(_clock(t, dt, x.shape[1] - 1), fontsize=8)
     return plot.write(figure, path)
 
 
@@ -115,7 +128,7 @@ def _frames(
     empty = canvas.copy_from_bbox(figure.bbox)
     for t in moments:
         canvas.restore_region(empty)
-        clock.set_text(f"{t * dt:.1f} s")
+        clock.set_text(_clock(t, dt, x.shape[1] - 1))
         figure.draw_artist(clock)
         for i, axis in enumerate(axes):
             look.paint(axis, np.asarray(x[i, t]), i, width / 4.0)
