@@ -178,5 +178,6 @@ def test_a_picture_for_each_task_of_which_two_rows_succeed(tmp_path):
     }
     (path,) = pictures.pictures(known, tmp_path)
     assert path.name == "gym-Some-v0-tradeoff.png"
-    assert pictures._label(known["a"]) == "moto --kl-step 0.1"
+    assert pictures._label(known["a"], []) == "moto --kl-step 0.1"
+    assert pictures._label(known["a"], ["--algorithm.kl-step 0.1"]) == "moto"
     assert path.stat().st_size > 10_000

@@ -173,7 +173,7 @@ def _cells(record: dict[str, Any]) -> list[str]:
     """What a table says of a row."""
     count, success = len(record["seeds"]), record["success"]
     needed = _needed(record["rollouts_to_first_success"])
-    alone = _needed(record["rollouts_to_first_noise_free"]) if record["measured"] >= ALL else "-"
+    alone = _needed(record["rollouts_to_first_noise_free"]) if (record["measured"] or 0) >= ALL else "-"
     low, high = record["cost_interval"]
     interval = "" if low is None else f" ({low:.4g} to {high:.4g})"
     middle = record["cost_median"]

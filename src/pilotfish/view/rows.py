@@ -1,12 +1,13 @@
 """What rows of a task trade off: episodes until it succeeds against the cost at the end, and the computing it takes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from pilotfish.view import curves, look, plot
 
@@ -32,6 +33,7 @@ def picture(task: str, rows: Mapping[str, Mapping[str, Any]], path: Path) -> Pat
     """
     figure = Figure(figsize=(7.5, 4.2 + 0.17 * len(rows)), layout="constrained")
     axis = figure.subplots()
+    shared = set.intersection(*(set(_settings(row)) for row in rows.values()))
     most = max((row["cpu_seconds"] or 0.0) / len(row["seeds"]) for row in rows.values())
     for i, row in enumerate(rows.values()):
         needed = np.array([np.nan if v is None else v for v in row["rollouts_to_first_success"]], float)
@@ -39,7 +41,7 @@ def picture(task: str, rows: Mapping[str, Mapping[str, Any]], path: Path) -> Pat
         (x, left, right), (y, down, up) = (np.nanpercentile(one, (50, 25, 75)) for one in (needed, cost))
         seconds, colour = row["cpu_seconds"], look.COLOURS[i % len(look.COLOURS)]
         area = LEAST if not most or seconds is None else LEAST + (LARGEST - LEAST) * seconds / len(row["seeds"]) / most
-        said = _label(row)
+        said = _label(row, shared)
         said += "" if seconds is None else f": {seconds:.0f} CPU s for {len(row['seeds'])} seeds"
         axis.hlines(y, left, right, color=colour, lw=1.2)
         axis.vlines(x, down, up, color=colour, lw=1.2)
@@ -47,6 +49,7 @@ def picture(task: str, rows: Mapping[str, Mapping[str, Any]], path: Path) -> Pat
         marker = look.MARKERS[(i + i // len(look.COLOURS)) % len(look.MARKERS)]
         axis.scatter(x, y, s=area, color=colour, alpha=0.55, label=said, marker=marker)
     axis.set(xscale="log", yscale="log")
+    axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))  # 3 for 3 x 10^0, where they are few
     curves.frame(axis, "cost of a noise-free episode at the end", "rollouts from each condition until over 90% succeed")
     legend = figure.legend(loc="outside lower left", frameon=False, fontsize=8)
     for handle in legend.legend_handles:
@@ -55,11 +58,14 @@ def picture(task: str, rows: Mapping[str, Mapping[str, Any]], path: Path) -> Pat
     return plot.write(figure, path)
 
 
-def _label(row: Mapping[str, Any]) -> str:
-    """The algorithm and its settings, as they are said on the command line."""
+def _settings(row: Mapping[str, Any]) -> list[str]:
+    """What a row's command sets beside its algorithm and seeds, as it is said there."""
     words = row["command"].split()[3:]
-    for flag in ("--algorithm", "--seeds"):
-        if flag in words:
-            at = words.index(flag)
-            del words[at : at + 2]
-    return " ".join([row["algorithm"], *words]).replace("--algorithm.", "--")
+    pairs = [f"{flag} {value}" for flag, value in zip(words[::2], words[1::2], strict=True)]
+    return [pair for pair in pairs if pair.split()[0] not in ("--algorithm", "--seeds")]
+
+
+def _label(row: Mapping[str, Any], shared: Collection[str]) -> str:
+    """The algorithm and those of its settings that not all rows have."""
+    own = [pair for pair in _settings(row) if pair not in shared]
+    return " ".join([row["algorithm"], *own]).replace("--algorithm.", "--")
