@@ -286,8 +286,21 @@ def test_a_trial_that_does_worse_than_others_is_pruned(tmp_path):
     assert other.decided
 
 
-def turn(i, cost):
-    return mock.Mock(spec=Turn, i=i, metrics={"cost": np.array(cost)}, iterations=6)
+def turn(i, cost, success=(np.nan, np.nan)):
+    metrics = {"cost": np.array(cost), "success": np.array(success)}
+    return mock.Mock(spec=Turn, i=i, metrics=metrics, iterations=6)
+
+
+def test_a_dear_trial_that_succeeds_is_not_pruned_for_a_cheap_one_that_does_not():
+    import optuna
+
+    study, said = optuna.create_study(pruner=optuna.pruners.MedianPruner(n_startup_trials=1)), []
+    for cost, success in (([1.0, 1.0], [0.0, 0.5]), ([9.0, 9.0], [0.5, 0.5]), ([0.5, 0.5], [0.0, 0.0])):
+        trial = study.ask()
+        said.append(search._Prune(trial, {}, 1)(turn(0, cost, success)))
+        study.tell(trial, search._worth(np.array(success), cost[0]))
+    assert said == [True, True, False]
+    assert study.best_trial.number == 1
 
 
 def test_a_pruned_trial_is_said_to_be_one_also_later(tmp_path, monkeypatch):
