@@ -49,7 +49,8 @@ def picture(task: str, rows: Mapping[str, Mapping[str, Any]], path: Path) -> Pat
         marker = look.MARKERS[(i + i // len(look.COLOURS)) % len(look.MARKERS)]
         axis.scatter(x, y, s=area, color=colour, alpha=0.55, label=said, marker=marker)
     axis.set(xscale="log", yscale="log")
-    axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))  # 3 for 3 x 10^0, where they are few
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))  # 3 for 3 x 10^0, where they are few
     curves.frame(axis, "cost of a noise-free episode at the end", "rollouts from each condition until over 90% succeed")
     legend = figure.legend(loc="outside lower left", frameon=False, fontsize=8)
     for handle in legend.legend_handles:
