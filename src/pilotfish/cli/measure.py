@@ -21,7 +21,7 @@ from rich.table import Table
 import pilotfish
 from pilotfish.cli import COMMANDS, learn
 from pilotfish.cli.watch import Listener, on_cluster
-from pilotfish.experiments.rows import AGAIN, ROWS, command
+from pilotfish.experiments.rows import AGAIN, ALL, ROWS, command
 from pilotfish.registry import named
 from pilotfish.runs import sweep
 from pilotfish.runs.evaluation import SOLVED
@@ -148,15 +148,11 @@ HEAD = (
     "`pilotfish train ...`",
     "seeds",
     "rollouts until over 90% of an iteration's succeed: median (range)",
-    "until 20 of 20 noise-free episodes do",
+    f"until {ALL} of {ALL} noise-free episodes do",
     "seeds of which over 90% of noise-free episodes succeed",
     "cost of a noise-free episode: median (95% interval of the mean)",
     "CPU s of all seeds",
 )
-
-
-ALL = 20
-"""Noise-free episodes an iteration that are said to tell when a policy always succeeds."""
 
 
 def _needed(rollouts: list[int | None]) -> str:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from pilotfish import tasks
 from pilotfish.algorithms import Setup
 from pilotfish.algorithms.more import MORE
 from pilotfish.algorithms.moto import MOTO
@@ -118,7 +119,9 @@ VARIATIONS = (
 )
 
 
-HALF_THE_NOISE = Variation("half the noise at the bounce", lambda arm: arm.on(bounce_std=0.125))
+HALF_THE_NOISE = Variation(
+    "half the noise at the bounce", lambda arm: arm.on(bounce_std=tasks.find(arm.task).make().bounce_std / 2)
+)
 
 
 def figure(

@@ -11,8 +11,10 @@ from typing import Literal, NamedTuple
 
 FLAGS = ("--seeds", "--measured")
 """How a row is measured, which is no part of what is learned."""
-UNTIL = "--measured 20 --seeds 10"
-"""How rows are measured that tell after how many rollouts 20 of 20 noise-free episodes succeed."""
+ALL = 20
+"""Noise-free episodes an iteration that are said to tell when a policy always succeeds."""
+UNTIL = f"--measured {ALL} --seeds 10"
+"""How rows are measured that tell after how many rollouts all of these succeed."""
 REACHER = "gym:Reacher-v5 --task.functions examples/reacher/functions.py"
 
 ROWS = {

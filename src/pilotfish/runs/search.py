@@ -102,8 +102,7 @@ class _Prune:
             if done not in self.known:
                 kind = "noise_free_" if "noise_free_cost" in turn.metrics else ""
                 cost, success = (turn.metrics[f"{kind}{name}"] for name in ("cost", "success"))
-                middle = float(np.median(np.where(np.isfinite(cost), cost, np.inf)))
-                self.trial.report(_worth(None if np.isnan(success).all() else success, middle), done)
+                self.trial.report(_worth(None if np.isnan(success).all() else success, sweep.middle(cost)), done)
             self.decided = self.trial.should_prune()
         return not self.decided
 

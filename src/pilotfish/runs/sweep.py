@@ -78,7 +78,7 @@ class Found(NamedTuple):
     @property
     def middle(self) -> float:
         """The median cost of the seeds; what broke off costs more than all else."""
-        return float(np.median(np.where(np.isnan(self.cost), np.inf, self.cost)))
+        return middle(self.cost)
 
     @property
     def rank(self) -> tuple[bool, float, float]:
@@ -107,6 +107,11 @@ class Found(NamedTuple):
             "iterations": self.iterations,
             "note": self.note or None,
         }
+
+
+def middle(cost: Float[np.ndarray, "S"]) -> float:
+    """The median of the seeds' costs; what broke off costs more than all else."""
+    return float(np.median(np.where(np.isnan(cost), np.inf, cost)))
 
 
 Observer = Callable[[Arm, int], None]
