@@ -72,10 +72,15 @@ def main() -> None:
     apart = squared(s[some])
     likeliest = eqx.filter_jit(process.likeliest)
     given = eqx.filter_jit(process.given)
-    learn = eqx.filter_jit(lambda data: part.fit(problem, known, data, key)[1])
-    plan = eqx.filter_jit(lambda model: algorithm._plan(model.of(problem), state.nominal.controller, key))
+    region, best = state.learning.region, state.learning.best
+    learn = eqx.filter_jit(lambda data: part.fit(problem, known, data, key, (region.x, region.u))[1:])
+
+    @eqx.filter_jit
+    def plan(model, spread):
+        return algorithm._plan(model.of(problem), region, best, spread, key)
+
     data = jax.tree.map(lambda leaf: leaf[0], turn.rollouts).cleaned()
-    model = learn(data)
+    model, report = learn(data)
     arrays = jnp.asarray(s), jnp.asarray(v), jnp.ones(n, bool)
     few = tuple(array[some] for array in arrays)
     calls = {
@@ -84,7 +89,7 @@ def main() -> None:
         "process": lambda: given(known.kernel, *arrays, jnp.arange(n), min(part.points, n)),
         "process, NumPy": lambda: dense(kernel, s, v),
         "learning": lambda: learn(data),
-        "plans": lambda: plan(model),
+        "plans": lambda: plan(model, report.spread),
     }
     times = alternate(calls, rounds)
     print(f"double link, {n} transitions, {algorithm.starts} plans of {algorithm.steps} steps\n")

@@ -19,6 +19,8 @@ from pilotfish.tasks.cartpole import CartPole
 from pilotfish.tasks.lq import LinearQuadratic
 from pilotfish.types import Gaussian, Problem, Rollouts
 from pilotfish.updates import ilqg_step
+from pilotfish.updates.best_so_far import BestSoFar
+from pilotfish.updates.trust_region import TrustRegion
 from pilotfish.worlds.jax import JaxWorld
 from pilotfish.worlds.mujoco import MujocoWorld
 
@@ -533,10 +535,16 @@ def test_on_learned_dynamics_the_cart_pole_swings_up_after_three_episodes():
 @pytest.mark.slow
 def test_a_plan_that_began_anew_is_taken_where_the_last_is_stuck():
     """At the top between two wells the derivative is zero, and iLQG stays."""
-    problem, algorithm = trap("two wells"), ILQG(dynamics="learned", starts=3, steps=20)
-    first = problem.first_controller
-    plan, anew = eqx.filter_jit(algorithm._plan)(problem, first, KEY)
-    stuck, no = eqx.filter_jit(ILQG(dynamics="learned", starts=1, steps=20)._plan)(problem, first, KEY)
-    assert anew.all()
-    assert not no.any()
-    assert plan.cost[0] < 0.5 * stuck.cost[0]
+    problem, spread = trap("two wells"), jnp.ones(2)
+    best = BestSoFar.begin(problem.first_controller)
+    for radius in (jnp.inf, 0.1):
+        region = TrustRegion.begin(problem, radius)  # about the episode in which nothing happens
+
+        def plan(starts, region=region):
+            algorithm = ILQG(dynamics="learned", starts=starts, steps=20)
+            return eqx.filter_jit(algorithm._plan)(problem, region, best, spread, KEY)
+
+        (free, told), (stuck, also) = plan(3), plan(1)
+        assert not also.elsewhere.any()
+        assert told.elsewhere.all()  # also within a radius, where nothing is promised
+        assert free.cost[0] < 0.5 * stuck.cost[0]

@@ -9,11 +9,12 @@ Learned (ours): each iteration, from an episode or a few,
 
     the dynamics of all states, from all transitions     models/learned_dynamics.py
     many steps on them, from several first trajectories  updates/ilqg_step.py
+    how far a plan may go, and its feedback              updates/trust_region.py
     what is deployed: the best controller tried          updates/best_so_far.py
 
-The cheapest plan is followed next, with a little noise, so that what is learned becomes right where it matters. A poor
-local minimum is no dead end, for the other plans begin anew: from the problem's first controller, with other noise each
-time.
+A plan is followed next, with a little noise, so that what is learned becomes right where it matters. One goes on from
+the cheapest episode, and no further from it than plans have come true before. A poor local minimum is no dead end, for
+the others begin anew: from the problem's first controller, with other noise each time.
 """
 
 from typing import Annotated, Literal, NamedTuple
@@ -30,10 +31,11 @@ from pilotfish.models.known import known
 from pilotfish.models.learned_dynamics import Experience, LearnedDynamics, Report
 from pilotfish.policies.gaussian import noise
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
-from pilotfish.types import DECREASE, Equations, Key, LinearGaussian, Problem, Rollouts, Shown, check_choice
-from pilotfish.updates import ilqg_step
+from pilotfish.types import DECREASE, Key, LinearGaussian, Problem, Rollouts, Shown, check_choice
+from pilotfish.updates import ilqg_step, trust_region
 from pilotfish.updates.best_so_far import BestSoFar
 from pilotfish.updates.ilqg_step import LARGEST, Trajectory
+from pilotfish.updates.trust_region import TrustRegion
 
 Source = Literal["known", "learned"]
 
@@ -43,6 +45,7 @@ class Learning(NamedTuple):
 
     experience: Experience
     best: BestSoFar
+    region: TrustRegion
 
 
 class State(NamedTuple):
@@ -89,6 +92,11 @@ class LearnedInfo(NamedTuple):
     ]
     """Of the changes of the state in the newest episodes, the part of the variance that the learned dynamics do not
     explain: near 1 where they miss what matters, a contact or something hidden."""
+    radius: Annotated[Float[Array, ""], Shown("distances of plans", column="radius", form="{:.2g}", label="allowed")]
+    """Mean of how far plans may be from the cheapest episode, in standard deviations of the states; 0 where there is no
+    bound yet."""
+    moved: Annotated[Float[Array, ""], Shown("distances of plans", label="of the plan")]
+    """How far they are."""
     basis: Annotated[Float[Array, ""], Shown("transitions on which basis functions are centred")]
     """Their number, at most `learned.points`."""
     anew: Annotated[Float[Array, ""], Shown("plans that began anew", "%")]
@@ -125,9 +133,18 @@ class ILQG(Algorithm):
     steps: int = eqx.field(static=True, default=40)
     """Steps of a plan."""
     starts: int = eqx.field(static=True, default=2)
-    """Number of plans: one goes on from the last, the others begin anew."""
+    """Number of plans: one goes on from the cheapest episode, the others begin anew."""
+    radius: float = jnp.inf
+    """How far the first plan may be from the first episode, in standard deviations of the states; `inf`: as far as it
+    likes, until two plans in a row do not come true. Later plans as far as they have come true before."""
+    stiffness: float = 10.0
+    """How firmly a plan is followed: the deviation of the action, in units of the problem's initial_std, that is worth
+    a standard deviation of the state."""
+    first_noise: float = 1.0
+    """Standard deviation of the noise in the first episode, in units of the problem's first noise: less where that
+    would make it wild."""
     exploration: float = 0.1
-    """Standard deviation of the noise with which a plan is followed, in units of the problem's first noise."""
+    """The same of the noise with which a plan is followed."""
     noise_smoothing: float = eqx.field(static=True, default=2.0)
     """Standard deviation, in time steps, of the Gaussian filter that smooths this noise over time; 0: white."""
 
@@ -144,6 +161,9 @@ class ILQG(Algorithm):
         check_number(self, "initial_noise", lambda v: v >= 0, "a standard deviation is 0 or more")
         check_number(self, "steps", lambda v: v >= 1, "a plan is at least one step")
         check_number(self, "starts", lambda v: v >= 1, "at least one plan is made")
+        check_number(self, "radius", lambda v: v > 0, "a distance is positive; inf leaves the first plan free")
+        check_number(self, "stiffness", lambda v: v > 0, "the deviation of the action must be positive")
+        check_number(self, "first_noise", lambda v: v > 0, "without noise in the first episode nothing is learned")
         check_number(self, "exploration", lambda v: v >= 0, "a standard deviation is 0 or more")
         check_number(self, "noise_smoothing", lambda v: v >= 0, "a standard deviation; 0 leaves the noise white")
 
@@ -159,8 +179,10 @@ class ILQG(Algorithm):
             final_formula(problem)  # raises where only the world knows it
             N, T = first.k.shape[:2]
             nothing, unknown = jnp.zeros((N, T + 1, problem.dx)), jnp.full(N, jnp.nan, float)
-            nominal = Trajectory(first, nothing, jnp.zeros((N, T, problem.du)), unknown, jnp.zeros(N), jnp.ones(N))
-            return State(nominal, Learning(self.learned.begin(problem, episodes), BestSoFar.begin(first)))
+            begun = LinearGaussian(first.K, first.k, self.first_noise * first.chol)
+            nominal = Trajectory(begun, nothing, jnp.zeros((N, T, problem.du)), unknown, jnp.zeros(N), jnp.ones(N))
+            experience, region = self.learned.begin(problem, episodes), TrustRegion.begin(problem, self.radius)
+            return State(nominal, Learning(experience, BestSoFar.begin(begun), region))
         noise = self.initial_noise * problem.initial_std * jax.random.normal(key, (problem.horizon, problem.du))
         begun = LinearGaussian(first.K, first.k + noise, first.chol)
         return State(ilqg_step.begin(problem, known(problem, "ilqg"), mean, begun, self.regularisation), None)
@@ -202,51 +224,48 @@ class ILQG(Algorithm):
     ) -> tuple[State, LearnedInfo]:
         """Learn from rollouts of the nominal controller, and plan anew."""
         fit_key, plan_key = jax.random.split(key)
-        experience, model, report = self.learned.fit(problem, learning.experience, rollouts, fit_key)
-        plan, anew = self._plan(model.of(problem), nominal.controller, plan_key)
+        region = learning.region.after(problem, learning.best, nominal.cost, rollouts)
+        best = learning.best.after(nominal.controller, rollouts)
+        about = region.x, region.u
+        experience, model, report = self.learned.fit(problem, learning.experience, rollouts, fit_key, about)
+        believed = model.of(problem)
+        plan, region = self._plan(believed, region, best, report.spread, plan_key)
+        held = trust_region.followed(believed, plan, report.spread, self.stiffness)
         chol = self.exploration * problem.first_controller.chol
-        plan = plan._replace(controller=LinearGaussian(plan.controller.K, plan.controller.k, chol))
+        plan = plan._replace(controller=LinearGaussian(held.K, held.k, chol))
         ok = jnp.isfinite(plan.cost) & jax.vmap(finite)(plan.controller) & (report.transitions > 1)
-        new = State(
-            nominal=chosen(ok, plan, nominal),
-            learning=Learning(experience, learning.best.after(nominal.controller, rollouts)),
-        )
-        return new, self._info(new, nominal, ok, anew, report, rollouts)
+        new = State(chosen(ok, plan, nominal), Learning(experience, best, region))
+        return new, self._info(new, nominal, ok, report, rollouts)
 
-    def _plan(self, problem: Problem, last: LinearGaussian, key: Key) -> tuple[Trajectory, Bool[Array, "N"]]:
-        """The cheapest plan for each condition, and whether it began anew."""
-        first, dynamics, (N, T, du) = problem.first_controller, problem.dynamics, last.k.shape
-        assert isinstance(dynamics, Equations)
+    def _plan(
+        self, problem: Problem, region: TrustRegion, best: BestSoFar, spread: Float[Array, "dx"], key: Key
+    ) -> tuple[Trajectory, TrustRegion]:
+        """The plan to follow for each condition, and the region with what is known of it."""
+        first, K, (N, T, du) = problem.first_controller, best.controller.K, region.u.shape
+        on = LinearGaussian(K, region.u - jnp.einsum("ntij,ntj->nti", K, region.x[:, :-1]), best.controller.chol)
 
-        def begun(key: Key) -> LinearGaussian:
+        def plan(region: TrustRegion, first: LinearGaussian) -> tuple[Trajectory, TrustRegion]:
+            return trust_region.planned(problem, region, first, spread, self.steps, self.sufficient_decrease)
+
+        def anew(key: Key) -> tuple[Trajectory, TrustRegion]:
             drawn = jax.vmap(lambda key: noise(key, T, du, self.noise_smoothing, first.k.dtype))
-            e = drawn(jax.random.split(key, N))
-            return LinearGaussian(first.K, first.k + jnp.einsum("ntij,ntj->nti", first.chol, e), first.chol)
+            k = first.k + jnp.einsum("ntij,ntj->nti", first.chol, drawn(jax.random.split(key, N)))
+            return plan(region._replace(radius=jnp.full(N, jnp.inf)), LinearGaussian(first.K, k, first.chol))
 
-        anew = jax.vmap(begun)(jax.random.split(key, self.starts - 1))
-        every = jax.tree.map(lambda *both: jnp.concatenate([both[0][None], both[1]]), last, anew)
-        every = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), every)
-        start = jnp.tile(problem.conditions.mean, (self.starts, 1))
-
-        def step(now: Trajectory, _):
-            return ilqg_step.improved(problem, dynamics, now, self.sufficient_decrease)[0], None
-
-        begun_from = ilqg_step.begin(problem, dynamics, start, every, self.regularisation)
-        plans = jax.lax.scan(step, begun_from, None, length=self.steps)[0]
-        plans: Trajectory = jax.tree.map(lambda leaf: leaf.reshape(self.starts, N, *leaf.shape[1:]), plans)
-        best = jnp.argmin(jnp.where(jnp.isfinite(plans.cost), plans.cost, jnp.inf), 0)
-        return jax.tree.map(lambda leaf: leaf[best, jnp.arange(N)], plans), best > 0
+        within = plan(region, on)
+        if self.starts == 1:
+            return within[0], within[1]._replace(elsewhere=jnp.zeros(N, bool))
+        others = jax.vmap(anew)(jax.random.split(key, self.starts - 1))
+        least = jnp.argmin(jnp.where(jnp.isfinite(others[0].cost), others[0].cost, jnp.inf), 0)
+        other, far = jax.tree.map(lambda leaf: leaf[least, jnp.arange(N)], others)
+        kept = region._replace(distance=far.distance)
+        return trust_region.preferred(best.cost, within, (other, kept))
 
     def _info(
-        self,
-        new: State,
-        old: Trajectory,
-        ok: Bool[Array, "N"],
-        anew: Bool[Array, "N"],
-        report: Report,
-        rollouts: Rollouts,
+        self, new: State, old: Trajectory, ok: Bool[Array, "N"], report: Report, rollouts: Rollouts
     ) -> LearnedInfo:
-        weight = rollouts.weight[..., 1:, None]
+        assert new.learning is not None
+        region, weight = new.learning.region, rollouts.weight[..., 1:, None]
         scale = jnp.where(report.spread > 0, report.spread, jnp.inf)
         far = (weight * ((rollouts.x - old.x[:, None])[..., 1:, :] / scale) ** 2).sum((1, 3))
         return LearnedInfo(
@@ -254,6 +273,8 @@ class ILQG(Algorithm):
             nominal_cost=jnp.nan_to_num(new.nominal.cost.mean()),
             astray=jnp.where(jnp.isfinite(old.cost).all(), jnp.sqrt(far.mean()), 0.0),
             unexplained=report.unexplained,
+            radius=jnp.where(jnp.isfinite(region.radius), region.radius, 0.0).mean(),
+            moved=jnp.nan_to_num(region.distance).mean(),
             basis=report.basis,
-            anew=anew.mean(),
+            anew=region.elsewhere.mean(),
         )

@@ -56,6 +56,7 @@ ROWS = {
     "quad-link-low-ilqg": "quad-link-low --algorithm ilqg --seeds 5",
     "quad-link-free": "quad-link-free --seeds 3",
     "quad-link-free-ilqg": "quad-link-free --algorithm ilqg --seeds 5",
+    "quad-link-free-ilqg-learned": "quad-link-free --algorithm ilqg-learned --measured 20 --seeds 5",
     "peg": "peg --seeds 5",
     "peg-mdgps": "peg --algorithm mdgps --seeds 5",
     "peg-blind": "peg-blind --seeds 5",

@@ -118,6 +118,9 @@ class LearnedDynamics(eqx.Module):
 
     memory: int = eqx.field(static=True, default=3000)
     """Number of the newest transitions, of all conditions, that are remembered, rounded up to whole iterations."""
+    nearest: int = eqx.field(static=True, default=1000)
+    """Number of the remembered transitions, for each condition, that plans are learned from: those nearest to the
+    episodes about which plans are made. Wild ones far away would take basis functions and be fitted at their cost."""
     points: int = eqx.field(static=True, default=500)
     """Most transitions on which basis functions are centred. With more, more is told apart, at a cost of its cube."""
     sample: int = eqx.field(static=True, default=200)
@@ -126,7 +129,7 @@ class LearnedDynamics(eqx.Module):
     """Steps of Adam by which they are; they go on from where the last ended."""
 
     def __check_init__(self):
-        for name, least in (("memory", 1), ("points", 1), ("sample", 2), ("steps", 0)):
+        for name, least in (("memory", 1), ("nearest", 2), ("points", 1), ("sample", 2), ("steps", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}: give {least} or more.")
 
@@ -145,10 +148,18 @@ class LearnedDynamics(eqx.Module):
         )
 
     def fit(
-        self, problem: Problem, experience: Experience, rollouts: Rollouts, key: Key
+        self,
+        problem: Problem,
+        experience: Experience,
+        rollouts: Rollouts,
+        key: Key,
+        about: tuple[Float[Array, "N T1 dx"], Float[Array, "N T du"]] | None = None,
     ) -> tuple[Experience, Learned, Report]:
-        """What is remembered after these `cleaned` rollouts, what is learned from it, and how well that fits."""
-        known = remembered(problem, experience, rollouts)
+        """What is remembered after these `cleaned` rollouts, what is learned from it, and how well that fits. Where
+        episodes are given, states and actions, it is learned from what is nearest to them.
+        """
+        every = remembered(problem, experience, rollouts)
+        known = every if about is None else self._near(problem, every, *about)
         a, y = samples(problem, known)
         white, row = _white(a, known, y), known.happened[:, None]
         s = jnp.where(row, (a - white.shift) / white.scale, 0.0)
@@ -159,17 +170,24 @@ class LearnedDynamics(eqx.Module):
         some, candidates = order[: self.sample], order[: CANDIDATES * self.points]
         kernel = process.likeliest(known.kernel, s[some], v[some], known.happened[some], self.steps)
         found = process.given(kernel, s, v, known.happened, candidates, min(self.points, len(s)))
-        new = rollouts.happened.size
-        off = jnp.where(row[:new], v[:new] - jax.vmap(found)(s[:new]), 0.0)[:, : problem.dx]
-        scatter = (jnp.where(row[:new], v[:new] - v[:new].mean(0), 0.0)[:, : problem.dx] ** 2).sum()
+        model = Learned(found, white, problem.action_low, problem.action_high, problem.angles)
         report = Report(
             spread=regression.standard(known.x, known.share)[1],
-            unexplained=(off**2).sum() / jnp.where(scatter > 0, scatter, 1.0),
+            unexplained=_unexplained(model, a, y, rollouts.happened.ravel(), problem.dx),
             basis=(found.weight != 0).any(1).sum(),
             transitions=known.happened.sum(),
         )
-        model = Learned(found, white, problem.action_low, problem.action_high, problem.angles)
-        return known._replace(kernel=kernel), model, report
+        return every._replace(kernel=kernel), model, report
+
+    def _near(self, problem: Problem, known: Experience, x: Array, u: Array) -> Experience:
+        """The experience of which only those transitions happened that are nearest to these episodes."""
+        a, c = inputs(known.x, known.u, problem.angles), inputs(x[:, :-1], u, problem.angles)
+        scale = regression.standard(a, known.share)[1]
+        scale = jnp.where(scale > 0, scale, jnp.inf)
+        a, c = a / scale, c.reshape(-1, c.shape[-1]) / scale
+        squared = ((a**2).sum(1)[:, None] + (c**2).sum(1) - 2.0 * a @ c.T).min(1)
+        rank = jnp.argsort(jnp.argsort(jnp.where(known.happened, squared, jnp.inf)))
+        return known._replace(happened=known.happened & (rank < self.nearest * len(x)))
 
 
 def inputs(
@@ -203,6 +221,19 @@ def samples(problem: Problem, known: Experience) -> tuple[Float[Array, "n d"], F
     if problem.cost is None:
         y = jnp.concatenate([y, known.cost[:, None]], 1)
     return inputs(known.x, known.u, problem.angles), y
+
+
+def _unexplained(
+    model: Learned, a: Float[Array, "n d"], y: Float[Array, "n outputs"], new: Bool[Array, "m"], dx: int
+) -> Float[Array, ""]:
+    """Part of the variance of the newest m changes of the state, whitened, that the model does not explain."""
+    m, white = len(new), model.white
+    s = jnp.clip((a[:m] - white.shift) / white.scale, white.low, white.high)
+    v = jnp.where(white.spread > 0, (y[:m] - white.centre) / jnp.where(white.spread > 0, white.spread, 1.0), 0.0)
+    share = (new / jnp.maximum(new.sum(), 1))[:, None]
+    off = (share * (v - jax.vmap(model.process)(s)) ** 2)[:, :dx].sum()
+    scatter = (share * (v - (share * v).sum(0)) ** 2)[:, :dx].sum()
+    return off / jnp.where(scatter > 0, scatter, 1.0)
 
 
 def _white(a: Float[Array, "n d"], known: Experience, y: Float[Array, "n outputs"]) -> White:

@@ -23,6 +23,10 @@ class BestSoFar(eqx.Module):
 
     def after(self, controller: LinearGaussian, rollouts: Rollouts) -> "BestSoFar":
         """What is best after these rollouts of `controller`. One of which a rollout broke off is no better."""
-        spent = jnp.where(rollouts.valid.all(-1), rollouts.cost.sum(-1).mean(-1), jnp.inf)
-        better = spent < self.cost
-        return BestSoFar(*chosen(better, (controller, spent), (self.controller, self.cost)))
+        cost = spent(rollouts)
+        return BestSoFar(*chosen(cost < self.cost, (controller, cost), (self.controller, self.cost)))
+
+
+def spent(rollouts: Rollouts) -> Float[Array, "N"]:
+    """Mean cost of each condition's rollouts; infinite if one of them broke off."""
+    return jnp.where(rollouts.valid.all(-1), rollouts.cost.sum(-1).mean(-1), jnp.inf)
