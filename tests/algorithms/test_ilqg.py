@@ -536,7 +536,8 @@ def test_on_learned_dynamics_the_cart_pole_swings_up_after_three_episodes():
 def test_a_plan_that_began_anew_is_taken_where_the_last_is_stuck():
     """At the top between two wells the derivative is zero, and iLQG stays."""
     problem, spread = trap("two wells"), jnp.ones(2)
-    best = BestSoFar.begin(problem.first_controller)
+    cost = problem.costs(jnp.zeros((problem.horizon + 1, 2)), jnp.zeros((problem.horizon, problem.du))).sum()
+    best = BestSoFar(problem.first_controller, cost[None])
     for radius in (jnp.inf, 0.1):
         region = TrustRegion.begin(problem, radius)  # about the episode in which nothing happens
 

@@ -102,6 +102,26 @@ def test_the_newest_transitions_are_remembered():
     np.testing.assert_array_equal(experience.u[:160], jnp.clip(third.u, -1, 1).reshape(-1, DU))
 
 
+def test_it_learns_from_what_is_nearest_to_the_episodes_about_which_plans_are_made():
+    """NumPy counts who is near; nothing is forgotten."""
+    near, far = rollouts(0), rollouts(1)
+    both = jax.tree.map(lambda one, other: jnp.concatenate([one, other], 1), near, far)
+    x, u = near.x[:, 0], jnp.clip(near.u[:, 0], -1.0, 1.0)
+    p, model = problem(), LearnedDynamics(memory=400, nearest=5 * T, points=50, sample=50, steps=1)
+    experience, _, report = eqx.filter_jit(lambda: model.fit(p, model.begin(p, 16), both.cleaned(), KEY, (x, u)))()
+    assert report.transitions == 5 * T
+    assert experience.happened.sum() == 16 * T
+    seen = experience.happened
+    a, c = (
+        np.asarray(learned_dynamics.inputs(x, u, (0,)))
+        for x, u in ((experience.x[seen], experience.u[seen]), (x[0, :-1], u[0]))
+    )
+    std = a.std(0)
+    apart = (((a[:, None] - c) / np.where(std > 1e-9, std, np.inf)) ** 2).sum(-1).min(1)
+    nearest = np.asarray(experience.x[seen])[np.argsort(apart)[: 5 * T]]
+    np.testing.assert_allclose(report.spread, nearest.std(0), rtol=1e-6, atol=1e-9)
+
+
 def test_steps_that_did_not_happen_teach_nothing():
     data = rollouts(0)
     steps = jnp.array([[T, 3, 0, T, T, T, T, T]])
