@@ -78,6 +78,17 @@ def test_derivatives_are_those_of_the_equations():
         np.testing.assert_allclose(found, truth, atol=0.05)
 
 
+@pytest.mark.parametrize("limit", [-1.0, 1.0])
+def test_at_a_limit_the_derivative_is_that_of_the_actions_within(limit):
+    """Where half of them would be taken iLQG, whose plans lie at limits, would believe half of what actions do."""
+    _, model, _ = learn(problem(), rollouts(0))
+    x, u = jnp.array([2.5, 0.3, 0.2, 1e3]), jnp.array([limit, -limit])
+    at, within, beyond = (jax.jacfwd(model, argnums=1)(x, part * u) for part in (1.0, 1.0 - 1e-9, 1.0 + 1e-9))
+    np.testing.assert_allclose(at, within, rtol=1e-6)
+    assert np.abs(at).max() > 0.1
+    np.testing.assert_array_equal(beyond, 0.0)
+
+
 def test_an_unknown_cost_is_learned_and_a_known_one_is_kept():
     _, model, _ = learn(problem(cost=None), rollouts(0, M=15))
     believed = model.of(problem(cost=None))

@@ -91,7 +91,14 @@ def test_parts_are_stored_with_their_class_and_infinity_as_a_word():
         "samples_per_cluster": 40,
         "memory": 20,
         "excess": "inf",
-        "learned": {"class": "LearnedDynamics", "memory": 3000, "nearest": 1000, "points": 500, "sample": 200, "steps": 30},
+        "learned": {
+            "class": "LearnedDynamics",
+            "memory": 3000,
+            "nearest": 1000,
+            "points": 500,
+            "sample": 200,
+            "steps": 30,
+        },
     }
     assert stored["kl_step"] == "inf"
 

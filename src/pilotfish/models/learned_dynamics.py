@@ -84,7 +84,9 @@ class Learned(eqx.Module):
         return believed
 
     def _outputs(self, x: Float[Array, "dx"], u: Float[Array, "du"]) -> Float[Array, "outputs"]:
-        a, white = inputs(x, jnp.clip(u, self.low, self.high), self.angles), self.white
+        # not jnp.clip: at a limit its derivative is half of what an action does there
+        u = jnp.where(u > self.high, self.high, jnp.where(u < self.low, self.low, u))
+        a, white = inputs(x, u, self.angles), self.white
         s = jnp.clip((a - white.shift) / white.scale, white.low, white.high)
         return white.centre + white.spread * self.process(s)
 
