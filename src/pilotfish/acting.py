@@ -2,6 +2,7 @@
 
     act = load("policy.safetensors")
     u = act(t, x)               # x: the state, or for a network what it observes; condition=n chooses among several
+                                # start=o: what was observed at the start, for a policy that follows that
 
 Actions are without exploration, and within the plant's bounds. This file needs numpy and safetensors, nothing else of
 pilotfish: it may be copied.
@@ -35,9 +36,11 @@ class Damaged(ValueError):
 
 
 def load(path: str | Path) -> Act:
-    """`act(t, x, condition=0)`: the action (du,) of step t in the state x (dx,), for a network in what it observes.
+    """`act(t, x, condition=0, start=None)`: the action (du,) of step t in the state x (dx,), for a network in what it
+    observes. What a contextual search learned also needs `start` (do,): what was observed at the episode's start.
 
-    `pilotfish.acting.Damaged`, a ValueError, if the file is not as it was written; ValueError if it is of another kind.
+    `pilotfish.acting.Damaged`, a ValueError, if the file is not as it was written; ValueError if it is of another kind,
+    or where `start` is missing.
 
     Example:
 
@@ -57,8 +60,8 @@ def load(path: str | Path) -> Act:
         raise ValueError(f"{path} holds a policy of the kind {kind!r}; without jax act {', '.join(MEANS)}.")
     mean, low, high = MEANS[kind], tensors["action_low"], tensors["action_high"]
 
-    def act(t: int, x: np.ndarray, condition: int = 0) -> np.ndarray:
-        return np.clip(mean(tensors, settings, t, np.asarray(x), condition), low, high)
+    def act(t: int, x: np.ndarray, condition: int = 0, start: np.ndarray | None = None) -> np.ndarray:
+        return np.clip(mean(tensors, settings, t, np.asarray(x), condition, start), low, high)
 
     return act
 
@@ -82,11 +85,15 @@ def checksum(tensors: Tensors, words: Mapping[str, str]) -> str:
     return found.hexdigest()
 
 
-def _linear_gaussian(tensors: Tensors, settings: dict[str, Any], t: int, x: np.ndarray, condition: int) -> np.ndarray:
+def _linear_gaussian(
+    tensors: Tensors, settings: dict[str, Any], t: int, x: np.ndarray, condition: int, start: np.ndarray | None
+) -> np.ndarray:
     return tensors["K"][condition, t] @ x + tensors["k"][condition, t]
 
 
-def _network(tensors: Tensors, settings: dict[str, Any], t: int, o: np.ndarray, condition: int) -> np.ndarray:
+def _network(
+    tensors: Tensors, settings: dict[str, Any], t: int, o: np.ndarray, condition: int, start: np.ndarray | None
+) -> np.ndarray:
     seen = np.append(o, t / settings["steps"]) if settings.get("time") else o
     s, depth = (seen - tensors["shift"]) / tensors["scale"], sum(name.startswith("weight_") for name in tensors)
     for i in range(depth):
@@ -95,4 +102,13 @@ def _network(tensors: Tensors, settings: dict[str, Any], t: int, o: np.ndarray, 
     return s[: len(tensors["chol"])]
 
 
-MEANS = {"linear-gaussian": _linear_gaussian, "network": _network}
+def _contextual(
+    tensors: Tensors, settings: dict[str, Any], t: int, x: np.ndarray, condition: int, start: np.ndarray | None
+) -> np.ndarray:
+    if start is None:
+        raise ValueError("start: this policy follows what was observed at the episode's start. Give that (do,).")
+    w = tensors["gain"] @ (np.asarray(start) - tensors["centre"]) + tensors["mean"]
+    return tensors["K"][t] @ x + tensors["k"][t] + tensors["J"][t] @ w
+
+
+MEANS = {"linear-gaussian": _linear_gaussian, "network": _network, "contextual": _contextual}

@@ -178,7 +178,7 @@ def gaussian_policy(request):
     return POLICIES[request.param]()
 
 
-@pytest.fixture(params=marked(name for name in POLICIES if name not in NOT_GAUSSIAN and not name.startswith("own")))
+@pytest.fixture(params=marked(name for name in POLICIES if not name.startswith(("own", "either", "episodic"))))
 def plain_policy(request):
     """One that can act without the code that made it."""
     return POLICIES[request.param]()
@@ -295,9 +295,9 @@ def test_acts_in_numpy_as_on_the_host(plain_policy, tmp_path):
     write_tensors(tmp_path / "policy.safetensors", *files.packed(plain_policy, problem()))
     act = acting.load(tmp_path / "policy.safetensors")
     rollouts = WORLDS["mujoco"]().rollout(plain_policy.noise_free(), M, KEY)
-    seen = rollouts.x if plain_policy.per_condition else rollouts.o
+    seen = rollouts.x if plain_policy.per_condition or plain_policy.needs.start else rollouts.o
     for n, m, t in np.ndindex(N, M, T):
-        u = act(t, np.asarray(seen[n, m, t]), condition=n)
+        u = act(t, np.asarray(seen[n, m, t]), condition=n, start=np.asarray(rollouts.o[n, m, 0]))
         np.testing.assert_allclose(u, np.clip(rollouts.u[n, m, t], -2, 2), rtol=1e-12, atol=1e-14)
 
 
@@ -311,16 +311,20 @@ def test_acts_in_onnxruntime_as_in_numpy(plain_policy, tmp_path):
     assert session.get_modelmeta().custom_metadata_map == packed[1]
     rng = np.random.default_rng(0)
     x = rng.normal(size=(50, 2)) * 10 ** rng.uniform(-3, 6, (50, 1))
-    t, condition = rng.integers(0, T, 50), rng.integers(0, N, 50)
-    if plain_policy.per_condition:
-        (u,) = session.run(["u"], {"x": x, "t": t, "condition": condition})
-    else:
-        x = x[:, :1]
-        known = {"o": x, "t": t}
-        (u,) = session.run(["u"], {entering.name: known[entering.name] for entering in session.get_inputs()})
-    expected = [act(int(t[i]), x[i], condition=int(condition[i])) for i in range(50)]
+    t, condition, start = rng.integers(0, T, 50), rng.integers(0, N, 50), rng.normal(size=(50, 1))
+    known = {"x": x, "o": x[:, :1], "t": t, "condition": condition, "start": start}
+    asked = [entering.name for entering in session.get_inputs()]
+    (u,) = session.run(["u"], {name: known[name] for name in asked})
+    seen = known["x" if "x" in asked else "o"]
+    expected = [act(int(t[i]), seen[i], condition=int(condition[i]), start=start[i]) for i in range(50)]
     np.testing.assert_allclose(u, expected, rtol=1e-9, atol=1e-12)
     assert (np.abs(u) <= 2).all()
+
+
+def test_without_jax_a_contextual_search_asks_what_was_observed_at_the_start(tmp_path):
+    write_tensors(tmp_path / "policy.safetensors", *files.packed(POLICIES["contextual"](), problem()))
+    with pytest.raises(ValueError, match="start: this policy follows what was observed at the episode's start"):
+        acting.load(tmp_path / "policy.safetensors")(0, np.zeros(2))
 
 
 def test_what_only_its_own_code_can_make_is_told_apart(tmp_path):

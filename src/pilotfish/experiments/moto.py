@@ -33,7 +33,6 @@ SETUPS = {
     "quad-link": {
         "moto": Setup(MOTO(entropy_drop=0.05), rollouts=400, iterations=100),
         "lqr-gps": Setup(LQRGPS(), rollouts=400, iterations=100),
-        "ilqg-learned": Setup(TAME, rollouts=1, iterations=30),
     },
     "quad-link-low": {
         "moto": Setup(MOTO(entropy_drop=0.05), rollouts=400, iterations=150),

@@ -3,6 +3,7 @@
     network            u = act(o)                  o (batch, do), what is observed; u (batch, du)
     with the time      u = act(o, t)               t (batch,), whole numbers from 0
     linear-gaussian    u = act(x, t, condition)    x (batch, dx), the state; t, condition (batch,), whole numbers from 0
+    contextual         u = act(x, t, start)        start (batch, do), what was observed at the episode's start
 
 Whitening and clipping are part of the model. Actions are without exploration. It computes in the policy's own
 precision, float64 but for runs in float32, so that states far from 0 lose no digits. The file's metadata are those of a
@@ -140,9 +141,25 @@ def _linear_gaussian(graph: _Graph, settings: Mapping[str, Any]) -> "ModelProto"
     return graph.finished(action, graph.entering("x", graph.tensors["K"].shape[-1]), *whole)
 
 
+def _contextual(graph: _Graph, settings: Mapping[str, Any]) -> "ModelProto":
+    axis = graph.constant("last", np.array([-1], np.int64))
+    index = graph("Unsqueeze", "t", axis)
+    context = graph("Sub", "start", graph.constant("centre"))
+    gain = graph.constant("gain", np.asarray(graph.tensors["gain"], graph.dtype).T)
+    w = graph("Add", graph("MatMul", context, gain), graph.constant("mean"))
+    action = graph("GatherND", graph.constant("k"), index)
+    for matrix, vector in (("K", "x"), ("J", w)):
+        chosen = graph("GatherND", graph.constant(matrix), index)
+        product = graph("Squeeze", graph("MatMul", chosen, graph("Unsqueeze", vector, axis)), axis)
+        action = graph("Add", action, product)
+    x, start = (graph.entering(name, graph.tensors[of].shape[-1]) for name, of in (("x", "K"), ("start", "gain")))
+    return graph.finished(action, x, graph.entering("t", dtype=np.int64), start)
+
+
 GRAPHS: dict[str, Callable[[_Graph, Mapping[str, Any]], "ModelProto"]] = {
     "linear-gaussian": _linear_gaussian,
     "network": _network,
+    "contextual": _contextual,
 }
 ACTIVATIONS: dict[str, Callable[[_Graph, str], str]] = {
     "relu": lambda graph, s: graph("Relu", s),
