@@ -13,9 +13,11 @@ import pytest
 from pilotfish import algorithms, registry, tasks
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.moto import MOTO
+from pilotfish.algorithms.reps import REPS
 from pilotfish.cli import learn, run
 from pilotfish.models.dynamics import FittedDynamics
 from pilotfish.policies.files import load as load_policy
+from pilotfish.policies.movement_primitive import MovementPrimitive
 from pilotfish.policies.network import Network
 from pilotfish.runs import RunError, settings
 from pilotfish.runs.spec import Spec, described, overlaid
@@ -308,6 +310,42 @@ def test_settings_are_read_and_words_on_the_command_line_come_after(home, capsys
 def test_what_is_wrong_in_a_file_of_settings_is_named(tmp_path, capsys, text, message):
     (tmp_path / "my.toml").write_text(text)
     code, _, err = call(capsys, "train", "--config", tmp_path / "my.toml")
+    assert code == 2
+    assert message in err
+
+
+PRIMITIVE = {"kp": 20.0, "kd": (5.0, 6.0), "goal_std": 0.3, "speed_std": 0.5}
+
+
+def test_a_part_of_another_class_takes_what_is_not_said_from_that_class(tmp_path):
+    """In a file and in words alike."""
+    text = 'task = "lq"\nalgorithm = "reps"\n[settings.algorithm.skill]\nclass = "MovementPrimitive"\n'
+    (tmp_path / "my.toml").write_text(f"{text}kp = 20.0\nkd = [5.0, 6.0]\ngoal_std = 0.3\nspeed_std = 0.5\n")
+    words = "--class MovementPrimitive --kp 20.0 --kd=[5.0,6.0] --goal-std 0.3 --speed-std 0.5"
+    flags = words.replace("--", "--algorithm.skill.").split()
+    expected = described(REPS(kl_step=0.5, skill=MovementPrimitive(**PRIMITIVE)))
+    for argv in (["--config", str(tmp_path / "my.toml")], ["lq", "--algorithm", "reps", *flags]):
+        spec = learn.asked([*argv, "--algorithm.kl-step", "0.5"], "train")[1]
+        assert spec.algorithm["options"] == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("skill.class Move", "--algorithm.skill.class is 'Move', and known here: MovementPrimitive, OpenLoop."),
+        ("skill.class", "--algorithm.skill.class: name a class."),
+        (
+            "skill.class MovementPrimitive --algorithm.skill.kp 1",
+            "--algorithm.skill.kd, --algorithm.skill.goal_std, --algorithm.skill.speed_std: MovementPrimitive cannot",
+        ),
+        ("skill.class OpenLoop --algorithm.skill.kq 1", "--algorithm.skill.kq: there is no such setting: choose one of features."),
+        ("skill.class OpenLoop --algorithm.skill.features 0", "features=0: give at least one basis function."),
+        ("skil.class OpenLoop", "--algorithm.skil: there is no such setting: did you mean skill?"),
+        ("kl-step.class OpenLoop", "--algorithm.kl-step: there is no such setting: did you mean kl_step?"),
+    ],
+)
+def test_what_is_wrong_with_a_part_of_another_class_is_named(capsys, words, message):
+    code, _, err = call(capsys, "train", "lq", "--algorithm", "reps", *f"--algorithm.{words}".split())
     assert code == 2
     assert message in err
 

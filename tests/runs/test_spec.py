@@ -117,7 +117,7 @@ def test_what_cannot_be_stored_is_named():
             {"leaf": {"class": "os.system", "number": 1.0, "word": "a"}},
             r"leaf\.class is 'os\.system'.*known here: Leaf",
         ),
-        ({"leaf": {"class": "Leaf", "number": 1.0}}, r"leaf\.word is None .*it is missing"),
+        ({"leaf": {"class": "Leaf", "number": 1.0}}, r"leaf\.word: missing in the run.*, and Leaf has it"),
         ({"colour": 3}, "colour is 3 .*Tree has no such field"),
         ({"class": "Shrub"}, "class is 'Shrub'"),
     ],

@@ -34,6 +34,8 @@ from pilotfish.worlds import World
 
 COST = re.compile(r"^--cost(?=$|=)")
 """What is short for --task.cost."""
+CLASS = re.compile(r"(--algorithm\.([\w-]+)\.class)(=.*)?")
+"""What says of which class a part of the algorithm is."""
 TEACHER, LOCAL, NETWORK = "--algorithm.teacher", "--demonstration", "--algorithm.policy.start"
 """What takes a file of what another run learned: `--teacher RUN` and `--from RUN` stand for these."""
 PREFERENCES = get_args(Preference)
@@ -103,9 +105,11 @@ def asked(argv: list[str], command: str) -> tuple[_Train, Spec]:
     """The settings that the words of a command give, and the run that they ask for."""
     given, words = _configured(_preferring(argv))
     task_name, algorithm_name, rest = _names(words, given.given, command)
+    rest, parts = _of_classes(rest)
     entries = tasks.find(task_name), algorithms.find(algorithm_name)
     default = experiments.setup(task_name, algorithm_name)
     algorithm = overlaid(default.algorithm, given.algorithm, "settings.algorithm.")
+    algorithm = overlaid(algorithm, parts, "--algorithm.")
     task = overlaid(entries[0].make(), given.task, "settings.task.")
     seeds: list[int] = given.given.get("seeds", [0])
     counts = {name: value for name, value in given.given.items() if name in settings.NUMBERS}
@@ -255,6 +259,30 @@ def _configured(argv: list[str]) -> tuple[Settings, list[str]]:
     """What a file of settings says, if --config names one, and the other words."""
     path, words = _taken(argv, "--config", "name a file of settings, such as a run's config.toml")
     return (Settings({}, {}, {}) if path is None else settings.read(path)), words
+
+
+def _of_classes(words: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The words without those of parts whose class is given, `--algorithm.PART.class NAME`, and these parts as a file
+    of settings has them: what else they can be told depends on the class.
+    """
+    parts: dict[str, Any] = {}
+    while found := next((match for word in words if (match := CLASS.fullmatch(word))), None):
+        flag, part = found[1], found[2]
+        name, words = _taken(words, flag, "name a class")
+        parts[part] = {"class": name}
+        own = f"--algorithm.{part}."
+        for field in [word[len(own) :].split("=")[0] for word in words if word.startswith(own)]:
+            value, words = _taken(words, own + field, "give a value")
+            parts[part][field.replace("-", "_")] = _as_setting(value or "")
+    return words, parts
+
+
+def _as_setting(word: str) -> Any:
+    """A number, a list or a word, as a file of settings would have it."""
+    try:
+        return json.loads(word)
+    except json.JSONDecodeError:
+        return word
 
 
 def _taken(words: list[str], flag: str, remedy: str) -> tuple[str | None, list[str]]:

@@ -14,6 +14,7 @@ registers), `assemble` runs that code: `runs/trust` says whose.
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -317,9 +318,10 @@ def _built(classes: dict[str, type], stored: dict[str, Any], within: str) -> Any
     if type(name) is not str or name not in classes:
         raise _unknown(f"{within}class", repr(name), f"known here: {', '.join(sorted(classes)) or 'none'}")
     fields = _fields(classes[name])
-    for other in sorted((stored.keys() - {"class"}) ^ fields.keys()):
-        what = f"{name} has no such field" if other in stored else "it is missing"
-        raise _unknown(within + other, repr(stored.get(other)), what)
+    for other in sorted(stored.keys() - {"class"} - fields.keys()):
+        raise _unknown(within + other, repr(stored[other]), f"{name} has no such field")
+    if missing := [within + field for field in fields if field not in stored]:
+        raise _missing(missing, name)
     values = {field: _read(stored[field], kind, within + field) for field, kind in fields.items()}
     try:
         return classes[name](**values)
@@ -334,6 +336,15 @@ class _Unfit(RunError):
     def __init__(self, message: str, short: str):
         super().__init__(message)
         self.short = short
+
+
+def _missing(where: list[str], cls: str) -> RunError:
+    """Of fields that a class has, and what is stored has not."""
+    return _Unfit(
+        f"{', '.join(where)}: missing in the run's specification, and {cls} has it in pilotfish "
+        f"{pilotfish.__version__}. Use the version that stored it, or train anew.",
+        f"{', '.join(where)}: {cls} cannot be made without it",
+    )
 
 
 def _unknown(where: str, found: str, why: str) -> RunError:
@@ -375,9 +386,20 @@ def _as_stored(value: Any, kind: Any) -> Any:
         kinds = _elements(kind, len(value)) or [Any] * len(value)
         return [_as_stored(one, each) for one, each in zip(value, kinds, strict=True)]
     if isinstance(value, dict):
-        hints = _fields(_classes(kind)[value["class"]]) if value.get("class") in _classes(kind) else {}
-        return {name: _as_stored(one, hints.get(name, Any)) for name, one in value.items()}
+        cls = _classes(kind).get(value.get("class", ""))
+        hints = _fields(cls) if cls else {}
+        return _defaults(cls) | {name: _as_stored(one, hints.get(name, Any)) for name, one in value.items()}
     return value
+
+
+def _defaults(cls: type | None) -> dict[str, Any]:
+    """What a class takes for the fields that are not given, as it is stored."""
+    if cls is None:
+        return {}
+    kinds = _fields(cls)
+    defaults = {field.name: field.default for field in dataclasses.fields(cls) if field.name in kinds}
+    given = {name: value for name, value in defaults.items() if value is not dataclasses.MISSING}
+    return {name: _stored(value, kinds[name], name) for name, value in given.items()}
 
 
 def _fields(cls: type) -> dict[str, Any]:
@@ -412,11 +434,12 @@ def _elements(kind: Any, count: int) -> list[Any] | None:
 
 
 def _classes(kind: Any) -> dict[str, type]:
-    """The modules' classes that a field may hold, and their subclasses, by name."""
+    """The modules' classes that a field may hold, and their subclasses, by name; not those that only others are of."""
     found: dict[str, type] = {}
     waiting = [get_origin(one) or one for one in _members(kind)]
     for cls in waiting:  # which grows: nearer classes come first, and keep a name that another has as well
         if isinstance(cls, type) and issubclass(cls, eqx.Module):
-            found.setdefault(cls.__qualname__, cls)
+            if not inspect.isabstract(cls):
+                found.setdefault(cls.__qualname__, cls)
             waiting += cls.__subclasses__()
     return found
