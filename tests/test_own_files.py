@@ -338,7 +338,10 @@ def test_a_part_of_another_class_takes_what_is_not_said_from_that_class(tmp_path
             "skill.class MovementPrimitive --algorithm.skill.kp 1",
             "--algorithm.skill.kd, --algorithm.skill.goal_std, --algorithm.skill.speed_std: MovementPrimitive cannot",
         ),
-        ("skill.class OpenLoop --algorithm.skill.kq 1", "--algorithm.skill.kq: there is no such setting: choose one of features."),
+        (
+            "skill.class OpenLoop --algorithm.skill.kq 1",
+            "--algorithm.skill.kq: there is no such setting: choose one of features.",
+        ),
         ("skill.class OpenLoop --algorithm.skill.features 0", "features=0: give at least one basis function."),
         ("skil.class OpenLoop", "--algorithm.skil: there is no such setting: did you mean skill?"),
         ("kl-step.class OpenLoop", "--algorithm.kl-step: there is no such setting: did you mean kl_step?"),

@@ -182,6 +182,8 @@ def test_the_radius_follows_what_came_true(cost, promised, radius, distance, las
         (1.0, 95.0, 40.0, (False, True), True),
         (1.0, 95.0, np.nan, (False, False), False),
         (1.0, np.nan, 500.0, (True, True), True),
+        (1.0, -305.0, -400.0, (False, False), True),  # rewards: 300 so far
+        (1.0, -400.0, -500.0, (False, False), False),
     ],
 )
 def test_a_plan_that_begins_elsewhere_is_taken_where_the_region_promises_nothing(radius, within, other, last, taken):
@@ -192,7 +194,8 @@ def test_a_plan_that_begins_elsewhere_is_taken_where_the_region_promises_nothing
         return Trajectory(open_loop(u), known.x, known.u, jnp.array([cost]), jnp.zeros(1), jnp.ones(1))
 
     both = (plan(within), known), (plan(other), known._replace(distance=jnp.array([7.0])))
-    chosen, told = trust_region.preferred(jnp.array([100.0]), *both)
+    best = -300.0 if within < -300.0 else 100.0
+    chosen, told = trust_region.preferred(jnp.array([best]), *both)
     assert bool(told.elsewhere[0]) == taken
     assert chosen.cost[0] == pytest.approx(other if taken else within, nan_ok=True)
     assert float(told.distance[0]) == (7.0 if taken else 0.0)

@@ -169,12 +169,12 @@ def planned(
 def preferred(
     best: Float[Array, "N"], within: tuple[Trajectory, TrustRegion], elsewhere: tuple[Trajectory, TrustRegion]
 ) -> tuple[Trajectory, TrustRegion]:
-    """For each condition the plan to follow: the one within the region, or one that began elsewhere, which costs at
-    `best` so far.
+    """For each condition the plan to follow, the one within the region or one that began elsewhere, and what is then
+    known of the region; episodes cost `best` so far.
     """
     (plan, region), (other, _) = within, elsewhere
     usable = jnp.isfinite(plan.cost)
-    nothing = (plan.cost > (1.0 - DONE) * best) & ~(region.elsewhere & region.failed)
+    nothing = (plan.cost > best - DONE * jnp.abs(best)) & ~(region.elsewhere & region.failed)
     free = jnp.isinf(region.radius) | nothing | ~usable
     taken = free & jnp.isfinite(other.cost) & ((other.cost < plan.cost) | ~usable)
     plan, region = chosen(taken, elsewhere, within)
