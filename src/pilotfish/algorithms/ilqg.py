@@ -244,22 +244,25 @@ class ILQG(Algorithm):
         first, K, (N, T, du) = problem.first_controller, best.controller.K, region.u.shape
         on = LinearGaussian(K, region.u - jnp.einsum("ntij,ntj->nti", K, region.x[:, :-1]), best.controller.chol)
 
-        def plan(region: TrustRegion, first: LinearGaussian) -> tuple[Trajectory, TrustRegion]:
-            return trust_region.planned(problem, region, first, spread, self.steps, self.sufficient_decrease)
-
-        def anew(key: Key) -> tuple[Trajectory, TrustRegion]:
+        def begun(key: Key) -> LinearGaussian:
             drawn = jax.vmap(lambda key: noise(key, T, du, self.noise_smoothing, first.k.dtype))
-            k = first.k + jnp.einsum("ntij,ntj->nti", first.chol, drawn(jax.random.split(key, N)))
-            return plan(region._replace(radius=jnp.full(N, jnp.inf)), LinearGaussian(first.K, k, first.chol))
+            e = drawn(jax.random.split(key, N))
+            return LinearGaussian(first.K, first.k + jnp.einsum("ntij,ntj->nti", first.chol, e), first.chol)
 
-        within = plan(region, on)
+        def plan(radius: Float[Array, "N"], begun: LinearGaussian) -> tuple[Trajectory, TrustRegion]:
+            about = region._replace(radius=radius)
+            return trust_region.planned(problem, about, begun, spread, self.steps, self.sufficient_decrease)
+
+        anew = jax.vmap(begun)(jax.random.split(key, self.starts - 1))
+        every = jax.tree.map(lambda one, others: jnp.concatenate([one[None], others]), on, anew)
+        free = jnp.full((self.starts - 1, N), jnp.inf, region.radius.dtype)
+        plans, regions = jax.vmap(plan)(jnp.concatenate([region.radius[None], free]), every)
+        within = jax.tree.map(lambda leaf: leaf[0], (plans, regions))
         if self.starts == 1:
             return within[0], within[1]._replace(elsewhere=jnp.zeros(N, bool))
-        others = jax.vmap(anew)(jax.random.split(key, self.starts - 1))
-        least = jnp.argmin(jnp.where(jnp.isfinite(others[0].cost), others[0].cost, jnp.inf), 0)
-        other, far = jax.tree.map(lambda leaf: leaf[least, jnp.arange(N)], others)
-        kept = region._replace(distance=far.distance)
-        return trust_region.preferred(best.cost, within, (other, kept))
+        least = 1 + jnp.argmin(jnp.where(jnp.isfinite(plans.cost[1:]), plans.cost[1:], jnp.inf), 0)
+        other, far = jax.tree.map(lambda leaf: leaf[least, jnp.arange(N)], (plans, regions.distance))
+        return trust_region.preferred(best.cost, within, (other, region._replace(distance=far)))
 
     def _info(
         self, new: State, old: Trajectory, ok: Bool[Array, "N"], report: Report, rollouts: Rollouts
