@@ -135,35 +135,41 @@ def planned(
     region with their distance. Their cost has no price in it.
     """
 
-    def of_condition(
-        start: Array, first: LinearGaussian, x: Array, u: Array, radius: Array, multiplier: Array
-    ) -> tuple[Trajectory, Array, Array]:
-        unit = jnp.abs(problem.costs(x, u)).mean()
-        unit = jnp.where(unit > 0, unit, 1.0)
-        bounded = jnp.isfinite(radius)
-
-        def price(multiplier: Array) -> Problem:
-            weight = jnp.where(spread > 0, multiplier * unit / jnp.where(spread > 0, spread, 1.0) ** 2, 0.0)
-            return Near(problem, x, jnp.where(bounded, weight, 0.0)).priced
-
-        def step(carry: tuple[Trajectory, Array], _):
-            now, multiplier = carry
-            priced = price(multiplier)
-            now = now._replace(cost=priced.costs(now.x[0], now.u[0]).sum()[None])
-            now, _ = ilqg_step.improved(priced, _known(problem), now, sufficient_decrease)
-            factor = jnp.clip(distance(now.x[0], x, spread) / radius, 1.0 / STEADY, STEADY)
-            return (now, jnp.clip(multiplier * factor, 1.0 / RANGE, RANGE)), None
-
+    def of_condition(start: Array, first: LinearGaussian, region: TrustRegion) -> tuple[Trajectory, TrustRegion]:
         alone = jax.tree.map(lambda leaf: leaf[None], first)
-        begun = ilqg_step.begin(price(multiplier), _known(problem), start[None], alone)
-        (plan, multiplier), _ = jax.lax.scan(step, (begun, multiplier), None, length=steps)
-        plan = jax.tree.map(lambda leaf: leaf[0], plan)
-        plan = plan._replace(cost=problem.costs(plan.x, plan.u).sum())
-        return plan, distance(plan.x, x, spread), jnp.where(bounded, multiplier, 1.0)
+        return _planned(problem, region, start[None], alone, spread, steps, sufficient_decrease)
 
-    start, (x, u, radius, _, multiplier, *_) = problem.conditions.mean, region
-    plan, far, multiplier = jax.vmap(of_condition)(start, first, x, u, radius, multiplier)
-    return plan, region._replace(distance=far, multiplier=multiplier)
+    return jax.vmap(of_condition)(problem.conditions.mean, first, region)
+
+
+def _planned(
+    problem: Problem,
+    region: TrustRegion,
+    start: Float[Array, "1 dx"],
+    first: LinearGaussian,
+    spread: Float[Array, "dx"],
+    steps: int,
+    sufficient_decrease: Array | float,
+) -> tuple[Trajectory, TrustRegion]:
+    """Of one condition, whose region has no axis for it."""
+    unit, bounded = jnp.abs(problem.costs(region.x, region.u)).mean(), jnp.isfinite(region.radius)
+    weight = jnp.where(unit > 0, unit, 1.0) / jnp.where(bounded & (spread > 0), spread, jnp.inf) ** 2
+
+    def step(carry: tuple[Trajectory, Array], _):
+        now, multiplier = carry
+        priced = Near(problem, region.x, multiplier * weight).priced
+        now = now._replace(cost=priced.costs(now.x[0], now.u[0]).sum()[None])
+        now, _ = ilqg_step.improved(priced, _known(problem), now, sufficient_decrease)
+        factor = jnp.clip(distance(now.x[0], region.x, spread) / region.radius, 1.0 / STEADY, STEADY)
+        return (now, jnp.clip(multiplier * factor, 1.0 / RANGE, RANGE)), None
+
+    priced = Near(problem, region.x, region.multiplier * weight).priced
+    begun = ilqg_step.begin(priced, _known(problem), start, first)
+    (plans, multiplier), _ = jax.lax.scan(step, (begun, region.multiplier), None, length=steps)
+    plan: Trajectory = jax.tree.map(lambda leaf: leaf[0], plans)
+    plan = plan._replace(cost=problem.costs(plan.x, plan.u).sum())
+    far = distance(plan.x, region.x, spread)
+    return plan, region._replace(distance=far, multiplier=jnp.where(bounded, multiplier, 1.0))
 
 
 def preferred(
