@@ -27,11 +27,11 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from pilotfish.algebra.batch import chosen
 from pilotfish.algebra.riccati import lqr
-from pilotfish.types import Dynamics, LinearDynamics, LinearGaussian, Problem, Quadratic, Rollouts, Step
+from pilotfish.types import Dynamics, LinearDynamics, LinearGaussian, Problem, Quadratic, Rollouts
 from pilotfish.updates import ilqg_step
 from pilotfish.updates.best_so_far import BestSoFar, spent
 from pilotfish.updates.ilqg_step import Trajectory
@@ -108,7 +108,7 @@ class Near(eqx.Module):
     x: Float[Array, "T1 dx"]
     weight: Float[Array, "dx"]
 
-    def __call__(self, x: Float[Array, "dx"], u: Float[Array, "du"], t: Step) -> Float[Array, ""]:
+    def __call__(self, x: Float[Array, "dx"], u: Float[Array, "du"], t: Int[Array, ""]) -> Float[Array, ""]:
         assert self.problem.cost is not None
         return self.problem.cost(x, u, t) + self.weight @ (x - self.x[t]) ** 2
 
