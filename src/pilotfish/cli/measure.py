@@ -162,7 +162,7 @@ def _needed(rollouts: list[int | None]) -> str:
         return "-"
     middle, high = np.median(known), max(known)
     ends = f"{min(known):,.0f} to {'never' if np.isinf(high) else f'{high:,.0f}'}"
-    return f"{'never' if np.isinf(middle) else f'{middle:,.0f}'} ({ends})"
+    return f"{'never' if np.isinf(middle) else f'{middle:,.1f}'.removesuffix('.0')} ({ends})"
 
 
 def _cells(record: dict[str, Any]) -> list[str]:
