@@ -251,7 +251,8 @@ class ILQG(Algorithm):
 
         def plan(radius: Float[Array, "N"], begun: LinearGaussian) -> tuple[Trajectory, TrustRegion]:
             about = region._replace(radius=radius)
-            return trust_region.planned(problem, about, begun, spread, self.steps, self.sufficient_decrease)
+            rules = self.steps, self.sufficient_decrease, self.regularisation
+            return trust_region.planned(problem, about, begun, spread, *rules)
 
         anew = jax.vmap(begun)(jax.random.split(key, self.starts - 1))
         every = jax.tree.map(lambda one, others: jnp.concatenate([one[None], others]), on, anew)

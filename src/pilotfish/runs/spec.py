@@ -386,7 +386,7 @@ def _as_stored(value: Any, kind: Any) -> Any:
         kinds = _elements(kind, len(value)) or [Any] * len(value)
         return [_as_stored(one, each) for one, each in zip(value, kinds, strict=True)]
     if isinstance(value, dict):
-        cls = _classes(kind).get(value.get("class", ""))
+        cls = _classes(kind).get(str(value.get("class")))
         hints = _fields(cls) if cls else {}
         return _defaults(cls) | {name: _as_stored(one, hints.get(name, Any)) for name, one in value.items()}
     return value

@@ -130,6 +130,7 @@ def planned(
     spread: Float[Array, "dx"],
     steps: int,
     sufficient_decrease: Array | float,
+    regularisation: Array | float = 0.0,
 ) -> tuple[Trajectory, TrustRegion]:
     """The cheapest plans within the region that so many steps find from where the first controllers lead, and the
     region with their distance. Their cost has no price in it.
@@ -137,7 +138,7 @@ def planned(
 
     def of_condition(start: Array, first: LinearGaussian, region: TrustRegion) -> tuple[Trajectory, TrustRegion]:
         alone = jax.tree.map(lambda leaf: leaf[None], first)
-        return _planned(problem, region, start[None], alone, spread, steps, sufficient_decrease)
+        return _planned(problem, region, start[None], alone, spread, steps, sufficient_decrease, regularisation)
 
     return jax.vmap(of_condition)(problem.conditions.mean, first, region)
 
@@ -150,6 +151,7 @@ def _planned(
     spread: Float[Array, "dx"],
     steps: int,
     sufficient_decrease: Array | float,
+    regularisation: Array | float,
 ) -> tuple[Trajectory, TrustRegion]:
     """Of one condition, whose region has no axis for it."""
     unit, bounded = jnp.abs(problem.costs(region.x, region.u)).mean(), jnp.isfinite(region.radius)
@@ -164,7 +166,7 @@ def _planned(
         return (now, jnp.clip(multiplier * factor, 1.0 / RANGE, RANGE)), None
 
     priced = Near(problem, region.x, region.multiplier * weight).priced
-    begun = ilqg_step.begin(priced, _known(problem), start, first)
+    begun = ilqg_step.begin(priced, _known(problem), start, first, regularisation)
     (plans, multiplier), _ = jax.lax.scan(step, (begun, region.multiplier), None, length=steps)
     plan: Trajectory = jax.tree.map(lambda leaf: leaf[0], plans)
     plan = plan._replace(cost=problem.costs(plan.x, plan.u).sum())
