@@ -92,10 +92,12 @@ class LearnedInfo(NamedTuple):
     ]
     """Of the changes of the state in the newest episodes, the part of the variance that the learned dynamics do not
     explain: near 1 where they miss what matters, a contact or something hidden."""
-    radius: Annotated[Float[Array, ""], Shown("distances of plans", column="radius", form="{:.2g}", label="allowed")]
+    radius: Annotated[
+        Float[Array, ""], Shown("distances of plans", scale="log", column="radius", form="{:.2g}", label="allowed")
+    ]
     """Mean of how far plans may be from the cheapest episode, in standard deviations of the states; 0 where there is no
     bound yet."""
-    moved: Annotated[Float[Array, ""], Shown("distances of plans", label="of the plan")]
+    moved: Annotated[Float[Array, ""], Shown("distances of plans", scale="log", label="of the plan")]
     """How far they are."""
     basis: Annotated[Float[Array, ""], Shown("transitions on which basis functions are centred")]
     """Their number, at most `learned.points`."""

@@ -23,6 +23,8 @@ mpl.use("agg")
 BLUE = COLOURS[0]
 STYLES = ("-", "--", ":", "-.")
 COLOURS_OF_A_PANEL = (BLUE, GREY, INK)
+LETTERS = 17.0
+"""Of a title, for each inch that an axis has before the layout makes it a third wider."""
 READING = "line: mean over {seeds} seeds, on a log axis the geometric one; band: its 95% interval; thin: each seed"
 
 
@@ -215,8 +217,10 @@ def _axis(axis: Axes, title: str, scale: str) -> None:
 
 
 def frame(axis: Axes, title: str, x: str) -> None:
-    """The look that all axes have."""
-    axis.set_title(title, fontsize=10, color=INK, loc="left", wrap=True)
+    """The look that all axes have. A title is no wider than its axis: it would lie on that of the next."""
+    inches = axis.get_window_extent().width / axis.figure.dpi
+    lines = [textwrap.fill(line, max(int(LETTERS * inches), 1)) for line in title.splitlines()]
+    axis.set_title("\n".join(lines), fontsize=10, color=INK, loc="left")
     axis.set_xlabel(x, fontsize=8, color=INK)
     axis.tick_params(which="both", labelsize=8, colors=INK)
     axis.spines[["top", "right"]].set_visible(False)
