@@ -61,7 +61,11 @@ def test_a_film_belongs_to_one_task(pages):
         "quad-link-filmstrip.png",
         "quad-link.gif",
     ]
-    assert pages._films(DOCS / "results", "quad-link-free") == []
+    assert [path.name for path in pages._films(DOCS / "results", "quad-link-free")] == [
+        "quad-link-free-ilqg-learned-filmstrip.png",
+        "quad-link-free-ilqg-learned.gif",
+    ]
+    assert pages._films(DOCS / "results", "quad-link-low") == []
 
 
 def test_signatures_are_as_the_source_writes_them(pages):

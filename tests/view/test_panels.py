@@ -126,7 +126,7 @@ def test_rates_stand_beside_those_of_the_paper(drawn, tmp_path):
     axes = iter(readable(drawn[0], path))
     for task, name in itertools.product(shown, NAMES):
         axis = next(axes)
-        assert axis.get_title("left") == f"{task}: {name}"
+        assert axis.get_title("left").split() == f"{task}: {name}".split()
         ours, theirs = axis.lines
         np.testing.assert_allclose(ours.get_ydata(), 100 * shown[task][name].middle)
         assert dict(zip(*theirs.get_data(), strict=True)) == pytest.approx(

@@ -89,7 +89,6 @@ def rates(
             said = paper[heading][name]
             axis.plot(list(said), [100 * rate for rate in said.values()], "D", color=RED, ms=5, label="paper", zorder=4)
             frame(axis, f"{heading}: {name}", "updates")
-            axis.title.set_fontsize(9)
             axis.label_outer()
     axes[0, 0].set_ylim(*PERCENT)
     _legend(figure, axes[0, :1])
