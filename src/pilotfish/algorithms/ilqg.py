@@ -244,7 +244,7 @@ class ILQG(Algorithm):
     ) -> tuple[Trajectory, TrustRegion]:
         """The plan to follow for each condition, and the region with what is known of it."""
         first, K, (N, T, du) = problem.first_controller, best.controller.K, region.u.shape
-        on = LinearGaussian(K, region.u - jnp.einsum("ntij,ntj->nti", K, region.x[:, :-1]), best.controller.chol)
+        on = LinearGaussian(K, ilqg_step.offsets(K, region.x, region.u), best.controller.chol)
 
         def begun(key: Key) -> LinearGaussian:
             drawn = jax.vmap(lambda key: noise(key, T, du, self.noise_smoothing, first.k.dtype))

@@ -131,7 +131,7 @@ def begin(
     tried = jax.tree.map(lambda leaf: leaf[:, None], LinearGaussian(controllers.K, controllers.k, silent))
     x, u, cost = (leaf[:, 0] for leaf in _follow(problem, dynamics, start, tried))
     return Trajectory(
-        controller=LinearGaussian(controllers.K, _offsets(controllers.K, x, u), silent),
+        controller=LinearGaussian(controllers.K, offsets(controllers.K, x, u), silent),
         x=x,
         u=u,
         cost=cost.sum(-1),
@@ -187,7 +187,7 @@ def _taken(
     K = jnp.where(taken | settled, plan.K, now.controller.K)
     mu, growth = _regularisation(mu, growth, taken | settled)
     new = Trajectory(
-        controller=LinearGaussian(K, _offsets(K, x, u), now.controller.chol),
+        controller=LinearGaussian(K, offsets(K, x, u), now.controller.chol),
         x=x,
         u=u,
         cost=jnp.where(taken, costs[best].sum(), now.cost),
@@ -370,11 +370,11 @@ def _costs(problem: Problem, x: Float[Array, "N A T1 dx"], u: Float[Array, "N A 
 def _along(now: Trajectory, plan: Plan) -> LinearGaussian:
     """The controllers that make a step of each length."""
     lengths = jnp.asarray(STEP_LENGTHS, now.x.dtype)[:, None, None]
-    k = _offsets(plan.K, now.x, now.u) + lengths * plan.k
+    k = offsets(plan.K, now.x, now.u) + lengths * plan.k
     over = (len(lengths), 1, 1, 1)
     return LinearGaussian(jnp.tile(plan.K, over), k, jnp.tile(now.controller.chol, over))
 
 
-def _offsets(K: Float[Array, "*N T du dx"], x: Float[Array, "*N T1 dx"], u: Float[Array, "*N T du"]) -> Array:
+def offsets(K: Float[Array, "*N T du dx"], x: Float[Array, "*N T1 dx"], u: Float[Array, "*N T du"]) -> Array:
     """k, for which `K x + k` is u along a trajectory."""
     return u - jnp.einsum("...ij,...j->...i", K, x[..., :-1, :])

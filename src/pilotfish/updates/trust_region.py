@@ -194,7 +194,7 @@ def followed(
 ) -> LinearGaussian:
     """Controllers without noise that hold the plans."""
     model = _known(problem).linearised(problem, plan.x[:, :-1], plan.u)
-    state = jnp.where(spread > 0, 2.0 / jnp.where(spread > 0, spread, 1.0) ** 2, 0.0)
+    state = 2.0 / jnp.where(spread > 0, spread, jnp.inf) ** 2
     action = 2.0 / (stiffness * problem.initial_std) ** 2
     T, du, dx = problem.horizon, problem.du, problem.dx
 
@@ -203,7 +203,7 @@ def followed(
         H = jnp.broadcast_to(jnp.diag(jnp.concatenate([state, action])), (T, dx + du, dx + du))
         final = Quadratic(jnp.diag(state), jnp.zeros(dx), jnp.zeros(()))
         K = lqr(deviations, Quadratic(H, jnp.zeros((T, dx + du)), jnp.zeros(T)), final)[0].K
-        return LinearGaussian(K, u - jnp.einsum("tij,tj->ti", K, x[:-1]), jnp.zeros((T, du, du)))
+        return LinearGaussian(K, ilqg_step.offsets(K, x, u), jnp.zeros((T, du, du)))
 
     return jax.vmap(of_condition)(jnp.asarray(model.A), jnp.asarray(model.B), plan.x, plan.u)
 
