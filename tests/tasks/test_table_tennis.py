@@ -322,3 +322,18 @@ def test_moto_learns_from_what_the_world_brings(reuse, settings):
     assert all(np.isfinite(report.outcome.cost).all() for report in reports)
     assert reports[-1].info.kl_max > 0
     assert reports[-1].info.kl_max <= 0.1 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("name", ["table-tennis", "table-tennis-context", "table-tennis-noise"])
+def test_what_a_film_shows_after_an_episode_ends_where_the_world_says(name):
+    task = tasks.find(name).make()
+    world = task.world()
+    rollouts = world.rollout(LinearGaussianPolicy(world.problem.first_controller), 30, KEY)
+    finals, places = np.asarray(rollouts.cost[0, :, -1]), task.simulation().places[0]
+    returned = np.flatnonzero(finals < table_tennis.SUCCESS)
+    assert len(returned) > 3
+    for x, final in zip(np.asarray(rollouts.x[0])[returned], finals[returned], strict=True):
+        after = task.afterwards(x)
+        assert (np.abs(np.diff(after[:, places], axis=0, prepend=x[-1:, places])) < 0.2).all()  # no leaps, m in .02 s
+        landing = after[-1, places[:2]]  # of the step after which the ball is down, up to 1 cm beyond
+        assert -reward(landing[None], np.zeros(1))[0] == pytest.approx(final, abs=0.03)

@@ -34,7 +34,7 @@ def demo(argv: list[str]) -> None:
     if args.name not in known:
         raise ValueError(f"there is no demo {args.name}: {nearest(args.name, known)}")
     from pilotfish.view import film
-    from pilotfish.view.scene import scene
+    from pilotfish.view.scene import scene, to_the_end
 
     chosen = known[args.name]
     task = tasks.find(chosen.task).make()
@@ -44,7 +44,7 @@ def demo(argv: list[str]) -> None:
     problem, x = world.problem, np.asarray(rollouts.x[:, 0])
     make = film.filmstrip if path.suffix == ".png" else film.film
     path.parent.mkdir(parents=True, exist_ok=True)
-    print(make(path, x, problem.dt, look, f"{chosen.task}, {chosen.algorithm}"))
+    print(make(path, to_the_end(task, x), problem.dt, look, f"{chosen.task}, {chosen.algorithm}"))
     cost = np.asarray(rollouts.cost[:, 0].sum(-1))
     print(f"such a one is learned by: {chosen.command}")
     print(f"cost of an episode: {cost.mean():.4g}" + (f", mean over {len(cost)} conditions" if len(cost) > 1 else ""))

@@ -286,7 +286,8 @@ def draw(run: Run, task: Task, summary: dict[str, Any], film: bool) -> None:
 def _film(run: Run, task: Task, look: "Scene", x: np.ndarray, seed: int, path: Path) -> Path:
     """The first episode of a seed from each condition; x (S, N, M, T+1, dx)."""
     from pilotfish.view import film
+    from pilotfish.view.scene import to_the_end
 
     make = film.filmstrip if path.suffix == ".png" else film.film
     caption = f"{run.spec.task['name']}, {run.spec.algorithm['name']}, seed {seed}"
-    return make(path, x[run.index(seed), :, 0], task.problem().dt, look, caption)
+    return make(path, to_the_end(task, x[run.index(seed), :, 0]), task.problem().dt, look, caption)

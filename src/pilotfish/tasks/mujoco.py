@@ -6,6 +6,9 @@ where there is none MuJoCo's own.
 
 from abc import abstractmethod
 
+import numpy as np
+from jaxtyping import Float
+
 from pilotfish.tasks import Task
 from pilotfish.worlds.mujoco import MujocoWorld, Simulation, quiet
 
@@ -30,3 +33,7 @@ class MujocoTask(Task):
     @abstractmethod
     def simulation(self) -> Simulation:
         """The model, and what of it differs between conditions."""
+
+    def afterwards(self, x: Float[np.ndarray, "T1 dx"]) -> Float[np.ndarray, "n dx"]:
+        """States that follow an episode of the states x, one every dt, until it is known what it came to: for films."""
+        return x[:0]

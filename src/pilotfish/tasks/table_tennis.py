@@ -20,13 +20,15 @@ cost are ours. In N m, exploration of 1 would wreck the stroke, for which 1.5 N 
 
 # pyright: reportAttributeAccessIssue=false
 import functools
+from collections.abc import Iterator
 
 import equinox as eqx
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 from mujoco.batch import Batch
+from scipy.interpolate import CubicHermiteSpline
 
 from pilotfish.tasks import table_tennis_player as player
 from pilotfish.tasks.mujoco import GRID, VISUAL, MujocoTask
@@ -154,15 +156,22 @@ class Rally(Moving):
         self._show(batch)
 
     def finish(self, batch, whole):
-        """The arm goes back along the player's path, which inverse dynamics would follow; the balls fly on."""
+        for _ in self.following(batch, whole):
+            pass
+        return -reward(self.balls.landing, self.balls.nearest)
+
+    def following(self, batch: Batch, whole: Bool[np.ndarray, "n"]) -> Iterator[player.Motion]:
+        """How the arm goes back, timestep by timestep until it is known what became of the balls, which fly on: along
+        the player's path, which inverse dynamics would follow."""
         q, speed, t = batch.qpos.copy(), batch.qvel.copy(), 0.0
         while not self.balls.over[whole].all():
             t = min(t + DT, player.RETURN)
+            back = player.between(q, speed, REST, np.zeros_like(REST), player.RETURN, t)
             if len(ids := np.flatnonzero(self.balls.waiting & whole)):
-                batch.qpos[...] = player.between(q, speed, REST, np.zeros_like(REST), player.RETURN, t).q
+                batch.qpos[...] = back.q
                 batch.forward(ids=ids, stage=mujoco.mjtStage.mjSTAGE_POS.value)
             self.balls.step(_racket(batch))
-        return -reward(self.balls.landing, self.balls.nearest)
+            yield back
 
     def _show(self, batch: Batch) -> None:
         batch.mocap_pos[:, 0] = self.balls.p
@@ -231,6 +240,39 @@ class TableTennis(MujocoTask):
     ) -> Bool[Array, ""]:
         """True if the ball lands on the far half and did not hit the net: no other end costs as little."""
         return final < SUCCESS
+
+    def afterwards(self, x: Float[np.ndarray, "T1 dx"]) -> Float[np.ndarray, "n dx"]:
+        """The arm on its way back and the ball until it lands, from what the states tell."""
+        simulation = self.simulation()
+        batch = simulation.batch(np.zeros(1, int))
+        rally, joints = _seen(batch, x, simulation.places[0]), len(REST)
+        states = []
+        for back in rally.following(batch, np.ones(1, bool)):
+            state = x[-1].copy()
+            state[:joints], state[joints : 2 * joints] = back.q[0], back.speed[0]
+            state[simulation.places[0]] = rally.balls.p[0]
+            states.append(state)
+        return np.array(states[SUBSTEPS - 1 :: SUBSTEPS] + states[-1:]).reshape(-1, x.shape[1])
+
+
+def _seen(batch: Batch, x: Float[np.ndarray, "T1 dx"], place: Int[np.ndarray, "3"]) -> Rally:
+    """The rally at the end of an episode. Its states tell where the ball is: how fast it moves follows from two places
+    that it flew between freely; where it was hit or bounced, from the same dynamics, the arm moving smoothly."""
+    ball, (q, speed) = x[:, place], np.split(x[:, : 2 * len(REST)], 2, -1)
+    joints = CubicHermiteSpline(np.arange(0, len(x) * SUBSTEPS, SUBSTEPS), q, DT * speed)
+    launched, _ = player.aimed(ball[0], ball[1], SUBSTEPS)
+    balls = Balls(ball[:1], launched[None], _racket_at(batch, q[0]), np.zeros((1, 2)))
+    for t in range(len(x) - 1):
+        free = True
+        for i in range(1, SUBSTEPS + 1):
+            falling, was_hit = balls.v[0, 2], balls.hit[0]
+            balls.step(_racket_at(batch, joints(t * SUBSTEPS + i)))
+            free &= balls.v[0, 2] < falling and balls.hit[0] == was_hit
+        balls.p = ball[t + 1 : t + 2]
+        if free:
+            balls.v = player.aimed(ball[t], ball[t + 1], SUBSTEPS)[1][None]
+    batch.qpos[...], batch.qvel[...] = q[-1], speed[-1]
+    return Rally(batch, balls)
 
 
 @functools.cache
@@ -308,6 +350,13 @@ def _way() -> Float[np.ndarray, "n 3"]:
 def _racket(batch: Batch) -> Racket:
     """Where the rackets are; the site is the model's only one that has a name, and its last."""
     return Racket(batch.site_xpos[:, -1].copy(), batch.site_xmat[:, -1, 2::3].copy())
+
+
+def _racket_at(batch: Batch, q: Float[np.ndarray, "nq"]) -> Racket:
+    """Where the racket of one arm is whose joints are there."""
+    batch.qpos[...] = q
+    batch.forward(stage=mujoco.mjtStage.mjSTAGE_POS.value)
+    return _racket(batch)
 
 
 def _numbers(vector: np.ndarray) -> str:

@@ -118,15 +118,23 @@ def unreturned(p: Float[np.ndarray, "3"], v: Float[np.ndarray, "3"]) -> Balls:
 
 
 def outgoing(p: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
-    """The velocity with which a ball flies from p to the target: what it misses by is made up for, again and again."""
-    target, steps = np.append(TARGET, RADIUS), round(FLIGHT / DT)
-    v = (target - p) / FLIGHT
+    """The velocity with which a ball flies from p to the target."""
+    return aimed(p, np.append(TARGET, RADIUS), round(FLIGHT / DT))[0]
+
+
+def aimed(
+    p: Float[np.ndarray, "3"], target: Float[np.ndarray, "3"], steps: int
+) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+    """The velocities with which a ball leaves p and comes to the target, so many timesteps later, in free flight: what
+    it misses by is made up for, again and again."""
+    v = (target - p) / (steps * DT)
+    now = p[None], v[None]
     for _ in range(AIMS):
         now = p[None], v[None]
         for _ in range(steps):
             now = flown(*now)
-        v = v + (target - now[0][0]) / FLIGHT
-    return v
+        v = v + (target - now[0][0]) / (steps * DT)
+    return v, now[1][0]
 
 
 def swing(

@@ -46,7 +46,8 @@ def film(path: Path, x: np.ndarray, dt: float, look: Scene, caption: str) -> Pat
     speed = whole / min(max(whole, SHORTEST), LONGEST)
     step = max(1, round(look.frame_seconds * speed / dt))
     seconds = step * dt / speed
-    frames = list(_frames(x, range(0, x.shape[1], step), dt, look, caption + _hurry(speed)))
+    moments = sorted({*range(0, x.shape[1], step), x.shape[1] - 1})
+    frames = list(_frames(x, moments, dt, look, caption + _hurry(speed)))
     frames += [frames[-1]] * round(HOLD_SECONDS / seconds)
     with replacing(path) as beside:
         if path.suffix == ".gif":

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from pilotfish.runs.store import RunError
@@ -47,6 +48,16 @@ def scene(task: Task) -> Scene:
             "and extent."
         )
     return _rendering(task)
+
+
+def to_the_end(task: Task, x: Float[np.ndarray, "C T1 dx"]) -> Float[np.ndarray, "C T2 dx"]:
+    """Episodes with what the task says follows them; where that is shorter than of others, the last state stays."""
+    if not isinstance(task, MujocoTask):
+        return x
+    more = [task.afterwards(one) if np.isfinite(one).all() else one[:0] for one in x]
+    longest = max(map(len, more))
+    ends = [np.concatenate([one, after]) for one, after in zip(x, more, strict=True)]
+    return np.stack([np.pad(end, ((0, x.shape[1] + longest - len(end)), (0, 0)), mode="edge") for end in ends])
 
 
 def _strokes(task: DrawnTask) -> Scene:
