@@ -162,7 +162,8 @@ class Rally(Moving):
 
     def following(self, batch: Batch, whole: Bool[np.ndarray, "n"]) -> Iterator[player.Motion]:
         """How the arm goes back, timestep by timestep until it is known what became of the balls, which fly on: along
-        the player's path, which inverse dynamics would follow."""
+        the player's path, which inverse dynamics would follow.
+        """
         q, speed, t = batch.qpos.copy(), batch.qvel.copy(), 0.0
         while not self.balls.over[whole].all():
             t = min(t + DT, player.RETURN)
@@ -257,7 +258,8 @@ class TableTennis(MujocoTask):
 
 def _seen(batch: Batch, x: Float[np.ndarray, "T1 dx"], place: Int[np.ndarray, "3"]) -> Rally:
     """The rally at the end of an episode. Its states tell where the ball is: how fast it moves follows from two places
-    that it flew between freely; where it was hit or bounced, from the same dynamics, the arm moving smoothly."""
+    that it flew between freely; where it was hit or bounced, from the same dynamics, the arm moving smoothly.
+    """
     ball, (q, speed) = x[:, place], np.split(x[:, : 2 * len(REST)], 2, -1)
     joints = CubicHermiteSpline(np.arange(0, len(x) * SUBSTEPS, SUBSTEPS), q, DT * speed)
     launched, _ = player.aimed(ball[0], ball[1], SUBSTEPS)

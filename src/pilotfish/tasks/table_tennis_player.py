@@ -126,7 +126,8 @@ def aimed(
     p: Float[np.ndarray, "3"], target: Float[np.ndarray, "3"], steps: int
 ) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
     """The velocities with which a ball leaves p and comes to the target, so many timesteps later, in free flight: what
-    it misses by is made up for, again and again."""
+    it misses by is made up for, again and again.
+    """
     v = (target - p) / (steps * DT)
     now = p[None], v[None]
     for _ in range(AIMS):
