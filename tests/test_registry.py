@@ -37,7 +37,8 @@ def test_the_nearest_names_are_told_whatever_their_case():
     with pytest.raises(ValueError, match="unknown task 'CartPol': did you mean cartpole"):
         named(TASKS, "CartPol", "task")
     with pytest.raises(
-        ValueError, match="choose one of badmm, cgps, dagger, gps, ilqg, ilqg-learned, lqr-gps, mdgps, mdgps-linear, "
+        ValueError,
+        match="choose one of badmm, cgps, dagger, dyna, gps, ilqg, ilqg-learned, lqr-gps, mdgps, mdgps-linear, ",
     ):
         named(ALGORITHMS, "xyzzy", "algorithm")
 

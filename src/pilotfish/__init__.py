@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from pilotfish.algorithms import Algorithm
     from pilotfish.algorithms.badmm import BADMM
     from pilotfish.algorithms.dagger import DAgger
+    from pilotfish.algorithms.dyna import Dyna
     from pilotfish.algorithms.gps import GPS
     from pilotfish.algorithms.ilqg import ILQG
     from pilotfish.algorithms.lqr_gps import LQRGPS
@@ -117,6 +118,7 @@ _HOME = {
     "BADMM": "algorithms.badmm",
     "Checkpoint": "runs.callbacks",
     "DAgger": "algorithms.dagger",
+    "Dyna": "algorithms.dyna",
     "Dynamics": "types",
     "EvaluateEvery": "runs.callbacks",
     "Evaluation": "runs.evaluation",
@@ -178,6 +180,7 @@ __all__ = [
     "Algorithm",
     "Checkpoint",
     "DAgger",
+    "Dyna",
     "Dynamics",
     "EvaluateEvery",
     "Evaluation",

@@ -327,6 +327,11 @@ ALGORITHMS = _table(
         "pilotfish.algorithms.ilqg:ILQG",
         {"dynamics": "learned"},
     ),
+    Entry(
+        "dyna",
+        "a network from a handful of episodes: gps, or another algorithm, learns in dynamics that are learned (ours)",
+        "pilotfish.algorithms.dyna:Dyna",
+    ),
 )
 """Our algorithms by name, with what differs from the papers' settings where nothing is known of the task: few rollouts
 are assumed, so samples are reused and dynamics have a prior; steps are short, and networks large enough to follow

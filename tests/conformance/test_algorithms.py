@@ -16,6 +16,7 @@ from oracles.same import AS_SHIPPED
 from pilotfish import algorithms, testing
 from pilotfish.algorithms.badmm import BADMM
 from pilotfish.algorithms.dagger import DAgger
+from pilotfish.algorithms.dyna import Dyna
 from pilotfish.algorithms.gps import GPS
 from pilotfish.algorithms.ilqg import ILQG
 from pilotfish.algorithms.lqr_gps import LQRGPS
@@ -34,6 +35,7 @@ from pilotfish.policies import files
 from pilotfish.policies.episodic import OpenLoop
 from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs import loop
+from pilotfish.runs.columns import flat
 from pilotfish.runs.store import write_tensors
 from pilotfish.tasks.lq import LinearQuadratic
 from pilotfish.testing import update
@@ -87,6 +89,12 @@ CASES = {
     "trpo, critic": TRPO(kl_step=0.1),
     "badmm": BADMM(kl_step=0.5, inner=2, teach=QUICK, imagined=20),
     "gps": GPS(kl_step=0.5, weight=0.1, dual_rate=0.1, teach=QUICK),
+    "dyna": Dyna(
+        GPS(kl_step=0.5, weight=0.1, dual_rate=0.1, teach=QUICK),
+        rounds=2,
+        imagined=30,
+        learned=LearnedDynamics(points=60, sample=60),
+    ),
     "cgps": GPS(model="known", terms="samples", points=12, linearise=Linearisation(), kl_step=0.5, teach=QUICK),
     "cgps, gradient": GPS(model="known", terms="gradient", points=12, kl_step=0.5, teach=QUICK),
 }
@@ -99,6 +107,7 @@ DRAWS = {
     "mdgps, without a model",
     "ilqg-learned",
     "dagger",
+    "dyna",
     "badmm",
     "gps",
     "cgps",
@@ -206,17 +215,18 @@ def test_hyperparameters_can_be_swept_side_by_side(name):
     """One algorithm stands for all where nothing slow is asked for: a sweep is compiled anew for each."""
     algorithm = CASES[name]
     problem, state, rollouts, key = first_rollouts(algorithm)
-    floats = [
-        field.name for field in dataclasses.fields(algorithm) if isinstance(getattr(algorithm, field.name), float)
-    ]
-    swept_one = next(one for one in floats if not algorithm.__dataclass_fields__[one].metadata.get("static"))
+    whose = (lambda a: a.learner) if isinstance(algorithm, Dyna) else (lambda a: a)
+    floats = [field for field in dataclasses.fields(whose(algorithm)) if field.type in (float, "float")]
+    swept_one = next(field.name for field in floats if not field.metadata.get("static"))
 
     @eqx.filter_jit
     def swept(number):
-        new = update(eqx.tree_at(lambda a: getattr(a, swept_one), algorithm, number), problem, state, rollouts, key)
+        new = update(
+            eqx.tree_at(lambda a: getattr(whose(a), swept_one), algorithm, number), problem, state, rollouts, key
+        )
         return eqx.filter(new, eqx.is_array)
 
-    numbers = getattr(algorithm, swept_one) * jnp.array([0.5, 1.0])
+    numbers = getattr(whose(algorithm), swept_one) * jnp.array([0.5, 1.0])
     together = jax.vmap(swept)(numbers)
     for i, number in enumerate(numbers):
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(swept(number)), strict=True):
@@ -259,12 +269,12 @@ def test_a_condition_without_data_keeps_its_policy_and_the_others_go_on(algorith
     problem, state, rollouts, key = first_rollouts(algorithm, copies=2)
     none = eqx.tree_at(lambda r: r.steps, rollouts, rollouts.steps.at[1].set(0))
     (new, info), (expected, _) = (update(algorithm, problem, state, r, key) for r in (none, rollouts))
-    learns_from_rollouts = not isinstance(algorithm, ILQG)  # or, learned, has one model for all conditions
+    learns_from_rollouts = not isinstance(algorithm, ILQG | Dyna)  # or, learned, has one model for all conditions
     np.testing.assert_array_equal(info.ok, [True, not learns_from_rollouts])
-    for name, value in info._asdict().items():
+    for name, value in flat(info).items():
         assert np.isfinite(value).all(), name
     one_policy = getattr(algorithm, "actor", None) == "network" or isinstance(algorithm, MDGPSLinear)
-    if one_policy or getattr(algorithm, "dynamics", None) == "learned":
+    if one_policy or isinstance(algorithm, Dyna) or getattr(algorithm, "dynamics", None) == "learned":
         return  # one for all conditions, or one model
     own = OWN.get(type(algorithm), algorithm.explore)
     old, found, wanted = (jax.tree.leaves(own(s)) for s in (state, new, expected))

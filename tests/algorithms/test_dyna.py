@@ -1,0 +1,123 @@
+"""Dyna: what it knows, what it goes on from, whom it teaches, and how many episodes a network needs."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pilotfish as pf
+from pilotfish import algorithms, tasks
+from pilotfish.algorithms.dyna import Dyna
+from pilotfish.runs import loop
+from pilotfish.runs.measured import measuring
+from pilotfish.tasks.lq import LinearQuadratic
+
+LEARNED = pf.LearnedDynamics(points=40, sample=40)
+PLAIN = Dyna(pf.LQRGPS(), rounds=3, imagined=20, learned=LEARNED)
+WORLD = LinearQuadratic().world()
+PROBLEM, KEY = WORLD.problem, jax.random.key(4)
+
+
+@pytest.fixture(scope="module")
+def update():
+    return eqx.filter_jit(PLAIN.update)
+
+
+@pytest.fixture(scope="module")
+def begun():
+    state = PLAIN.init(PROBLEM, 1, KEY)
+    return state, WORLD.rollout(PLAIN.explore(state), 1, KEY)
+
+
+def arrays(tree):
+    return jax.tree.leaves(eqx.filter(tree, eqx.is_array))
+
+
+def equal(one, other):
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(arrays(one), arrays(other), strict=True))
+
+
+def test_it_learns_nothing_from_the_equations(update, begun):
+    """Equations that are wrong, and none at all, change no number."""
+    state, rollouts = begun
+    new, info = update(PROBLEM, state, rollouts, KEY)
+    wrong = dataclasses.replace(PROBLEM.dynamics, function=lambda x, u: -x)
+    for dynamics in (None, wrong):
+        other = eqx.tree_at(lambda p: p.dynamics, PROBLEM, dynamics)
+        assert equal(PLAIN.init(other, 1, KEY), state)
+        found, said = update(other, state, rollouts, KEY)
+        assert equal(found, new)
+        assert equal(said, info)
+    assert not equal(new.learner, state.learner)
+    assert info.imagined < 0.8 * info.imagined_before
+
+
+def test_what_is_imagined_of_linear_dynamics_costs_what_is_real():
+    """The learned model is linear far from the data, so a few episodes tell it all."""
+    algorithm = dataclasses.replace(PLAIN, imagined=500)
+    state = algorithm.init(PROBLEM, 5, KEY)
+    policy = algorithm.explore(state)
+    _, info = eqx.filter_jit(algorithm.update)(PROBLEM, state, WORLD.rollout(policy, 5, KEY), KEY)
+    real = WORLD.rollout(policy, 4000, jax.random.key(1)).cost.sum(-1)
+    np.testing.assert_allclose(info.imagined_before, real.mean(), rtol=0.15)
+    assert info.imagined < 0.8 * info.imagined_before
+
+
+def test_it_goes_on_from_what_cost_least(update, begun):
+    state, rollouts = begun
+    first, said = update(PROBLEM, state, rollouts, KEY)
+    assert said.went_back == 0
+    assert equal(first.best, state.learner)
+    np.testing.assert_allclose(first.cost, rollouts.cost.sum(-1).mean())
+    for factor, begins in ((2.0, first.best), (0.5, first.learner)):
+        costs = eqx.tree_at(lambda r: r.cost, rollouts, factor * rollouts.cost)
+        second, said = update(PROBLEM, first, costs, jax.random.key(5))
+        assert said.went_back == (factor > 1)
+        assert equal(second.best, begins)
+        np.testing.assert_allclose(second.cost, min(1.0, factor) * first.cost)
+        again, _ = update(PROBLEM, first._replace(learner=begins), costs, jax.random.key(5))
+        assert equal(again.learner, second.learner)  # what it was in between does not matter
+
+
+def test_without_a_step_that_happened_nothing_is_improved(update, begun):
+    state, rollouts = begun
+    none = eqx.tree_at(lambda r: r.steps, rollouts, jnp.zeros_like(rollouts.steps))
+    _, info = update(PROBLEM, state, none, KEY)
+    assert not info.ok.any()
+
+
+@pytest.mark.parametrize(
+    ("learner", "said"),
+    [
+        (pf.ILQG(), "needs the equations of motion"),
+        (pf.GPS(model="known"), "needs the equations of motion"),
+    ],
+)
+def test_who_needs_the_equations_is_refused(learner, said):
+    with pytest.raises(ValueError, match=said):
+        Dyna(learner).init(PROBLEM, 1, KEY)
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="rounds=0: the learner learns at least once"):
+        Dyna(rounds=0)
+    with pytest.raises(ValueError, match="imagined=0: a round needs at least one rollout"):
+        Dyna(imagined=0)
+    with pytest.raises(ValueError, match="Choose what learns from rollouts"):
+        Dyna(Dyna())
+    with pytest.raises(ValueError, match="choose moto"):
+        Dyna().init(tasks.find("table-tennis").make().problem(), 1, KEY)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["double-link", "cartpole"])
+def test_networks_need_a_handful_of_episodes(task):
+    world = tasks.find(task).make().world()
+    algorithm = measuring(algorithms.find("dyna").make(), world, 20)
+    states = loop.initial(algorithm, world, 1, keys := loop.root_keys((20, 21, 22)))
+    _, report = loop.scan(algorithm, world, 1, keys, 0, 6, states)
+    holds = np.asarray(report.info.noise_free_success) == 1
+    assert holds.any(1).all()
