@@ -52,11 +52,13 @@ def test_what_is_preferred_is_the_best_that_was_measured(task):
     known, preferred = kept()[task], rows.PREFERRED[task]
     assert len(known) > 1
 
-    def needed(row):
-        return np.median([np.inf if value is None else value for value in row["rollouts_to_first_success"]])
+    def needed(row):  # where a seed ends without success, what it did on the way counts for nothing
+        ends = zip(row["rollouts_to_first_success"], row["success"], strict=True)
+        return np.median([rollouts if rollouts and success > SOLVED else np.inf for rollouts, success in ends])
 
-    def seconds(row):  # of computing, where every seed learns the task
-        return row["cpu_seconds"] / len(row["seeds"]) if min(row["success"]) > SOLVED else np.inf
+    def seconds(row):  # of computing, where every seed learns the task; unknown where a row was interrupted
+        known = row["cpu_seconds"] is not None and min(row["success"]) > SOLVED
+        return row["cpu_seconds"] / len(row["seeds"]) if known else np.inf
 
     measures = {
         "quality": lambda row: row["cost_median"],

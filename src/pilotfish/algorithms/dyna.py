@@ -8,9 +8,11 @@ Ours, of known parts. Each iteration, from an episode or a few:
 
 Rollouts by the hundred, which a network needs, so cost no time of a robot. What the learner makes of a model is only as
 good as that is, and a bad episode may follow. So it goes on from what it was when a real episode cost least: from there
-it learns anew, in a model that has now seen what came of the other way.
+it learns again, in a model that has now seen what came of the other way. Another learner begins from nothing each time,
+and takes its place where that leads far further: so a poor local minimum is no dead end.
 """
 
+import functools
 from typing import Annotated, Any, NamedTuple
 
 import equinox as eqx
@@ -27,7 +29,8 @@ from pilotfish.policies import Policy
 from pilotfish.types import Key, Problem, Rollouts, Shown
 from pilotfish.worlds.jax import JaxWorld
 
-IMAGINED = "cost of an imagined rollout"
+WORTH = 0.5
+"""A learner that began anew is believed if its policy costs less than so much of what the other one's does."""
 
 
 class State(NamedTuple):
@@ -49,10 +52,10 @@ class Info(NamedTuple):
     """What the learner reports of its last round."""
     ok: Bool[Array, "N"]
     """False if no round improved the condition."""
-    imagined_before: Annotated[Float[Array, ""], Shown(IMAGINED, scale="log", label="first round")]
-    """Mean cost of an imagined rollout in the first round, by the dynamics as they are believed to be now."""
-    imagined: Annotated[Float[Array, ""], Shown(IMAGINED, scale="log", column="imagined", label="last round")]
-    """Likewise in the last round."""
+    imagined: Annotated[
+        Float[Array, ""], Shown("cost of an imagined episode without noise", scale="log", column="imagined")
+    ]
+    """What an episode of the newest policy costs by the dynamics as they are believed to be now, without noise."""
     unexplained: Annotated[
         Float[Array, ""],
         Shown("part of the changes that is not explained", scale="log", column="unexplained", form="{:.2g}"),
@@ -63,6 +66,19 @@ class Info(NamedTuple):
     """Their number, at most `learned.points`."""
     went_back: Annotated[Float[Array, ""], Shown("iterations that began from an earlier policy", "%")]
     """1 if the newest real rollouts cost more than the cheapest before, else 0."""
+    anew: Annotated[Float[Array, ""], Shown("iterations in which learning began anew", "%")]
+    """1 if a learner that knew nothing came to a far cheaper policy than the one that went on, else 0."""
+
+
+class Lesson(NamedTuple):
+    """What came of all rounds from one start."""
+
+    info: Any
+    """The learner's report of the last round."""
+    ok: Bool[Array, "N"]
+    """Whether a round improved the condition."""
+    imagined: Float[Array, ""]
+    """Mean cost of an imagined noise-free episode of what was learned."""
 
 
 class Dyna(Algorithm):
@@ -90,6 +106,9 @@ class Dyna(Algorithm):
     """How often it does in an iteration."""
     imagined: int = eqx.field(static=True, default=40)
     """Number of imagined rollouts from each condition in a round."""
+    starts: int = eqx.field(static=True, default=2)
+    """How many learn: one goes on from when real rollouts cost least, the others begin anew. Where one of these comes
+    to less than half the imagined cost, it is followed."""
     learned: LearnedDynamics = LearnedDynamics()
     """How the dynamics are learned."""
 
@@ -105,6 +124,7 @@ class Dyna(Algorithm):
         if isinstance(self.learner, Dyna):
             raise ValueError("learner=Dyna: one that learns in dynamics of its own. Choose what learns from rollouts.")
         check_number(self, "rounds", lambda v: v >= 1, "the learner learns at least once an iteration")
+        check_number(self, "starts", lambda v: v >= 1, "one learner goes on from the best policy, others begin anew")
         check_number(self, "imagined", lambda v: v >= 1, "a round needs at least one rollout from each condition")
 
     def caution(self, problem: Problem, episodes: int) -> str:
@@ -132,40 +152,54 @@ class Dyna(Algorithm):
         return self.learner.local(state.learner)
 
     def update(self, problem: Problem, state: State, rollouts: Rollouts, key: Key) -> tuple[State, Info]:
-        fit_key, learn_key = jax.random.split(key)
+        fit_key, begin_key, learn_key = jax.random.split(key, 3)
         data = rollouts.cleaned()
         experience, model, report = self.learned.fit(problem, state.experience, data, fit_key)
         cost = jnp.where(data.valid.all(), data.cost.sum(-1).mean(), jnp.inf)
         better = (cost < state.cost) | ~jnp.isfinite(state.cost)
         best = chosen(better, state.learner, state.best)
-        learner, rounds = self._learn(JaxWorld(model.of(problem)), best, learn_key)
-        last, improved, imagined = rounds
+        learner, lesson, anew = self._learned(JaxWorld(model.of(problem)), best, begin_key, learn_key)
         info = Info(
-            learner=jax.tree.map(lambda leaf: leaf[-1], last),
-            ok=improved.any(0) & (report.transitions > 1),
-            imagined_before=imagined[0],
-            imagined=imagined[-1],
+            learner=lesson.info,
+            ok=lesson.ok & (report.transitions > 1),
+            imagined=lesson.imagined,
             unexplained=report.unexplained,
             basis=report.basis.astype(cost.dtype),
             went_back=1.0 - better,
+            anew=1.0 * anew,
         )
         return State(learner, best, jnp.minimum(cost, state.cost), experience), info
 
-    def _learn(self, world: JaxWorld, learner: Any, key: Key) -> tuple[Any, tuple[Any, Array, Array]]:
-        """The learner after all rounds; and of each round its report, which conditions it improved, and what its
-        rollouts cost.
-        """
-        arrays, fixed = eqx.partition(learner, eqx.is_array)
+    def _learned(
+        self, world: JaxWorld, best: Any, begin_key: Key, learn_key: Key
+    ) -> tuple[Any, "Lesson", Bool[Array, ""]]:
+        """The learner after all rounds, from the best or anew; what it learned; whether it began anew."""
+        old, fixed = eqx.partition(best, eqx.is_array)
+        unknown = _of_unknown_dynamics(world.problem)
+        begun = [self.learner.init(unknown, self.imagined, key) for key in jax.random.split(begin_key, self.starts - 1)]
+        starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), old, *(eqx.filter(one, eqx.is_array) for one in begun))
+        learn = functools.partial(self._taught, world, fixed)
+        ends, lessons = jax.lax.map(lambda at: learn(*at), (starts, jax.random.split(learn_key, self.starts)))
+        promised = jnp.where(jnp.isfinite(lessons.imagined), lessons.imagined, jnp.inf)
+        i = jnp.where(promised.min() < WORTH * promised[0], jnp.argmin(promised), 0)
+        end, lesson = jax.tree.map(lambda leaf: leaf[i], (ends, lessons))
+        return eqx.combine(end, fixed), lesson, i > 0
+
+    def _taught(self, world: JaxWorld, fixed: Any, arrays: Any, key: Key) -> tuple[Any, "Lesson"]:
+        """The arrays of the learner after all rounds, and what it learned."""
+        world_key, *keys = jax.random.split(key, self.rounds + 1)
 
         def learn(arrays: Any, key: Key):
             old, (world_key, update_key) = eqx.combine(arrays, fixed), jax.random.split(key)
             rollouts = world.rollout(self.learner.explore(old), self.imagined, world_key)
             new, info = self.learner.update(world.problem, old, rollouts, update_key)
-            kept = chosen(info.ok.any(), new, old)
-            return eqx.filter(kept, eqx.is_array), (info, info.ok, rollouts.cost.sum(-1).mean())
+            return eqx.filter(chosen(info.ok.any(), new, old), eqx.is_array), info
 
-        arrays, rounds = jax.lax.scan(learn, arrays, jax.random.split(key, self.rounds))
-        return eqx.combine(arrays, fixed), rounds
+        arrays, infos = jax.lax.scan(learn, arrays, jnp.stack(keys))
+        policy = self.learner.latest(eqx.combine(arrays, fixed))
+        imagined = world.rollout(policy, self.imagined, world_key).cost.sum(-1).mean()
+        last = jax.tree.map(lambda leaf: leaf[-1], infos)
+        return arrays, Lesson(last, infos.ok.any(0), imagined)
 
 
 def _of_unknown_dynamics(problem: Problem) -> Problem:

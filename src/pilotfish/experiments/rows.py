@@ -143,6 +143,7 @@ class Preferred(NamedTuple):
 PREFERRED = {
     "cartpole": Preferred("cartpole-ilqg-learned", "cartpole-ilqg-learned", "cartpole-lqr-gps"),
     "double-link": Preferred("double-link-ilqg-learned", "double-link-ilqg-learned", "double-link-lqr-gps"),
+    "peg-2d": Preferred("peg-2d-trpo", "peg-2d-lqr-gps", "peg-2d-lqr-gps"),
 }
 """By task. docs/results has the numbers, and a test that holds these against them."""
 
