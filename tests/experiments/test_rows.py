@@ -182,6 +182,9 @@ def test_a_picture_for_each_task_of_which_two_rows_succeed(tmp_path):
         "c": row("trpo", [None] * 3, [9.0] * 3, 3.0),
         "d": row("moto", [5] * 3, [1.0] * 3, 3.0) | {"task": "alone"},
     }
+    known["e"] = row("more", [5, None, None], [1.0, 9.0, 9.0], 3.0)  # by chance, once
+    assert pictures.needed(known["a"]) == (200.0, 100.0, np.inf)
+    assert pictures.needed(known["e"])[0] == np.inf
     (path,) = pictures.pictures(known, tmp_path)
     assert path.name == "gym-Some-v0-tradeoff.png"
     assert pictures._label(known["a"], []) == "moto --kl-step 0.1"

@@ -14,36 +14,42 @@ from pilotfish.view import curves, look, plot
 LARGEST = 900.0
 """Area of the mark of the row that takes most computing, in square points."""
 LEAST = 30.0
+EDGE = 3.0
+"""How far to the right of its mark a row's line ends of which a quarter of the seeds never succeed, as a factor."""
 IN_LEGEND = 50.0
 
 
 def pictures(rows: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Path]:
-    """A picture for each task of which two rows or more succeed: TASK-tradeoff.png."""
+    """A picture for each task of which two rows or more succeed, in half of their seeds: TASK-tradeoff.png."""
     by_task: dict[str, dict[str, Mapping[str, Any]]] = {}
     for name, row in rows.items():
         if row["cost_median"] is not None and any(value is not None for value in row["rollouts_to_first_success"]):
             by_task.setdefault(row["task"], {})[name] = row
-    chosen = {task: found for task, found in by_task.items() if len(found) > 1}
+    succeeds = {task: [row for row in found.values() if np.isfinite(needed(row)[0])] for task, found in by_task.items()}
+    chosen = {task: found for task, found in by_task.items() if len(succeeds[task]) > 1}
     return [picture(task, found, folder / f"{task.replace(':', '-')}-tradeoff.png") for task, found in chosen.items()]
 
 
 def picture(task: str, rows: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     """Rollouts until success against cost at the end: medians over seeds and the middle half of the seeds; the larger
-    a mark, the more CPU seconds a seed takes.
+    a mark, the more CPU seconds a seed takes. A row without success in half of its seeds is named, but has no place.
     """
     figure = Figure(figsize=(7.5, 4.2 + 0.17 * len(rows)), layout="constrained")
     axis = figure.subplots()
     shared = set.intersection(*(set(_settings(row)) for row in rows.values()))
     most = max((row["cpu_seconds"] or 0.0) / len(row["seeds"]) for row in rows.values())
     for i, row in enumerate(rows.values()):
-        needed = np.array([np.nan if v is None else v for v in row["rollouts_to_first_success"]], float)
+        x, left, right = needed(row)
         cost = np.array([np.nan if v is None else v for v in row["cost"]], float)
-        (x, left, right), (y, down, up) = (np.nanpercentile(one, (50, 25, 75)) for one in (needed, cost))
+        y, down, up = np.nanpercentile(cost, (50, 25, 75))
         seconds, colour = row["cpu_seconds"], look.COLOURS[i % len(look.COLOURS)]
         area = LEAST if not most or seconds is None else LEAST + (LARGEST - LEAST) * seconds / len(row["seeds"]) / most
         said = _label(row, shared)
         said += "" if seconds is None else f": {seconds:.0f} CPU s for {len(row['seeds'])} seeds"
-        axis.hlines(y, left, right, color=colour, lw=1.2)
+        if not np.isfinite(x):
+            axis.scatter([], [], alpha=0.0, label=f"{said}; not in half of the seeds")
+            continue
+        axis.hlines(y, left, right if np.isfinite(right) else EDGE * x, color=colour, lw=1.2)
         axis.vlines(x, down, up, color=colour, lw=1.2)
         # with every round of the colours markers begin one further: no two rows have the same in the same colour
         marker = look.MARKERS[(i + i // len(look.COLOURS)) % len(look.MARKERS)]
@@ -57,6 +63,15 @@ def picture(task: str, rows: Mapping[str, Mapping[str, Any]], path: Path) -> Pat
         cast(PathCollection, handle).set_sizes([IN_LEGEND])
     figure.suptitle(f"{task}: what each algorithm takes, and comes to", fontsize=11, color=look.INK, x=0.01, ha="left")
     return plot.write(figure, path)
+
+
+def needed(row: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Rollouts until success: the median over all seeds and the ends of their middle half, infinite where that many
+    seeds never succeed.
+    """
+    found = np.array([np.inf if v is None else v for v in row["rollouts_to_first_success"]], float)
+    left, right = (float(np.percentile(found, q, method=how)) for q, how in ((25, "lower"), (75, "higher")))
+    return float(np.median(found)), left, right
 
 
 def _settings(row: Mapping[str, Any]) -> list[str]:
