@@ -17,9 +17,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from pilotfish.algebra.batch import chosen
 from pilotfish.algorithms import Algorithm
 from pilotfish.policies import Policy, over_conditions
 from pilotfish.runs.columns import flatten
@@ -103,6 +102,11 @@ def iteration(
     return state, rollouts, report
 
 
+def _where(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
+    """One of two trees; what is no array is the same in both."""
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o) if eqx.is_array(n) else n, new, old)
+
+
 def _explore(algorithm: Algorithm, root_key: Key, i: Int[Array, ""] | int, state: Any) -> tuple[Policy, Key, Key]:
     world_key, update_key = jax.random.split(jax.random.fold_in(root_key, i))
     return algorithm.explore(state), world_key, update_key
@@ -110,7 +114,7 @@ def _explore(algorithm: Algorithm, root_key: Key, i: Int[Array, ""] | int, state
 
 def _learn(algorithm: Algorithm, problem: Problem, state: Any, rollouts: Rollouts, key: Key) -> tuple[Any, Report]:
     new, info = algorithm.update(problem, state, rollouts, key)
-    return chosen(info.ok.any(), new, state), Report(outcome(problem, rollouts), info)
+    return _where(info.ok.any(), new, state), Report(outcome(problem, rollouts), info)
 
 
 @eqx.filter_jit
