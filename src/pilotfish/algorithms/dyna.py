@@ -180,7 +180,7 @@ class Dyna(Algorithm):
         starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), old, *(eqx.filter(one, eqx.is_array) for one in begun))
         learn = functools.partial(self._taught, world, fixed)
         ends, lessons = jax.lax.map(lambda at: learn(*at), (starts, jax.random.split(learn_key, self.starts)))
-        promised = jnp.where(jnp.isfinite(lessons.imagined), lessons.imagined, jnp.inf)
+        promised = jnp.nan_to_num(lessons.imagined, nan=jnp.inf, posinf=jnp.inf)
         i = jnp.where(promised.min() < WORTH * promised[0], jnp.argmin(promised), 0)
         end, lesson = jax.tree.map(lambda leaf: leaf[i], (ends, lessons))
         return eqx.combine(end, fixed), lesson, i > 0

@@ -70,8 +70,8 @@ def needed(row: Mapping[str, Any]) -> tuple[float, float, float]:
     seeds never succeed.
     """
     found = np.array([np.inf if v is None else v for v in row["rollouts_to_first_success"]], float)
-    left, right = (float(np.percentile(found, q, method=how)) for q, how in ((25, "lower"), (75, "higher")))
-    return float(np.median(found)), left, right
+    left, right = np.percentile(found, 25, method="lower"), np.percentile(found, 75, method="higher")
+    return float(np.median(found)), float(left), float(right)
 
 
 def _settings(row: Mapping[str, Any]) -> list[str]:
