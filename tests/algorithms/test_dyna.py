@@ -94,6 +94,15 @@ def test_who_begins_anew_is_followed_where_that_leads_far_further(update, begun,
     pushed = eqx.tree_at(lambda s: s.controller.k, state.learner, state.learner.controller.k + 20.0 * lost)
     _, info = update(PROBLEM, state._replace(learner=pushed), rollouts, KEY)
     assert info.anew == lost
+    # wherever costs have their zero, and in whatever unit
+    elsewhere = eqx.tree_at(lambda p: p.cost, PROBLEM, lambda x, u, t: 1e3 * PROBLEM.cost(x, u, t) - 1e4)
+    final = eqx.tree_at(lambda p: p.final_cost, elsewhere, lambda x: 1e3 * PROBLEM.final_cost(x))
+    costs = 1e3 * rollouts.cost - 1e4 * (jnp.arange(PROBLEM.horizon + 1) < PROBLEM.horizon)
+    other = eqx.tree_at(lambda r: r.cost, rollouts, costs)
+    _, said = update(final, state._replace(learner=pushed), other, KEY)
+    assert said.anew == lost
+    before = 1e-3 * (said.imagined + 1e4 * PROBLEM.horizon)
+    np.testing.assert_allclose(before, info.imagined, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ from pilotfish.policies import Policy
 from pilotfish.types import Key, Problem, Rollouts, Shown
 from pilotfish.worlds.jax import JaxWorld
 
-WORTH = 0.5
-"""A learner that began anew is believed if its policy costs less than so much of what the other one's does."""
+WORTH = 0.1
+"""A learner that began anew is followed where going on saves less than so much of what it saves."""
 
 
 class State(NamedTuple):
@@ -67,7 +67,7 @@ class Info(NamedTuple):
     went_back: Annotated[Float[Array, ""], Shown("iterations that began from an earlier policy", "%")]
     """1 if the newest real rollouts cost more than the cheapest before, else 0."""
     anew: Annotated[Float[Array, ""], Shown("iterations in which learning began anew", "%")]
-    """1 if a learner that knew nothing came to a far cheaper policy than the one that went on, else 0."""
+    """1 if a learner that began anew was followed, else 0."""
 
 
 class Lesson(NamedTuple):
@@ -107,8 +107,8 @@ class Dyna(Algorithm):
     imagined: int = eqx.field(static=True, default=40)
     """Number of imagined rollouts from each condition in a round."""
     starts: int = eqx.field(static=True, default=2)
-    """How many learn: one goes on from when real rollouts cost least, the others begin anew. Where one of these comes
-    to less than half the imagined cost, it is followed."""
+    """How many learn: one goes on from when real rollouts cost least, the others begin anew. One of these is followed
+    where going on saves less than a tenth of what it saves, by what noise-free episodes are imagined to cost."""
     learned: LearnedDynamics = LearnedDynamics()
     """How the dynamics are learned."""
 
@@ -181,7 +181,8 @@ class Dyna(Algorithm):
         learn = functools.partial(self._taught, world, fixed)
         ends, lessons = jax.lax.map(lambda at: learn(*at), (starts, jax.random.split(learn_key, self.starts)))
         promised = jnp.nan_to_num(lessons.imagined, nan=jnp.inf, posinf=jnp.inf)
-        i = jnp.where(promised.min() < WORTH * promised[0], jnp.argmin(promised), 0)
+        saved = self._imagined(world, best, learn_key) - promised
+        i = jnp.where(saved[0] < WORTH * saved.max(), jnp.argmax(saved), 0)
         end, lesson = jax.tree.map(lambda leaf: leaf[i], (ends, lessons))
         return eqx.combine(end, fixed), lesson, i > 0
 
@@ -196,10 +197,13 @@ class Dyna(Algorithm):
             return eqx.filter(chosen(info.ok.any(), new, old), eqx.is_array), info
 
         arrays, infos = jax.lax.scan(learn, arrays, jnp.stack(keys))
-        policy = self.learner.latest(eqx.combine(arrays, fixed))
-        imagined = world.rollout(policy, self.imagined, world_key).cost.sum(-1).mean()
+        imagined = self._imagined(world, eqx.combine(arrays, fixed), world_key)
         last = jax.tree.map(lambda leaf: leaf[-1], infos)
         return arrays, Lesson(last, infos.ok.any(0), imagined)
+
+    def _imagined(self, world: JaxWorld, learner: Any, key: Key) -> Float[Array, ""]:
+        """What a noise-free episode of the learner's newest policy is imagined to cost."""
+        return world.rollout(self.learner.latest(learner), self.imagined, key).cost.sum(-1).mean()
 
 
 def _of_unknown_dynamics(problem: Problem) -> Problem:

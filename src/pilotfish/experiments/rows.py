@@ -22,7 +22,7 @@ ROWS = {
     "lq-lqr-gps": "lq --algorithm lqr-gps --seeds 5",
     "cartpole-ilqg-learned": "cartpole --algorithm ilqg-learned --iterations 8 --measured 20 --seeds 20",
     "cartpole-ilqg-learned-alone": "cartpole --algorithm ilqg-learned --iterations 8 --seeds 20",
-    "cartpole-dyna": f"cartpole --algorithm dyna --iterations 12 {UNTIL}",
+    "cartpole-dyna": f"cartpole --algorithm dyna --iterations 8 {UNTIL}",
     "cartpole-lqr-gps-gmm": "cartpole --algorithm lqr-gps --algorithm.dynamics.prior gmm --rollouts 5 --iterations 60 "
     "--seeds 10",
     "cartpole-lqr-gps": "cartpole --algorithm lqr-gps --seeds 10",
@@ -36,7 +36,7 @@ ROWS = {
     "cartpole-reps": "cartpole --algorithm reps --rollouts 100 --iterations 100 --seeds 10",
     "double-link-ilqg-learned": "double-link --algorithm ilqg-learned --iterations 8 --measured 20 --seeds 20",
     "double-link-ilqg-learned-alone": "double-link --algorithm ilqg-learned --iterations 8 --seeds 20",
-    "double-link-dyna": f"double-link --algorithm dyna --iterations 12 {UNTIL}",
+    "double-link-dyna": f"double-link --algorithm dyna --iterations 8 {UNTIL}",
     "double-link-lqr-gps-gmm": "double-link --algorithm lqr-gps --algorithm.dynamics.prior gmm --rollouts 5 "
     "--iterations 60 --seeds 10",
     "double-link-lqr-gps": "double-link --algorithm lqr-gps --seeds 10",
