@@ -97,7 +97,6 @@ ROWS = {
     "table-tennis-context": "table-tennis-context --seeds 5",
     "reacher": "gym:Reacher-v5 --rollouts 10 --algorithm.kl-step 0.2 --iterations 25 --seeds 10",
     "reacher-ilqg-learned": f"{REACHER} --algorithm ilqg-learned --iterations 20 {UNTIL}",
-    "reacher-dyna": f"{REACHER} --algorithm dyna --iterations 10 {UNTIL}",
     "reacher-lqr-gps": f"{REACHER} --algorithm lqr-gps --algorithm.kl-step 0.2 --rollouts 10 --iterations 25 {UNTIL}",
     "reacher-moto": f"{REACHER} --algorithm moto {UNTIL}",
     "reacher-mdgps": f"{REACHER} --algorithm mdgps --iterations 30 {UNTIL}",
