@@ -13,6 +13,7 @@ and takes its place where that leads far further: so a poor local minimum is no 
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import equinox as eqx
@@ -117,7 +118,7 @@ class Dyna(Algorithm):
         return 1, 15
 
     @property
-    def files(self):
+    def files(self) -> Sequence[str]:
         return self.learner.files
 
     def __check_init__(self):
