@@ -216,7 +216,8 @@ def test_hyperparameters_can_be_swept_side_by_side(name):
     algorithm = CASES[name]
     problem, state, rollouts, key = first_rollouts(algorithm)
     whose = (lambda a: a.learner) if isinstance(algorithm, Dyna) else (lambda a: a)
-    floats = [field for field in dataclasses.fields(whose(algorithm)) if field.type in (float, "float")]
+    fields = dataclasses.fields(whose(algorithm))
+    floats = [field for field in fields if isinstance(getattr(whose(algorithm), field.name), float)]
     swept_one = next(field.name for field in floats if not field.metadata.get("static"))
 
     @eqx.filter_jit

@@ -12,7 +12,6 @@ it learns again, in a model that has now seen what came of the other way. Anothe
 and takes its place where that leads far further: so a poor local minimum is no dead end.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -173,23 +172,23 @@ class Dyna(Algorithm):
 
     def _learned(
         self, world: JaxWorld, best: Any, begin_key: Key, learn_key: Key
-    ) -> tuple[Any, "Lesson", Bool[Array, ""]]:
+    ) -> tuple[Any, Lesson, Bool[Array, ""]]:
         """The learner after all rounds, from the best or anew; what it learned; whether it began anew."""
         old, fixed = eqx.partition(best, eqx.is_array)
         unknown = _of_unknown_dynamics(world.problem)
         begun = [self.learner.init(unknown, self.imagined, key) for key in jax.random.split(begin_key, self.starts - 1)]
         starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), old, *(eqx.filter(one, eqx.is_array) for one in begun))
-        learn = functools.partial(self._taught, world, fixed)
-        ends, lessons = jax.lax.map(lambda at: learn(*at), (starts, jax.random.split(learn_key, self.starts)))
+        keys = jax.random.split(learn_key, self.starts)
+        ends, lessons = jax.lax.map(lambda at: self._taught(world, fixed, *at), (starts, keys))
         promised = jnp.nan_to_num(lessons.imagined, nan=jnp.inf, posinf=jnp.inf)
         saved = self._imagined(world, best, learn_key) - promised
         i = jnp.where(saved[0] < WORTH * saved.max(), jnp.argmax(saved), 0)
         end, lesson = jax.tree.map(lambda leaf: leaf[i], (ends, lessons))
         return eqx.combine(end, fixed), lesson, i > 0
 
-    def _taught(self, world: JaxWorld, fixed: Any, arrays: Any, key: Key) -> tuple[Any, "Lesson"]:
+    def _taught(self, world: JaxWorld, fixed: Any, arrays: Any, key: Key) -> tuple[Any, Lesson]:
         """The arrays of the learner after all rounds, and what it learned."""
-        world_key, *keys = jax.random.split(key, self.rounds + 1)
+        test_key, *keys = jax.random.split(key, self.rounds + 1)
 
         def learn(arrays: Any, key: Key):
             old, (world_key, update_key) = eqx.combine(arrays, fixed), jax.random.split(key)
@@ -198,7 +197,7 @@ class Dyna(Algorithm):
             return eqx.filter(chosen(info.ok.any(), new, old), eqx.is_array), info
 
         arrays, infos = jax.lax.scan(learn, arrays, jnp.stack(keys))
-        imagined = self._imagined(world, eqx.combine(arrays, fixed), world_key)
+        imagined = self._imagined(world, eqx.combine(arrays, fixed), test_key)
         last = jax.tree.map(lambda leaf: leaf[-1], infos)
         return arrays, Lesson(last, infos.ok.any(0), imagined)
 

@@ -25,8 +25,9 @@ def pictures(rows: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Path]:
     for name, row in rows.items():
         if row["cost_median"] is not None and any(value is not None for value in row["rollouts_to_first_success"]):
             by_task.setdefault(row["task"], {})[name] = row
-    succeeds = {task: [row for row in found.values() if np.isfinite(needed(row)[0])] for task, found in by_task.items()}
-    chosen = {task: found for task, found in by_task.items() if len(succeeds[task]) > 1}
+    chosen = {
+        task: found for task, found in by_task.items() if sum(np.isfinite(needed(row)[0]) for row in found.values()) > 1
+    }
     return [picture(task, found, folder / f"{task.replace(':', '-')}-tradeoff.png") for task, found in chosen.items()]
 
 
