@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles.best_parameters import least_cost
-from oracles.same import AS_SHIPPED
+from oracles.same import IN_ORDER
 
 from pilotfish import algorithms, testing
 from pilotfish.algorithms.badmm import BADMM
@@ -235,7 +235,7 @@ def test_hyperparameters_can_be_swept_side_by_side(name):
 
 
 def test_loop_equals_scan_goes_on_where_it_stopped_and_compiles_once(algorithm, learned, tmp_path):
-    testing.check_loop(algorithm, SAMPLES, learned, tmp_path, testing.EXACT if AS_SHIPPED else testing.ROUNDED)
+    testing.check_loop(algorithm, SAMPLES, learned, tmp_path, testing.EXACT if IN_ORDER else testing.ROUNDED)
 
 
 def test_is_stored_and_built_again(algorithm):

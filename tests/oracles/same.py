@@ -9,7 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-AS_SHIPPED = "--xla_cpu_use_fusion_emitters=false" not in os.environ.get("XLA_FLAGS", "")
+FLAGS = os.environ.get("XLA_FLAGS", "")
+AS_SHIPPED = "--xla_cpu_use_fusion_emitters=false" not in FLAGS
+IN_ORDER = AS_SHIPPED and "--xla_backend_optimization_level=0" in FLAGS
+"""Whether a sum is added up in the order in which it is written down. Else that may differ between two programs, as it
+does on processors with AVX-512 between the host loop and the compiled scan."""
 
 
 def assert_same(found: Any, wanted: Any) -> None:

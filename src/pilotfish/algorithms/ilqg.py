@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pilotfish.algebra.batch import chosen, finite
+from pilotfish.algebra.batch import chosen, each, finite
 from pilotfish.algorithms import Algorithm, check_number
 from pilotfish.models.cost import final_formula, without_derivative
 from pilotfish.models.known import known
@@ -259,7 +259,7 @@ class ILQG(Algorithm):
         anew = jax.vmap(begun)(jax.random.split(key, self.starts - 1))
         every = jax.tree.map(lambda one, others: jnp.concatenate([one[None], others]), on, anew)
         free = jnp.full((self.starts - 1, N), jnp.inf, region.radius.dtype)
-        plans, regions = jax.vmap(plan)(jnp.concatenate([region.radius[None], free]), every)
+        plans, regions = each(plan, jnp.concatenate([region.radius[None], free]), every)
         within = jax.tree.map(lambda leaf: leaf[0], (plans, regions))
         if self.starts == 1:
             return within[0], within[1]._replace(elsewhere=jnp.zeros(N, bool))

@@ -175,21 +175,21 @@ class LearnedDynamics(eqx.Module):
         model = Learned(found, white, problem.action_low, problem.action_high, problem.angles)
         report = Report(
             spread=regression.standard(known.x, known.share)[1],
-            unexplained=_unexplained(model, a, y, rollouts.happened.ravel(), problem.dx),
+            unexplained=_unexplained(model, *samples(problem, every), rollouts.happened.ravel(), problem.dx),
             basis=(found.weight != 0).any(1).sum(),
             transitions=known.happened.sum(),
         )
         return every._replace(kernel=kernel), model, report
 
     def _near(self, problem: Problem, known: Experience, x: Array, u: Array) -> Experience:
-        """The experience of which only those transitions happened that are nearest to these episodes."""
+        """Of the experience those transitions that are nearest to these episodes."""
         a, c = inputs(known.x, known.u, problem.angles), inputs(x[:, :-1], u, problem.angles)
         scale = regression.standard(a, known.share)[1]
         scale = jnp.where(scale > 0, scale, jnp.inf)
         a, c = a / scale, c.reshape(-1, c.shape[-1]) / scale
         squared = ((a**2).sum(1)[:, None] + (c**2).sum(1) - 2.0 * a @ c.T).min(1)
-        rank = jnp.argsort(jnp.argsort(jnp.where(known.happened, squared, jnp.inf)))
-        return known._replace(happened=known.happened & (rank < self.nearest * len(x)))
+        nearest = jnp.argsort(jnp.where(known.happened, squared, jnp.inf))[: self.nearest * len(x)]
+        return Experience(*(leaf[nearest] for leaf in known[:-1]), kernel=known.kernel)
 
 
 def inputs(

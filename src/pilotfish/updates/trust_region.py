@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pilotfish.algebra.batch import chosen
+from pilotfish.algebra.batch import chosen, each
 from pilotfish.algebra.riccati import lqr
 from pilotfish.types import Dynamics, LinearDynamics, LinearGaussian, Problem, Quadratic, Rollouts
 from pilotfish.updates import ilqg_step
@@ -140,7 +140,7 @@ def planned(
         alone = jax.tree.map(lambda leaf: leaf[None], first)
         return _planned(problem, region, start[None], alone, spread, steps, sufficient_decrease, regularisation)
 
-    return jax.vmap(of_condition)(problem.conditions.mean, first, region)
+    return each(of_condition, problem.conditions.mean, first, region)
 
 
 def _planned(
