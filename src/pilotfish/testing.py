@@ -119,8 +119,8 @@ def check_loop(
     folder: Path,
     tolerance: tuple[float, float] = EXACT,
 ) -> None:
-    """Stopped, stored and resumed it comes to the same to the bit, a compiled scan to the same within a tolerance; nothing
-    compiles twice.
+    """Stopped, stored and resumed it comes to the same to the bit, a compiled scan to the same within a tolerance;
+    nothing compiles twice.
     """
     problem, traces = LinearQuadratic().problem(), []
 
