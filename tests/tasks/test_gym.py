@@ -686,8 +686,9 @@ def test_a_file_says_what_is_observed_and_what_success_is(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("python", "message"),
     [
-        ("", r"goal\.py defines no function observe\(x\) or success\(x, u\) or distance\(x, u\)"),
-        ("def cost(x, u, t): return x[0]", r"goal\.py defines cost: an environment brings its own rewards"),
+        ("", r"goal\.py defines no function observe\(x\) or success\(x, u\) or distance\(x, u\) or cost\(x, u, t\)"),
+        ("def cost(x, u, t): return x", r"goal\.py: cost\(x, u, t\) returns an array of shape \(2,\)"),
+        ("def final_cost(x): return x[0]", r"goal\.py: final_cost without cost"),
         ("def observe(x): return x[0]", r"goal\.py: observe\(x\) returns an array of shape \(\).*a vector"),
         ("def success(x, u): return x[-1, 0]", r"goal\.py: success\(x, u\) returns float.*true or false"),
         ("def distance(x, u): return 1", r"goal\.py: distance\(x, u\) returns int.*a float"),
@@ -714,6 +715,37 @@ def test_what_the_reacher_is_told_of_is_what_the_simulation_measures():
         across = np.array([-along[1], along[0]])
         np.testing.assert_allclose(o[4:], [along @ (finger - goal), across @ (finger - goal)], atol=1e-6)
         np.testing.assert_allclose(o[:4], [np.cos(x[1]), np.sin(x[1]), x[4], x[5]])
+
+
+PENDULUM = """
+import jax.numpy as jnp
+def cost(x, u, t):
+    angle = (x[0] + jnp.pi) % (2 * jnp.pi) - jnp.pi
+    return angle**2 + 0.1 * x[1] ** 2 + 0.001 * u[0] ** 2
+"""
+
+
+def test_a_formula_of_the_reward_is_held_against_what_is_paid(tmp_path):
+    (tmp_path / "paid.py").write_text(PENDULUM)
+    world = GymnasiumTask("Pendulum-v1", functions=tmp_path / "paid.py").world()
+    known = policy(world.problem, std=5.0)  # far beyond the limits: the environment pays for what it carries out
+    r = world.rollout(known, 3, KEY)
+    plain = GymnasiumTask("Pendulum-v1").world()
+    np.testing.assert_array_equal(r.cost, plain.rollout(known, 3, KEY).cost)
+    executed = world.problem.admissible(r.u)
+    np.testing.assert_allclose(jax.vmap(jax.vmap(world.problem.costs))(r.x, executed), r.cost, rtol=1e-5, atol=1e-9)
+    for wrong in ("-angle**2", "0.8 * angle**2", "jnp.nan * angle**2"):
+        (tmp_path / "paid.py").write_text(PENDULUM.replace("angle**2", wrong))
+        world = GymnasiumTask("Pendulum-v1", functions=tmp_path / "paid.py").world()
+        with pytest.raises(RolloutsFailed, match=r"by it an episode costs .*minus the return"):
+            world.rollout(known, 3, KEY)
+
+
+def test_what_the_reacher_is_said_to_pay_is_what_it_pays():
+    world = GymnasiumTask("Reacher-v5", functions=EXAMPLES / "reacher" / "priced.py", conditions=2).world()
+    r = world.rollout(policy(world.problem, std=1.0), 3, KEY)
+    told = jax.vmap(jax.vmap(world.problem.costs))(r.x, world.problem.admissible(r.u)).sum(-1)
+    np.testing.assert_allclose(told, r.cost.sum(-1), rtol=1e-3)
 
 
 class Puppet(MujocoEnv):

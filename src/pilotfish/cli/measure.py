@@ -124,6 +124,7 @@ def _record(one: Found, words: list[str]) -> dict[str, Any]:
         ),
         **{name: numbers[name] for name in numbers if name.startswith(("rollouts_to", "cost", "success"))},
         "noise_free_episodes": judged.get("episodes"),
+        "fresh": judged.get("fresh"),  # from starts that training knows nothing of
     }
 
 

@@ -1,13 +1,13 @@
 """Any environment of Gymnasium with continuous actions, as a task: its rewards are what is to be gained.
 
 The horizon is fixed, so an environment that ends an episode for falling is told not to, where it can be told; what
-becomes of others is said in worlds/environment.py. No formula of the reward is known: MOTO needs none, and LQR-GPS fits
-a quadratic function to the rewards of its rollouts.
+becomes of others is said in worlds/environment.py. Where no formula of the reward is known MOTO needs none, and LQR-GPS
+fits a quadratic function to the rewards of its rollouts.
 
-A Python file may say, in jax.numpy and with the arguments that Problem gives them, what a policy observes of the state
-and what success is:
+A Python file may say, in jax.numpy and with the arguments that Problem gives them, what a policy observes of the state,
+what success is, and what minus the reward is as a formula, for algorithms that take derivatives of it:
 
-    observe(x)    success(x, u)    distance(x, u)
+    observe(x)    success(x, u)    distance(x, u)    cost(x, u, t)    final_cost(x)
 """
 
 import dataclasses
@@ -38,7 +38,13 @@ FRESH, FRESH_FROM = 20, 1_000_000
 """Number of resets from which what was learned is judged, and how far their seeds are from those of training."""
 EXAMPLE = '{"frame_skip": 2}'
 UNENDING = "terminate_when_unhealthy"
-FUNCTIONS = {"observe": "observe(x)", "success": "success(x, u)", "distance": "distance(x, u)"}
+FUNCTIONS = {
+    "observe": "observe(x)",
+    "success": "success(x, u)",
+    "distance": "distance(x, u)",
+    "cost": "cost(x, u, t)",
+    "final_cost": "final_cost(x)",
+}
 """What a file of functions may define."""
 UNBOUNDED = float(np.finfo(np.float32).max)
 """The size from which a limit of actions is none: some environments write so what has no limit."""
@@ -71,8 +77,9 @@ class GymnasiumTask(Task):
     wrappers: tuple[str, ...] = eqx.field(static=True, default=())
     """Functions that wrap the environment, the innermost first, as MODULE:FUNCTION."""
     functions: str = eqx.field(static=True, converter=sources.absolute, default="")
-    """A Python file that defines some of observe(x), success(x, u), distance(x, u) in jax.numpy, x being the state; by
-    default all of the state is observed, and nothing is success."""
+    """A Python file that defines some of observe(x), success(x, u), distance(x, u), cost(x, u, t), final_cost(x) in
+    jax.numpy, x being the state; by default all of the state is observed, nothing is success, and rewards are known by
+    samples alone. The costs of an episode must sum up to minus its return, but for a tenth."""
 
     def __check_init__(self):
         for name, least in (("horizon", 0), ("conditions", 1), ("first_seed", 0), ("start_std", 0)):
@@ -184,11 +191,6 @@ class GymnasiumTask(Task):
     def _told(self, problem: Problem) -> Problem:
         """The problem with what the user's functions say of it."""
         defined = functions.defined(self.functions)
-        if brought := [name for name in ("cost", "final_cost") if name in defined]:
-            raise ValueError(
-                f"{self.functions} defines {brought[0]}: an environment brings its own rewards. To change them wrap it "
-                "(--task.wrappers MODULE:FUNCTION)."
-            )
         said = {name: defined[name] for name in FUNCTIONS if callable(defined.get(name))}
         if not said:
             raise ValueError(f"{self.functions} defines no function {' or '.join(FUNCTIONS.values())}.")

@@ -16,6 +16,13 @@ and next state still follow from state and action. What happens if one steps on,
 tried it is worse: after 30 iterations of 20 rollouts MOTO balances InvertedPendulum-v5 for 39 and 79 of 100 steps (two
 seeds), but for 2 where the fallen pendulum swings on. Truncation, as by a limit of time, ends nothing.
 
+A formula of the cost, where the problem has one, is what algorithms differentiate; what an episode costs is what the
+environment pays. Both are compared as sums over an episode, for most environments pay for the state after a step:
+
+    cost(x, u, t) = d(x) + |u|^2 where t > 0, |u|^2 in the first state;    final_cost(x) = d(x)
+
+They need not be the same to the digit: a MuJoCo environment pays for where bodies were before its last timestep.
+
 A rollout ends where the environment raises, where its simulation diverges, and where a state or a reward is not finite,
 no number, or of a wrong shape: what would follow is nan, and no step of it counts. One whose reset raises has no step.
 """
@@ -29,12 +36,15 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import gymnasium
+import jax
 import mujoco
 import numpy as np
+from jaxtyping import Array, Float
 
-from pilotfish.types import Problem
+from pilotfish.policies import Policy
+from pilotfish.types import Problem, Rollouts
 from pilotfish.worlds import RolloutsFailed, quoted, starts
-from pilotfish.worlds.host import HostWorld
+from pilotfish.worlds.host import Begun, HostWorld
 from pilotfish.worlds.mujoco import check_whole, diverged, quiet
 from pilotfish.worlds.plant import Moved, Plant
 
@@ -42,6 +52,8 @@ LARGEST = 1000
 """Entries of a state, at most: local linear models of more would be slow, and need as many rollouts."""
 PROBE = 6
 """Steps by which it is found out whether an attribute `state` is the state."""
+APART = 0.1
+"""Part of what the steps of an episode cost by which a formula of the cost may differ."""
 RETURNS = {
     "reset": ("observation", "info"),
     "step": ("observation", "reward", "terminated", "truncated", "info"),
@@ -184,7 +196,7 @@ def _probe(
 
 
 class GymnasiumWorld(HostWorld):
-    """Steps copies of an environment, whose rewards stand for the cost that the problem does not have."""
+    """Steps copies of an environment, whose rewards are what episodes cost."""
 
     problem: Problem
     make: Callable[[], gymnasium.Env] = eqx.field(static=True)
@@ -203,8 +215,8 @@ class GymnasiumWorld(HostWorld):
             raise ValueError(
                 f"seeds: {len(self.seeds)} of them for {len(self.problem.conditions.mean)} conditions; give one each."
             )
-        if self.problem.cost is not None or np.any(np.asarray(self.problem.noise_std) != 0):
-            raise ValueError("cost, noise_std: an environment brings its own rewards and noise. Give neither.")
+        if np.any(np.asarray(self.problem.noise_std) != 0):
+            raise ValueError("noise_std: an environment brings its own noise. Leave it at 0.")
 
     @property
     def one_by_one(self) -> bool:
@@ -218,10 +230,35 @@ class GymnasiumWorld(HostWorld):
             self.copies.append(self.make())
         return EnvironmentPlant(self, copies)
 
+    def driven(self, policy: Policy, begun: Begun) -> tuple[Rollouts, Exception | None]:
+        rollouts, trouble = super().driven(policy, begun)
+        if self.problem.cost is not None:
+            _check_formula(self.problem, rollouts)
+        return rollouts, trouble
+
     @quiet()
     def show(self, env: gymnasium.Env, x: np.ndarray, condition: int) -> None:
         """Bring a copy of the environment into the state x (dx,) of a condition, to be rendered."""
         begin(env, self.access, self.seeds[condition], x)
+
+
+def _check_formula(problem: Problem, rollouts: Rollouts) -> None:
+    """RolloutsFailed if the problem's cost is not what whole episodes were paid for."""
+    whole = np.asarray(rollouts.valid)
+    told, cost = np.asarray(_told(problem, rollouts))[whole], np.asarray(rollouts.cost)[whole]
+    if whole.any() and not np.abs(told - cost.sum(1)).mean() <= APART * np.abs(cost).sum(1).mean():
+        raise RolloutsFailed(
+            f"cost(x, u, t): by it an episode costs {told.mean():.5g} (mean), and by the environment's rewards "
+            f"{cost.sum(1).mean():.5g}. Summed up over an episode, with final_cost(x) of its last state, it must be "
+            "minus the return. Most environments pay for the state after a step, and nothing once they have "
+            "terminated. Mend the formula, or leave it out."
+        )
+
+
+@eqx.filter_jit
+def _told(problem: Problem, rollouts: Rollouts) -> Float[Array, "N M"]:
+    """What each episode costs by the problem's formula."""
+    return jax.vmap(jax.vmap(problem.costs))(rollouts.x, problem.admissible(rollouts.u)).sum(-1)
 
 
 class EnvironmentPlant(Plant):
