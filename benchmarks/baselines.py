@@ -1,8 +1,8 @@
 """How long an iteration of the baselines and of MOTO on table tennis takes: python benchmarks/baselines.py [--quick]
 
-Rollouts and update apart, in ms: MOTO on table tennis (20 rollouts, reuse of five iterations), MORE for the 18 goals of
-its movement primitive, TRPO with a network of 64 x 64 on the double link (20 rollouts); and a product with TRPO's
-Fisher matrix as it is here, beside one that differentiates a gradient.
+Rollouts and update apart, in ms: MOTO on table tennis (20 rollouts, reuse of five iterations, with and without that of
+time steps), MORE for the 18 goals of its movement primitive, TRPO with a network of 64 x 64 on the double link (20
+rollouts); and a product with TRPO's Fisher matrix as it is here, beside one that differentiates a gradient.
 """
 
 import os
@@ -81,6 +81,7 @@ def main() -> None:
     M, tennis, links = (4 if quick else 20), TableTennis().world(), MultiLink().world()
     calls = {
         **of_iteration("MOTO, table tennis", MOTO(reuse="both", memory=5), tennis, M),
+        **of_iteration("MOTO, table tennis, reuse of iterations alone", MOTO(reuse="iterations", memory=5), tennis, M),
         **of_iteration("MORE, table tennis", SETUP["more"].algorithm, tennis, SETUP["more"].rollouts),
         **of_iteration("TRPO, double link", trpo.TRPO(), links, M),
         **of_fisher(M),
