@@ -16,8 +16,9 @@ ALL = 20
 UNTIL = f"--measured {ALL} --seeds 10"
 """How rows are measured that tell after how many rollouts all of these succeed."""
 REACHER = "gym:Reacher-v5 --task.functions examples/reacher/functions.py"
-GOALS = "gym:Reacher-v5 --task.functions examples/reacher/priced.py --task.conditions 8"
-"""Eight goals, and a formula of what is paid."""
+PRICED = "gym:Reacher-v5 --task.functions examples/reacher/priced.py"
+"""The same with a formula of what is paid."""
+GOALS = f"{PRICED} --task.conditions 8"
 
 ROWS = {
     "lq": "lq --seeds 5",
@@ -106,6 +107,8 @@ ROWS = {
     "reacher-badmm": f"{REACHER} --algorithm badmm --iterations 30 {UNTIL}",
     "reacher-trpo": f"{REACHER} --algorithm trpo --rollouts 20 --iterations 300 {UNTIL}",
     "reacher-more": f"{REACHER} --algorithm more --rollouts 100 --iterations 60 {UNTIL}",
+    "reacher-priced-ilqg-learned": f"{PRICED} --algorithm ilqg-learned --iterations 20 {UNTIL}",
+    "reacher-priced-lqr-gps": f"{PRICED} --algorithm lqr-gps --algorithm.kl-step 0.2 --rollouts 10 --iterations 25 {UNTIL}",
     "reacher-goals-dyna": f"{GOALS} --algorithm dyna --iterations 6 --measured 1 --seeds 5",
     "reacher-goals-mdgps": f"{GOALS} --algorithm mdgps --iterations 30 --measured 1 --seeds 5",
     "reacher-goals-gps": f"{GOALS} --algorithm gps --iterations 30 --measured 1 --seeds 5",
