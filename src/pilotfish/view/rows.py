@@ -20,15 +20,20 @@ IN_LEGEND = 50.0
 
 
 def pictures(rows: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Path]:
-    """A picture for each task of which two rows or more succeed, in half of their seeds: TASK-tradeoff.png."""
-    by_task: dict[str, dict[str, Mapping[str, Any]]] = {}
+    """A picture for each task of which two rows or more succeed, in half of their seeds: TASK-tradeoff.png. From other
+    numbers of starts it is another task, of which the number is in the name.
+    """
+    alike: dict[tuple[str, int], dict[str, Mapping[str, Any]]] = {}
     for name, row in rows.items():
         if row["cost_median"] is not None and any(value is not None for value in row["rollouts_to_first_success"]):
-            by_task.setdefault(row["task"], {})[name] = row
-    chosen = {
-        task: found for task, found in by_task.items() if sum(np.isfinite(needed(row)[0]) for row in found.values()) > 1
-    }
-    return [picture(task, found, folder / f"{task.replace(':', '-')}-tradeoff.png") for task, found in chosen.items()]
+            alike.setdefault((row["task"], row["conditions"]), {})[name] = row
+    usual = {task: starts for task, starts in reversed(alike)}
+    names = {(task, n): task if n == usual[task] else f"{task} from {n} starts" for task, n in alike}
+    return [
+        picture(names[key], found, folder / f"{names[key].replace(':', '-').replace(' ', '-')}-tradeoff.png")
+        for key, found in alike.items()
+        if sum(np.isfinite(needed(row)[0]) for row in found.values()) > 1
+    ]
 
 
 def picture(task: str, rows: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
