@@ -167,6 +167,7 @@ def row(algorithm, needed, cost, seconds):
         "task": "gym:Some-v0",
         "algorithm": algorithm,
         "rollouts": 5,
+        "conditions": 1,
         "seeds": [0, 1, 2],
         "rollouts_to_first_success": needed,
         "cost": cost,
@@ -190,3 +191,7 @@ def test_a_picture_for_each_task_of_which_two_rows_succeed(tmp_path):
     assert pictures._label(known["a"], []) == "moto --kl-step 0.1"
     assert pictures._label(known["a"], ["--algorithm.kl-step 0.1"]) == "moto"
     assert path.stat().st_size > 10_000
+    for name in "ab":  # from eight starts it is another task
+        known[f"{name} of eight"] = known[name] | {"conditions": 8}
+    names = [path.name for path in pictures.pictures(known, tmp_path)]
+    assert names == ["gym-Some-v0-tradeoff.png", "gym-Some-v0-from-8-starts-tradeoff.png"]

@@ -259,6 +259,7 @@ class ILQG(Algorithm):
         anew = jax.vmap(begun)(jax.random.split(key, self.starts - 1))
         every = jax.tree.map(lambda one, others: jnp.concatenate([one[None], others]), on, anew)
         free = jnp.full((self.starts - 1, N), jnp.inf, region.radius.dtype)
+        plans: Trajectory
         plans, regions = each(plan, jnp.concatenate([region.radius[None], free]), every)
         within = jax.tree.map(lambda leaf: leaf[0], (plans, regions))
         if self.starts == 1:
