@@ -121,7 +121,7 @@ def _misfit_forward(K: Array, y: Array, variance: Array, known: Array) -> tuple[
     inverse, z, unknown = 1.0 / (values[:, None] + variance), Q.T @ y, (~known).sum()
     varies, size = (y**2).sum(0) > 0, (inverse * z**2).sum(0)
     volume = jnp.log(values[:, None] + variance).sum(0) - unknown * jnp.log(variance)
-    fits = known.sum() * jnp.log(jnp.where(varies, size, 1.0))
+    fits = known.sum() * jnp.log(size + ~varies)
     misfit = 0.5 * jnp.where(varies, volume + fits, 0.0).sum()
     return misfit, (Q, inverse, inverse * z, size, varies, variance, known)
 
