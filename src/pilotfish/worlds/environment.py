@@ -251,7 +251,8 @@ def _check_formula(problem: Problem, rollouts: Rollouts) -> None:
             f"cost(x, u, t): by it an episode costs {told.mean():.5g} (mean), and by the environment's rewards "
             f"{cost.sum(1).mean():.5g}. Summed up over an episode, with final_cost(x) of its last state, it must be "
             "minus the return. Most environments pay for the state after a step, and nothing once they have "
-            "terminated. Mend the formula, or leave it out."
+            "terminated. Mend the formula, or leave it out; to be paid for something else wrap the environment "
+            "(--task.wrappers MODULE:FUNCTION)."
         )
 
 
