@@ -4,7 +4,8 @@ Worlds whose rollouts are not JAX computations have the host loop alone: there w
 rollouts is compiled.
 
 Iteration i of a run with root key r is a pure function of (state, i, r): its random numbers come from
-`fold_in(r, i)`. So both loops, any split of them, and a resumed run give the same numbers.
+`fold_in(r, i)`. So any split of a loop, and a resumed run, give the same numbers to the bit, and both loops the same
+but for rounding, which in two programs may differ.
 
 A run may hold several seeds: states, keys and reports then have a leading axis, the seed.
 """
