@@ -51,9 +51,13 @@ class Kernel(NamedTuple):
 
     def __call__(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
         """K between all of two sets of inputs."""
+        return self.near(a, b) + jnp.exp(2.0 * self.linear) * (1.0 + a @ b.T)
+
+    def near(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
+        """The part of K that is not linear: by a product of matrices, for no cache holds all differences a - b."""
         p, q = a * jnp.exp(-self.length), b * jnp.exp(-self.length)
         squared = (p**2).sum(1)[:, None] + (q**2).sum(1) - 2.0 * p @ q.T
-        return jnp.exp(-0.5 * jnp.maximum(squared, 0.0)) + jnp.exp(2.0 * self.linear) * (1.0 + a @ b.T)
+        return jnp.exp(-0.5 * jnp.maximum(squared, 0.0))
 
     def own(self, s: Float[Array, "n d"]) -> Float[Array, "n"]:
         """K of every input with itself."""
@@ -78,9 +82,7 @@ class Process(eqx.Module):
 
     def __call__(self, s: Float[Array, "d"]) -> Float[Array, "outputs"]:
         """The mean of f in one input."""
-        p, q = self.pivots * jnp.exp(-self.kernel.length), s * jnp.exp(-self.kernel.length)
-        near = jnp.exp(p @ q - 0.5 * ((p**2).sum(1) + q @ q))  # a product of matrices for many s, where s - p is not
-        return near @ self.weight + s @ self.linear + self.constant
+        return self.kernel.near(s[None], self.pivots)[0] @ self.weight + s @ self.linear + self.constant
 
 
 def begin(d: int, outputs: int) -> Kernel:
