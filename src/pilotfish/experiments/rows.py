@@ -107,13 +107,13 @@ ROWS = {
     "reacher-badmm": f"{REACHER} --algorithm badmm --iterations 30 {UNTIL}",
     "reacher-trpo": f"{REACHER} --algorithm trpo --rollouts 20 --iterations 300 {UNTIL}",
     "reacher-more": f"{REACHER} --algorithm more --rollouts 100 --iterations 60 {UNTIL}",
+    "reacher-reps": f"{REACHER} --algorithm reps --rollouts 100 --iterations 60 {UNTIL}",
     "reacher-priced-ilqg-learned": f"{PRICED} --algorithm ilqg-learned --iterations 20 {UNTIL}",
     "reacher-priced-lqr-gps": f"{PRICED} --algorithm lqr-gps --algorithm.kl-step 0.2 --rollouts 10 --iterations 25 "
     f"{UNTIL}",
     "reacher-goals-dyna": f"{GOALS} --algorithm dyna --iterations 6 --measured 1 --seeds 5",
     "reacher-goals-mdgps": f"{GOALS} --algorithm mdgps --iterations 30 --measured 1 --seeds 5",
     "reacher-goals-gps": f"{GOALS} --algorithm gps --iterations 30 --measured 1 --seeds 5",
-    "reacher-reps": f"{REACHER} --algorithm reps --rollouts 100 --iterations 60 {UNTIL}",
 }
 
 COMPARED = [

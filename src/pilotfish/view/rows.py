@@ -27,7 +27,7 @@ def pictures(rows: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Path]:
     for name, row in rows.items():
         if row["cost_median"] is not None and any(value is not None for value in row["rollouts_to_first_success"]):
             alike.setdefault((row["task"], row["conditions"]), {})[name] = row
-    usual = {task: starts for task, starts in reversed(alike)}
+    usual = {task: starts for task, starts in reversed(alike)}  # of the row that comes first
     names = {(task, n): task if n == usual[task] else f"{task} from {n} starts" for task, n in alike}
     return [
         picture(names[key], found, folder / f"{names[key].replace(':', '-').replace(' ', '-')}-tradeoff.png")
