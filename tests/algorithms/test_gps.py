@@ -182,7 +182,7 @@ def test_derivatives_that_overflow_are_named():
 
 def test_problems_that_it_cannot_solve_are_refused():
     few = dataclasses.replace(KNOWN, points=4)
-    with pytest.raises(ValueError, match=r"points=4: .* Raise points to 5 or more"):
+    with pytest.raises(ValueError, match=r"points=4: .* an even number, 8 or more"):
         few.init(PROBLEM, EPISODES, KEY)
     unknown = dataclasses.replace(PROBLEM, dynamics=None)
     with pytest.raises(ValueError, match="needs the equations of motion"):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from dear import mostly_slow
+from jax import Array
 from oracles import constrained_lqr, draw
 from scipy.optimize import approx_fprime
 
@@ -17,7 +18,7 @@ from pilotfish.policies.network import Network
 from pilotfish.types import Gaussian, LinearDynamics, LinearGaussian, Problem, Quadratic
 from pilotfish.updates.c_step import Covered, Objective, c_step
 
-DX, DU, T, M = 2, 2, 3, 7
+DX, DU, T, M = 2, 2, 3, 8
 
 
 def problem():
@@ -103,12 +104,16 @@ def unpacked(v):
 
 
 def test_samples_have_mean_0_and_covariance_1():
-    s = np.asarray(covered.samples(jax.random.key(0), 9, 4, 3))
+    s = np.asarray(covered.samples(jax.random.key(0), 8, 4, 3))
     for t in range(4):
         np.testing.assert_allclose(s[:, t].mean(0), 0, atol=1e-12)
-        np.testing.assert_allclose(s[:, t].T @ s[:, t] / 9, np.eye(3), atol=1e-12)
-    with pytest.raises(ValueError, match=r"points=3: .* Raise points to 4"):
-        covered.samples(jax.random.key(0), 3, 4, 3)
+        np.testing.assert_allclose(s[:, t].T @ s[:, t] / 8, np.eye(3), atol=1e-12)
+
+
+@pytest.mark.parametrize("points", [-2, 0, 4, 7, 9])
+def test_samples_that_tell_no_covariance_are_refused(points):
+    with pytest.raises(ValueError, match=rf"points={points}: .* an even number, 6 or more"):
+        covered.samples(jax.random.key(0), points, 4, 3)
 
 
 def convex(found, p, model):
@@ -161,6 +166,33 @@ def test_with_many_samples_it_is_the_expected_kl():
     whole = D.T @ D + np.asarray(more.H[t])
     assert np.linalg.eigvalsh(hessian)[0] > 0
     np.testing.assert_allclose(whole, hessian, atol=0.03 * np.abs(hessian).max())
+
+
+class Bent(eqx.Module):
+    """What acts linearly but for a bend that is even about 0."""
+
+    K: Array
+    bend: Array
+
+    def __call__(self, o):
+        return self.K @ o + self.bend * (o**2).sum()
+
+
+def test_a_bend_that_is_even_about_the_mean_changes_no_gain_and_its_sign_no_curvature():
+    """Under a normal distribution E[s q(s)] = 0 and E[s s' D' q(s)] = 0 for every even q, where nothing else bends."""
+    model, p, s, policy = case(3)
+    m, _ = covered.marginals(model, p)
+    model = model._replace(nominal=Nominal(model.nominal.x.at[:-1].set(-m), -p.mean(m)))
+    K = jnp.asarray([[0.5, -0.2], [0.1, 0.3]])
+
+    def told(bend):
+        return term(eqx.tree_at(lambda q: q.net, policy, Bent(K, bend)), model, p, s)
+
+    bend = jnp.asarray([2.0, -1.0])
+    (linear, one), (_, other) = told(bend), told(-bend)
+    np.testing.assert_allclose(linear.K, jnp.broadcast_to(K, (T, DU, DX)), atol=1e-9)
+    assert np.abs(one.H).max() > 0.1
+    np.testing.assert_allclose(one.H, other.H, atol=1e-9 * np.abs(one.H).max())
 
 
 def test_a_gradient_that_rewards_spread_counts_in_part():

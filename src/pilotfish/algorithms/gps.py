@@ -167,7 +167,7 @@ class GPS(Algorithm):
     linearised, but taken with its true gradients in mean and covariance (CGPS, supplement B), and `linearise` does not
     count."""
     points: int = eqx.field(static=True, default=40)
-    """Number of these samples."""
+    """Number of these samples: even, and at least twice that of the state's entries."""
     step: StepSize = StepSize(smallest=0.5, largest=2.0)
     """How `kl_step` is adapted. Steps that may become ever smaller have ever larger multipliers, and so prices."""
     policy: Network = Network()
