@@ -106,22 +106,37 @@ def test_the_unit_of_prices_is_the_largest_multiplier_that_more_than_one_iterati
 
 
 @pytest.mark.parametrize(("covariance", "factor"), [("shared", 3.0), ("shared", 0.4), ("state", 3.0)])
-def test_the_network_is_never_noisier_than_the_first_controllers(covariance, factor):
+def test_the_networks_noise_is_bounded(covariance, factor):
     policy = Network(covariance=covariance).policy(PROBLEM, KEY)
-    rng, first = np.random.default_rng(0), PROBLEM.first_controller.chol
+    rng = np.random.default_rng(0)
     odd = np.tril(rng.normal(size=(PROBLEM.du, PROBLEM.du))) + 2 * np.eye(PROBLEM.du)
     given = dataclasses.replace(policy, factor=jnp.asarray(factor * odd))
-    entropies = [stats.multivariate_normal(cov=f @ f.T).entropy() for f in np.asarray(first).reshape(-1, *odd.shape)]
-    before, most = stats.multivariate_normal(cov=factor**2 * odd @ odd.T).entropy(), np.mean(entropies)
-    found = np.asarray(no_noisier(given, first).factor)
+    before, most = stats.multivariate_normal(cov=factor**2 * odd @ odd.T).entropy(), 2.5
+    found = np.asarray(no_noisier(given, jnp.asarray(most)).factor)
     assert stats.multivariate_normal(cov=found @ found.T).entropy() == pytest.approx(min(before, most), abs=1e-9)
     np.testing.assert_allclose(found / found[0, 0], odd / odd[0, 0], atol=1e-12)  # of the same shape
 
 
 def test_without_noise_at_first_nothing_is_divided_by():
     policy = Network().policy(PROBLEM, KEY)
-    silent = jnp.zeros_like(PROBLEM.first_controller.chol)
-    assert (no_noisier(policy, silent).factor == policy.factor).all()
+    assert (no_noisier(policy, jnp.asarray(-jnp.inf)).factor == policy.factor).all()
+
+
+def test_the_network_is_never_noisier_than_the_first_controllers_were():
+    """Nor, where noise teaches nothing, than it was itself."""
+    first = PROBLEM.first_controller.chol
+    entropies = [
+        stats.multivariate_normal(cov=f @ f.T).entropy() for f in np.asarray(first).reshape(-1, *first.shape[2:])
+    ]
+    state = FITTED.init(PROBLEM, EPISODES, KEY)
+
+    def most(factor):
+        now = state._replace(policy=dataclasses.replace(state.policy, factor=factor * first[0, 0]))
+        return float(FITTED._most_noise(PROBLEM, now)), float(KNOWN._most_noise(PROBLEM, now))
+
+    before, own = np.mean(entropies), np.mean(entropies) - PROBLEM.du * np.log(2.0)
+    np.testing.assert_allclose(most(2.0), (before, before), rtol=1e-12)
+    np.testing.assert_allclose(most(0.5), (before, own), rtol=1e-12)
 
 
 def test_samples_are_drawn_once(known):

@@ -12,9 +12,8 @@ by dual ascent. From rollouts of the local controllers p_i, once an iteration:
     duals    lambda_t += rate E_p KL(pi to p_t)                                           here
 
 The KL covers: a controller keeps the noise that the network needs to be one of its actions, where BADMM's other KL
-makes it forget what the network does not do. So the network is never noisier than the first controllers (ours): see
-`no_noisier`. Costs are in units of the largest multiplier of the trust region so far,
-so that nothing depends on the cost's own.
+makes it forget what the network does not do. So the network's noise has a bound (ours): see `no_noisier`. Costs are in
+units of the largest multiplier of the trust region so far, so that nothing depends on the cost's own.
 
 What the network is near a controller is a linear-Gaussian function (models/linearised.py), of the rollouts' states or
 of states drawn from where the controller goes by its model: models/covered.py.
@@ -254,7 +253,7 @@ class GPS(Algorithm):
         factor = self.step.factor(state.steps, now)
         weight = jnp.where((state.tie.price > 0).all(), state.tie.price, 1.0)
         policy, lessons, taught = self.teach(state.lessons, state.policy, data, state.controller, teach_key, weight)
-        policy = no_noisier(policy, problem.first_controller.chol)
+        policy = no_noisier(policy, self._most_noise(problem, state))
         keys = jax.random.split(linear_key, len(enough))
         near = functools.partial(self._near, problem, policy, state.drawn)
         visited, network, correction = each(near, state.visited, data, model, old, keys)
@@ -278,6 +277,13 @@ class GPS(Algorithm):
 
     def refusal(self, problem: Problem, state: State, rollouts: Rollouts, ok: Bool[Array, "N"]) -> str:
         return local.obstacle(self.cost, problem, rollouts, ok) or UNSTABLE * (self.model == "known")
+
+    def _most_noise(self, problem: Problem, state: State) -> Float[Array, ""]:
+        """The largest entropy that the network may have: of fitted dynamics the first controllers', of which learning
+        was to begin; where dynamics are known noise teaches nothing, and it only falls.
+        """
+        first = gaussian.entropy(problem.first_controller.chol).mean()
+        return first if self.model == "fitted" else jnp.minimum(first, gaussian.entropy(state.policy.factor))
 
     def _near(
         self,
@@ -343,14 +349,14 @@ class GPS(Algorithm):
         )
 
 
-def no_noisier(policy: NetworkPolicy, first: Float[Array, "N T du du"]) -> NetworkPolicy:
-    """The network, its noise scaled down where its entropy is above the mean of the first controllers'.
+def no_noisier(policy: NetworkPolicy, most: Float[Array, ""]) -> NetworkPolicy:
+    """The network, its noise scaled down where its entropy is above this one, in nats.
 
-    `first` are lower Cholesky factors. A controller that covers the network takes on its covariance and that of how it
-    errs, and the network's next covariance is the harmonic mean of the controllers': without a bound each adds what the
-    network errs by to the noise, in every iteration.
+    A controller that covers the network takes on its covariance and that of how it errs, and the network's next
+    covariance is the harmonic mean of the controllers': without a bound each adds what the network errs by to the
+    noise, in every iteration.
     """
-    excess = gaussian.entropy(policy.factor) - gaussian.entropy(first).mean()
+    excess = gaussian.entropy(policy.factor) - most
     scale = jnp.exp(-jnp.maximum(jnp.where(jnp.isfinite(excess), excess, 0.0), 0.0) / len(policy.factor))
     return eqx.tree_at(lambda policy: policy.factor, policy, scale * policy.factor)
 

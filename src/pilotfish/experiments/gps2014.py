@@ -7,6 +7,7 @@ import numpy as np
 from pilotfish.algorithms import Setup
 from pilotfish.algorithms.badmm import BADMM
 from pilotfish.algorithms.gps import GPS
+from pilotfish.algorithms.ilqg import ILQG
 from pilotfish.algorithms.lqr_gps import LQRGPS
 from pilotfish.algorithms.mdgps import MDGPS
 from pilotfish.algorithms.moto import MOTO
@@ -14,6 +15,7 @@ from pilotfish.experiments.claims import LAST, Arm, Claim, Metrics, PaperFigure,
 from pilotfish.experiments.exhibits import COST, ELSEWHERE, Curves, Map, Panel
 from pilotfish.experiments.mdgps import AGREEING, SHRINKING
 from pilotfish.models.dynamics import FittedDynamics, Prior
+from pilotfish.models.learned_dynamics import LearnedDynamics
 from pilotfish.policies.network import Network
 from pilotfish.tasks.peg_planar import FOUR
 from pilotfish.updates.step_size import StepSize
@@ -25,6 +27,9 @@ SMOOTH = 5.0
 """Time steps over which exploration is smoothed where there are 100 a second: white noise only rattles there."""
 
 STEADY = StepSize(smallest=0.5, largest=2.0)
+
+STEADFAST = ILQG(dynamics="learned", learned=LearnedDynamics(nearest=1500, points=1000), starts=1, radius=1.0)
+"""Every plan goes on from the cheapest episode, and saves little; one that began anew would promise more."""
 
 DEFAULT = "lqr-gps"
 PEG = {
@@ -64,6 +69,7 @@ SETUPS = {
         "mdgps": Setup(MDGPS(dynamics=PLAIN, kl_step=0.25), rollouts=20, iterations=200),
         "badmm": Setup(BADMM(dynamics=PLAIN, kl_step=0.25, step=STEADY), rollouts=20, iterations=200),
         "moto": Setup(MOTO(reuse="iterations", memory=5, kl_step=0.05, entropy_drop=0.01), rollouts=40, iterations=150),
+        "ilqg-learned": Setup(STEADFAST, rollouts=1, iterations=60),
     },
     "walker": {
         "lqr-gps": Setup(LQRGPS(dynamics=MIXTURE, kl_step=0.5), rollouts=20, iterations=20),

@@ -85,6 +85,8 @@ ROWS = {
     "peg-3d": "peg-3d --seeds 5",
     "octopus": "octopus --seeds 3",
     "swimmer": "swimmer --seeds 5",
+    "swimmer-ilqg-learned": "swimmer --algorithm ilqg-learned --measured 20 --seeds 5",
+    "swimmer-ilqg": "swimmer --algorithm ilqg --seeds 5",
     "swimmer-moto": "swimmer --algorithm moto --seeds 5",
     "swimmer-gps": "swimmer --algorithm gps --seeds 5",
     "swimmer-mdgps": "swimmer --algorithm mdgps --seeds 5",
