@@ -223,6 +223,23 @@ def test_what_does_not_vary_has_no_gain():
     np.testing.assert_allclose(np.ptp(visits.x[:, :-1, 1], axis=0), 0.0, atol=1e-12)
 
 
+def test_where_states_hardly_vary_the_mean_derivative_counts():
+    """And across that direction the regression, with the standard deviations 1 and 5 of the two states."""
+    model, p, s, policy = case(5)
+    std, R = jnp.asarray([1.0, 5.0]), jnp.asarray([[1.0, 0.999], [0.999, 1.0]])
+    model = model._replace(start=Gaussian(model.start.mean, R * std * std[:, None]))
+    K = np.asarray(term(policy, model, p, s)[0].K[0])
+    m, L = (np.asarray(a[0]) for a in covered.marginals(model, p))
+    at = jnp.asarray(m + np.asarray(s)[:, 0] @ L.T)
+    mean = lambda d: policy.mean(0, o := model.nominal.x[0] + d, o)  # noqa: E731
+    u, derivative = np.asarray(jax.vmap(mean)(at)), np.asarray(jax.vmap(jax.jacfwd(mean))(at)).mean(0)
+    thin, thick = np.array([1.0, -1.0]) * std, np.array([1.0, 1.0]) * std
+    np.testing.assert_allclose(K @ thin, derivative @ thin, rtol=1e-9)
+    slope = np.polyfit(np.asarray(at - m) @ (thick / std**2) / 2, u, 1)[0]
+    np.testing.assert_allclose(K @ thick, slope, rtol=1e-9)
+    assert np.abs(slope - derivative @ thick).max() > 0.05
+
+
 def test_c_steps_end_where_the_true_gradients_vanish():
     """Objective and terms made anew about each controller, until it stays: then nothing is better nearby."""
     model, p, s, policy = case(7, bend=0.3)

@@ -12,7 +12,8 @@ normal distribution itself. Of 40 independent ones it did, and the swimmer's con
 So that a linear-quadratic program finds where these gradients vanish, it is given
 
     a linear policy   the regression of pi on the samples: its gradients in gain, offset and covariance of p are those
-                      of T, exactly, for the s_i have mean 0 and covariance I
+                      of T, exactly, for the s_i have mean 0 and covariance I. Where the states hardly vary in some
+                      direction (`THIN`) a regression says nothing of it, and the mean derivative of pi counts (ours)
     a quadratic       in x, with what the gradients of T in m and S are more than the linear policy's
 
 The gradient in S goes through its Cholesky factor (Giles 2008): with E = dS in the coordinates s and g_i that of the
@@ -36,6 +37,9 @@ from pilotfish.models.local import LocalModel
 from pilotfish.policies.gaussian import GaussianPolicy
 from pilotfish.types import Gaussian, Key, LinearGaussian, Problem, Quadratic, Rollouts
 
+THIN = 0.04
+"""Directions in which the variance of the states, each in its own standard deviations, is less are too thin for a
+regression: its gains there were what made the swimmer's controllers diverge, after 20 to 30 iterations."""
 HALVINGS = 20
 """Of the interval in which the share of the gradient is that counts."""
 
@@ -112,7 +116,8 @@ def _step(
 
     varies = jnp.diagonal(L) > 0
     at, s, back = m + s @ L.T, jnp.where(varies, s, 0.0), L + jnp.diag(jnp.where(varies, 0.0, 1.0))
-    linear = _regressed(jax.vmap(acts)(at), m, back, s)
+    derivative = jax.vmap(jax.jacfwd(lambda dx: acts(dx).mean))(at).mean(0)
+    linear = _regressed(jax.vmap(acts)(at), derivative, m, L, s)
     g = jax.vmap(jax.grad(kl))(at)
     whole = _of_covariance(L.T @ (g.T @ s) / len(s))
     D = gaussian.solve_chol(p.chol, linear.K - p.K)
@@ -125,13 +130,17 @@ def _step(
 
 
 def _regressed(
-    pi: Gaussian, m: Float[Array, "dx"], L: Float[Array, "dx dx"], s: Float[Array, "M dx"]
+    pi: Gaussian, derivative: Float[Array, "du dx"], m: Float[Array, "dx"], L: Float[Array, "dx dx"], s: Array
 ) -> LinearGaussian:
-    """The linear-Gaussian policy that has the actions' moments with the states."""
+    """The linear-Gaussian policy that has the actions' moments with the states; what does not vary has no gain."""
     mean = pi.mean.mean(0)
     white = (pi.mean - mean).T @ s / len(s)
     off = pi.mean - mean - s @ white.T
-    K = gaussian.solve_chol_right(white, L)
+    std = jnp.sqrt((L**2).sum(1))
+    own = jnp.where(std > 0, std, jnp.inf)[:, None]
+    variance, axes = jnp.linalg.eigh(L / own @ (L / own).T)
+    across = ((white - derivative @ L) @ (L / own).T @ axes) / jnp.where(variance > THIN, variance, jnp.inf)
+    K = jnp.where(std > 0, derivative, 0.0) + across @ (axes / own).T
     cov = pi.cov.mean(0) + off.T @ off / len(s)
     return LinearGaussian(K, mean - K @ m, gaussian.robust_cholesky(cov))
 
