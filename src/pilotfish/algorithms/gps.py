@@ -166,7 +166,7 @@ class GPS(Algorithm):
     linearised, but taken with its true gradients in mean and covariance (CGPS, supplement B), and `linearise` does not
     count."""
     points: int = eqx.field(static=True, default=40)
-    """Number of these samples: even, and at least twice that of the state's entries."""
+    """Number of these samples; twice the state's entries where that is more."""
     step: StepSize = StepSize(smallest=0.5, largest=2.0)
     """How `kl_step` is adapted. Steps that may become ever smaller have ever larger multipliers, and so prices."""
     policy: Network = Network()
@@ -189,6 +189,7 @@ class GPS(Algorithm):
         check_number(self, "kl_step", lambda v: v > 0, "the bound on the KL must be positive")
         check_number(self, "weight", lambda v: v >= 0, "the price of the KL to the network; 0 has none at first")
         check_number(self, "dual_rate", lambda v: v >= 0, "a rate; 0 leaves the price as it is")
+        check_number(self, "points", lambda v: v >= 1, "the number of samples; give 1 or more")
         check_number(self, "noise_smoothing", lambda v: v >= 0, "a standard deviation; 0 leaves the noise white")
 
     def init(self, problem: Problem, episodes: int, key: Key) -> State:
@@ -196,14 +197,15 @@ class GPS(Algorithm):
         first, N = problem.first_controller, len(problem.conditions.mean)
         net_key, draw_key = jax.random.split(key)
         policy = self.policy.policy(problem, net_key, self.noise_smoothing)
-        visited = self.linearise.begin(problem, episodes if self.terms == "rollouts" else self.points)
+        pairs = covered.enough(self.points, problem.dx)
+        visited = self.linearise.begin(problem, episodes if self.terms == "rollouts" else 2 * pairs)
         transitions, drawn = None, None
         if self.model == "known":
             known(problem, CGPS)
         else:
             transitions = local.begin(self.dynamics, problem, episodes)
         if self.terms != "rollouts":
-            drawn = covered.samples(draw_key, self.points, problem.horizon, problem.dx)
+            drawn = covered.samples(draw_key, pairs, problem.horizon, problem.dx)
         return State(
             controller=first,
             eta=jnp.full(N, jnp.nan, float),

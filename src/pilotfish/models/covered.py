@@ -44,18 +44,18 @@ HALVINGS = 20
 """Of the interval in which the share of the gradient is that counts."""
 
 
-def samples(key: Key, points: int, T: int, dx: int) -> Float[Array, "M T dx"]:
-    """Normal samples for every step, in pairs s and -s, stretched to covariance I. ValueError if they are too few, or
-    odd.
+def enough(points: int, dx: int) -> int:
+    """Number of pairs of samples: half of the points, or as many as the states have entries, for fewer have no
+    covariance.
     """
-    if points < 2 * dx or points % 2:
-        raise ValueError(
-            f"points={points}: samples are pairs on either side of the mean, and {dx} states have a covariance from "
-            f"{dx} pairs on. Choose an even number, {2 * dx} or more."
-        )
-    s = jax.random.normal(key, (T, points // 2, dx))
+    return max(-(-points // 2), dx)
+
+
+def samples(key: Key, pairs: int, T: int, dx: int) -> Float[Array, "M T dx"]:
+    """Normal samples for every step, in pairs s and -s, stretched to covariance I."""
+    s = jax.random.normal(key, (T, pairs, dx))
     s = jnp.concatenate([s, -s], 1)
-    chol = jnp.linalg.cholesky(s.mT @ s / points)
+    chol = jnp.linalg.cholesky(s.mT @ s / (2 * pairs))
     return gaussian.solve_chol(chol, s.mT).mT.swapaxes(0, 1)
 
 
