@@ -55,6 +55,7 @@ def train_on(name, setup, seeds):
         ("peg-2d", "moto", 3, 0.6),
         ("swimmer", "moto", 3, 0.6),
         ("swimmer-cgps", "lqr-gps", 3, 0.6),
+        ("swimmer-cgps", "cgps", 3, 0.6),
     ],
 )
 def test_what_simulators_hold_is_learned(task, algorithm, seeds, least):
@@ -81,6 +82,12 @@ def test_networks_learn(task, algorithm, twelfth, last, best):
     assert success[:, 9:13].mean() >= twelfth
     assert success[:, -4:].mean() >= last
     assert success.max(1).mean() >= best
+
+
+def test_a_swimmer_learns_from_thirty_episodes():
+    """An episode costs 825 at first; LQR-GPS takes 600 rollouts to half of that."""
+    setup = experiments.setup("swimmer", "ilqg-learned")._replace(iterations=30)
+    assert train_on("swimmer", setup, 2)[0].max() < 0.4 * 825
 
 
 def test_a_walker_walks_better_than_its_demonstration():

@@ -30,7 +30,7 @@ WALKS = {
 SETUPS = {
     "swimmer-cgps": {
         "lqr-gps": Setup(LQRGPS(kl_step=0.25), rollouts=20, iterations=150),
-        "cgps": Setup(SWIMS, rollouts=5, iterations=60),
+        "cgps": Setup(SWIMS, rollouts=5, iterations=120),
     },
     "walker-cgps": WALKS,
     "walker-push": WALKS,
