@@ -85,7 +85,7 @@ def test_networks_learn(task, algorithm, twelfth, last, best):
 
 
 def test_a_swimmer_learns_from_thirty_episodes():
-    """An episode costs 825 at first; LQR-GPS takes 600 rollouts to half of that."""
+    """An episode costs 825 at first; LQR-GPS takes about 400 rollouts to half of that."""
     setup = experiments.setup("swimmer", "ilqg-learned")._replace(iterations=30)
     assert train_on("swimmer", setup, 2)[0].max() < 0.4 * 825
 
