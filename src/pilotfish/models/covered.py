@@ -7,7 +7,7 @@ s_i that are drawn once and for all,
 
 is smooth in the controller and in m and S alike, of which a linear function of the policy knows nothing. The samples
 are pairs s and -s (ours): what is even in s, as a bend of the policy is, then changes no gradient in S, as under the
-normal distribution itself. Of 40 independent ones it did, and the swimmer's controllers diverged.
+normal distribution itself. With 40 independent samples it did change them.
 
 So that a linear-quadratic program finds where these gradients vanish, it is given
 
