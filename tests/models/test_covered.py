@@ -230,7 +230,11 @@ def test_where_states_hardly_vary_the_mean_derivative_counts():
     K = np.asarray(term(policy, model, p, s)[0].K[0])
     m, L = (np.asarray(a[0]) for a in covered.marginals(model, p))
     at = jnp.asarray(m + np.asarray(s)[:, 0] @ L.T)
-    mean = lambda d: policy.mean(0, o := model.nominal.x[0] + d, o)  # noqa: E731
+
+    def mean(d):
+        o = model.nominal.x[0] + d
+        return policy.mean(0, o, o)
+
     u, derivative = np.asarray(jax.vmap(mean)(at)), np.asarray(jax.vmap(jax.jacfwd(mean))(at)).mean(0)
     thin, thick = np.array([1.0, -1.0]) * std, np.array([1.0, 1.0]) * std
     np.testing.assert_allclose(K @ thin, derivative @ thin, rtol=1e-9)

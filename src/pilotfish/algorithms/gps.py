@@ -281,8 +281,8 @@ class GPS(Algorithm):
         return local.obstacle(self.cost, problem, rollouts, ok) or UNSTABLE * (self.model == "known")
 
     def _most_noise(self, problem: Problem, state: State) -> Float[Array, ""]:
-        """The largest entropy that the network may have: of fitted dynamics the first controllers', of which learning
-        was to begin; where dynamics are known noise teaches nothing, and it only falls.
+        """The largest entropy that the network may have, in nats: the mean of the first controllers'; where dynamics
+        are known noise teaches nothing, and only falls.
         """
         first = gaussian.entropy(problem.first_controller.chol).mean()
         return first if self.model == "fitted" else jnp.minimum(first, gaussian.entropy(state.policy.factor))

@@ -29,7 +29,7 @@ SMOOTH = 5.0
 STEADY = StepSize(smallest=0.5, largest=2.0)
 
 STEADFAST = ILQG(dynamics="learned", learned=LearnedDynamics(nearest=1500, points=1000), starts=1, radius=1.0)
-"""Every plan goes on from the cheapest episode, and saves little; one that began anew would promise more."""
+"""Every plan goes on from the cheapest episode and saves a little; plans that begin anew do not come true here."""
 
 DEFAULT = "lqr-gps"
 PEG = {

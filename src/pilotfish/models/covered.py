@@ -38,8 +38,8 @@ from pilotfish.policies.gaussian import GaussianPolicy
 from pilotfish.types import Gaussian, Key, LinearGaussian, Problem, Quadratic, Rollouts
 
 THIN = 0.04
-"""Directions in which the variance of the states, each in its own standard deviations, is less are too thin for a
-regression: its gains there were what made the swimmer's controllers diverge, after 20 to 30 iterations."""
+"""Where the variance of the states along a direction, each in its own standard deviations, is less, no regression is
+believed: its gains there made the swimmer's controllers diverge, after 20 to 30 iterations."""
 HALVINGS = 20
 """Of the interval in which the share of the gradient is that counts."""
 
@@ -130,17 +130,22 @@ def _step(
 
 
 def _regressed(
-    pi: Gaussian, derivative: Float[Array, "du dx"], m: Float[Array, "dx"], L: Float[Array, "dx dx"], s: Array
+    pi: Gaussian,
+    derivative: Float[Array, "du dx"],
+    m: Float[Array, "dx"],
+    L: Float[Array, "dx dx"],
+    s: Float[Array, "M dx"],
 ) -> LinearGaussian:
     """The linear-Gaussian policy that has the actions' moments with the states; what does not vary has no gain."""
     mean = pi.mean.mean(0)
     white = (pi.mean - mean).T @ s / len(s)
     off = pi.mean - mean - s @ white.T
     std = jnp.sqrt((L**2).sum(1))
-    own = jnp.where(std > 0, std, jnp.inf)[:, None]
-    variance, axes = jnp.linalg.eigh(L / own @ (L / own).T)
-    across = ((white - derivative @ L) @ (L / own).T @ axes) / jnp.where(variance > THIN, variance, jnp.inf)
-    K = jnp.where(std > 0, derivative, 0.0) + across @ (axes / own).T
+    unit = jnp.where(std > 0, std, jnp.inf)[:, None]
+    alike = L / unit
+    variance, axes = jnp.linalg.eigh(alike @ alike.T)
+    along = (white - derivative @ L) @ alike.T @ axes / jnp.where(variance > THIN, variance, jnp.inf)
+    K = jnp.where(std > 0, derivative, 0.0) + along @ (axes / unit).T
     cov = pi.cov.mean(0) + off.T @ off / len(s)
     return LinearGaussian(K, mean - K @ m, gaussian.robust_cholesky(cov))
 
