@@ -84,6 +84,7 @@ ROWS = {
     "peg-2d-slots-badmm": "peg-2d-slots --algorithm badmm --seeds 3",
     "peg-3d": "peg-3d --seeds 5",
     "octopus": "octopus --seeds 3",
+    "octopus-gps": "octopus --algorithm gps --iterations 80 --seeds 3",
     "swimmer": "swimmer --seeds 5",
     "swimmer-ilqg-learned": "swimmer --algorithm ilqg-learned --measured 20 --seeds 5",
     "swimmer-ilqg": "swimmer --algorithm ilqg --seeds 5",
