@@ -47,6 +47,13 @@ def test_what_is_kept_is_what_the_row_says(name):
     assert len(record["seeds"]) == len(record["cost"]) == len(record["rollouts_to_first_success"])
 
 
+@pytest.mark.parametrize("path", sorted(DOCS.glob("*/verdict.json")), ids=lambda path: path.parent.name)
+def test_figures_that_are_kept_name_the_command_that_makes_them_anywhere(path):
+    record = json.loads(path.read_bytes())
+    assert record["command"].startswith(f"pilotfish figure {record['figure']}")
+    assert "--out" not in record["command"]
+
+
 @pytest.mark.parametrize("task", rows.PREFERRED)
 def test_what_is_preferred_is_the_best_that_was_measured(task):
     known, preferred = kept()[task], rows.PREFERRED[task]
