@@ -1,7 +1,7 @@
-"""What a short run costs from its start to its film, in CPU seconds: python benchmarks/start.py [--rounds 3]
+"""What short runs cost from their start to their film, in CPU seconds: python benchmarks/start.py [--rounds 3]
 
-The same run with programs compiled anew, with those that the run before left, and without pictures, one after the
-other; the median of each. `list` compiles nothing.
+Each run with programs compiled anew, with those that the run before left, and without pictures that move, one after
+the other; the median of each. `list` compiles nothing.
 """
 
 import argparse
@@ -14,7 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-RUN = ["train", "double-link", "--algorithm", "moto", "--iterations", "5", "--rollouts", "30"]
+RUNS = {
+    "`train double-link`: 8 episodes of iLQG on learned dynamics": [],
+    "5 iterations of 10 rollouts of LQR-GPS on it": ["--algorithm", "lqr-gps", "--iterations", "5", "--rollouts", "10"],
+    "5 iterations of 30 rollouts of MOTO on it": ["--algorithm", "moto", "--iterations", "5", "--rollouts", "30"],
+}
 
 
 def seconds(words: list[str], environment: dict[str, str]) -> float:
@@ -26,23 +30,20 @@ def seconds(words: list[str], environment: dict[str, str]) -> float:
 
 
 def main(rounds: int) -> None:
-    times: dict[str, list[float]] = {}
+    print("| CPU seconds | compiled anew | programs kept | programs kept, `--no-film` |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"XDG_CACHE_HOME": folder}
         environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-        for number in range(rounds + 1):
-            out = ["--out", str(Path(folder) / f"run-{number}")]
-            for name, words in (
-                ("`list`", ["list"]),
-                ("compiled anew", [*RUN, *out, "--no-cache"]),
-                ("programs kept", [*RUN, *(f"{word}-kept" if word == out[1] else word for word in out)]),
-                ("programs kept, `--no-film`", [*RUN, "--no-film", "--out", f"{out[1]}-bare"]),
-            ):
-                times.setdefault(name, []).append(seconds(words, environment))
-    print("| 5 iterations of 30 rollouts on double-link | CPU seconds | of those of compiling anew |\n|---|---|---|")
-    medians = {name: float(np.median(found[1:])) for name, found in times.items()}  # the first round fills the folder
-    for name, found in medians.items():
-        print(f"| {name} | {found:.1f} | {found / medians['compiled anew']:.2f} |")
+        for i, (name, words) in enumerate(RUNS.items()):
+            train = ["train", "double-link", *words]
+            found = []
+            for number in range(rounds + 1):
+                out = str(Path(folder) / f"{i}-{number}-")
+                every = (["--no-cache", "--out", f"{out}anew"], ["--out", f"{out}kept"], ["--no-film", "--out", out])
+                found.append([seconds([*train, *more], environment) for more in every])
+            anew, kept, bare = np.median(found[1:], 0)  # the first round fills the folder
+            print(f"| {name} | {anew:.1f} | {kept:.1f} ({kept / anew:.2f}) | {bare:.1f} ({bare / anew:.2f}) |")
+        print(f"| `list` | | {np.median([seconds(['list'], environment) for _ in range(rounds)]):.1f} | |")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Importing this module switches jax to float64, in which the algebra of local con
 to keep its promises; set the environment variable `JAX_ENABLE_X64=0` to stay in float32.
 """
 
+import functools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -27,14 +28,16 @@ Key = PRNGKeyArray
 
 def _floats(value: Any) -> Array:
     """A float array of strong type, so that what is computed from it never recompiles for a weak one."""
-    return jnp.asarray(value, dtype=jnp.result_type(float))
+    dtype = jnp.result_type(float)
+    plain = isinstance(value, int | float) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
+    return jnp.asarray(np.asarray(value, dtype) if plain else value, dtype=dtype)  # plain data needs no program
 
 
 def _of_size(value: Any, size: int, name: str) -> Array:
     """A vector of `size` floats; one number stands for all of them."""
     if value is None:
         raise ValueError(f"{name}=None: leave it out where there is none.")
-    array = _floats(value)
+    array = _floats(np.full(size, value) if isinstance(value, int | float) else value)
     if array.shape not in ((), (size,)):
         raise ValueError(f"{name} has the shape {array.shape}; it must have the shape ({size},).")
     return jnp.broadcast_to(array, (size,))
@@ -305,8 +308,7 @@ class Problem(eqx.Module):
         self.action_low = _of_size(action_low, du, "action_low")
         self.action_high = _of_size(action_high, du, "action_high")
         if first_controller is None:
-            std = jnp.broadcast_to(jnp.diag(self.initial_std), (N, horizon, du, du))
-            first_controller = LinearGaussian(jnp.zeros((N, horizon, du, dx)), jnp.zeros((N, horizon, du)), std)
+            first_controller = _still(self.initial_std, N, horizon, dx)
         self.first_controller = jax.tree.map(_floats, first_controller)
 
     def __check_init__(self):
@@ -322,9 +324,9 @@ class Problem(eqx.Module):
             )
         if self.cost is None and self.final_cost is not no_cost:
             raise ValueError("final_cost without cost: give both, or neither where the world brings the costs.")
-        x, u, t = jnp.zeros(self.dx), jnp.zeros(self.du), jnp.asarray(0)
-        xs, us = jnp.zeros((self.horizon + 1, self.dx)), jnp.zeros((self.horizon, self.du))
-        brought = () if self.final_cost is not None else (jnp.zeros(()),)
+        x, u, t = np.zeros(self.dx), np.zeros(self.du), np.zeros((), int)
+        xs, us = np.zeros((self.horizon + 1, self.dx)), np.zeros((self.horizon, self.du))
+        brought = () if self.final_cost is not None else (np.zeros(()),)
         equations = self.dynamics.function if isinstance(self.dynamics, Equations) else None
         for name, f, args, shape in (
             ("cost(x, u, t)", self.cost, (x, u, t), ()),
@@ -352,7 +354,7 @@ class Problem(eqx.Module):
     @property
     def do(self) -> int:
         """Dimension of what a policy sees."""
-        return jax.eval_shape(self.observe, jnp.zeros(self.dx)).shape[0]
+        return jax.eval_shape(self.observe, np.zeros(self.dx)).shape[0]
 
     @property
     def du(self) -> int:
@@ -390,6 +392,14 @@ def _check_shapes(conditions: Gaussian, initial_std: Array) -> None:
         raise ValueError(f"conditions.cov has the shape {cov}; beside a mean {mean} it must be {(*mean, mean[1])}.")
     if len(std) != 1 or 0 in std:
         raise ValueError(f"initial_std has the shape {std}; it must have the shape (du,): a number for each action.")
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _still(initial_std: Array, N: int, T: int, dx: int) -> LinearGaussian:
+    """Controllers that do nothing, with the first noise."""
+    du = len(initial_std)
+    chol = jnp.broadcast_to(jnp.diag(initial_std), (N, T, du, du))
+    return LinearGaussian(jnp.zeros((N, T, du, dx)), jnp.zeros((N, T, du)), chol)
 
 
 def _check_values(problem: Problem) -> None:

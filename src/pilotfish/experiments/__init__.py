@@ -56,10 +56,17 @@ def default_algorithm(task: str, settings: Iterable[str] = ()) -> str:
     """
     from pilotfish import algorithms
 
-    known = [rows.algorithm(rows.PREFERRED[task].episodes)] if task in rows.PREFERRED else []
-    known += [paper.DEFAULT for paper in _papers() if task in paper.SETUPS] or [FEWEST]
-    having = (name for name in known if all(hasattr(algorithms.find(name).make(), one) for one in settings))
-    return next(having, known[0])
+    having = (name for name in _known(task) if all(hasattr(algorithms.find(name).make(), one) for one in settings))
+    return next(having, None) or next(_known(task))
+
+
+def _known(task: str) -> Iterator[str]:
+    """The algorithms that are known to learn a task, the best first: no paper is read that is not asked for."""
+    if task in rows.PREFERRED:
+        yield rows.algorithm(rows.PREFERRED[task].episodes)
+    of_papers = (paper.DEFAULT for paper in _papers() if task in paper.SETUPS)
+    yield next(of_papers, FEWEST)
+    yield from of_papers
 
 
 def figures() -> "dict[str, PaperFigure]":

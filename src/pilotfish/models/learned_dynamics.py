@@ -139,7 +139,7 @@ class LearnedDynamics(eqx.Module):
         """What is remembered before the first rollouts."""
         N, T, dx, du = len(problem.conditions.mean), problem.horizon, problem.dx, problem.du
         n = -(-self.memory // (N * episodes * T)) * N * episodes * T
-        d = len(inputs(jnp.zeros(dx), jnp.zeros(du), problem.angles))
+        d = dx + len(problem.angles) + du  # of `inputs`
         return Experience(
             x=jnp.zeros((n, dx)),
             u=jnp.zeros((n, du)),

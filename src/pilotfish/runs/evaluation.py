@@ -263,14 +263,15 @@ def reached(problem: Problem, rollouts: Rollouts) -> Bool[np.ndarray, "S N M"]:
     """Which whole episodes of each seed reach the goal. ValueError if the problem defines none."""
     if problem.success is None:
         raise ValueError("success: this problem defines none.")
-    every = jax.vmap(jax.vmap(jax.vmap(problem.reaches)))
+    every = jax.jit(jax.vmap(jax.vmap(jax.vmap(problem.reaches))))
     success = jax.device_get(every(rollouts.x, rollouts.u, rollouts.cost))
     return success & np.asarray(rollouts.valid)
 
 
 def _distinct(world: World, roll: Callable[[int], Rollouts], episodes: int) -> tuple[Rollouts, bool]:
     """The rollouts, of which one from each condition is left where all are the same, and whether they are."""
-    if episodes > 1 and not np.any(world.problem.conditions.cov) and not np.any(world.problem.noise_std):
+    random = world.problem.conditions.cov, world.problem.noise_std
+    if episodes > 1 and not any(np.asarray(numbers).any() for numbers in random):
         few = roll(min(ALIKE, episodes))
         if all(np.array_equal(a, a[:, :, :1].repeat(a.shape[2], 2), equal_nan=True) for a in (few.x, few.cost)):
             return jax.tree.map(lambda leaf: leaf[:, :, :1], few), True

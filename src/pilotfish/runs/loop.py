@@ -155,9 +155,8 @@ def root_keys(seeds: Sequence[int]) -> Array:
 
 def initial(algorithm: Algorithm, world: World, episodes: int, keys: Array) -> Any:
     """Initial states, one a seed."""
-    if algorithm.traceable(world.problem):
-        return eqx.filter_vmap(lambda key: algorithm.init(world.problem, episodes, key))(keys)
-    return _stacked(algorithm.init(world.problem, episodes, key) for key in keys)
+    states = [algorithm.init(world.problem, episodes, key) for key in _apart(keys)]
+    return _together(states) if algorithm.traceable(world.problem) else _stacked(states)
 
 
 def check(algorithm: Algorithm, world: World, episodes: int) -> Algorithm:
@@ -356,6 +355,11 @@ def place_of(seed: int, seeds: Sequence[int]) -> int:
 
 def of_seed(states: Any, seed: int) -> Any:
     """The state of one of several seeds, by its place among them."""
+    return _at(states, jnp.asarray(seed))
+
+
+@eqx.filter_jit
+def _at(states: Any, seed: Int[Array, ""] | int) -> Any:
     return jax.tree.map(lambda leaf: leaf[seed] if eqx.is_array(leaf) else leaf, states)
 
 
@@ -370,4 +374,4 @@ _together = eqx.filter_jit(_stacked)
 def _apart(trees: Any) -> list[Any]:
     """The states of all seeds, each for itself."""
     count = len(jax.tree.leaves(eqx.filter(trees, eqx.is_array))[0])
-    return [of_seed(trees, s) for s in range(count)]
+    return [_at(trees, s) for s in range(count)]

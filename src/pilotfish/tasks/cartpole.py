@@ -41,12 +41,12 @@ class CartPole(DrawnTask):
             raise ValueError(f"force={self.force}: the largest force on the cart must be positive.")
 
     def problem(self) -> Problem:
-        limit = jnp.full(1, float(self.force))
+        limit = float(self.force)
         return Problem(
             horizon=HORIZON,
             dt=DT,
-            conditions=Gaussian(jnp.array([[0.0, np.pi, 0.0, 0.0]]), START_STD**2 * jnp.eye(4)[None]),
-            initial_std=jnp.full(1, float(self.initial_std)),
+            conditions=Gaussian(jnp.array([[0.0, np.pi, 0.0, 0.0]]), jnp.asarray(START_STD**2 * np.eye(4)[None])),
+            initial_std=np.full(1, float(self.initial_std)),
             cost=self.cost,
             dynamics=self.dynamics,
             action_low=-limit,

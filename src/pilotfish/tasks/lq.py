@@ -32,12 +32,12 @@ class LinearQuadratic(DrawnTask):
         return Problem(
             horizon=HORIZON,
             dt=DT,
-            conditions=Gaussian(jnp.asarray([START]), START_STD**2 * jnp.eye(4)[None]),
-            initial_std=jnp.full(2, float(self.initial_std)),
+            conditions=Gaussian(jnp.asarray([START]), jnp.asarray(START_STD**2 * np.eye(4)[None])),
+            initial_std=np.full(2, float(self.initial_std)),
             cost=self.cost,
             final_cost=self.final_cost,
             dynamics=self.dynamics,
-            noise_std=jnp.full(4, NOISE_STD),
+            noise_std=NOISE_STD,
         )
 
     def cost(self, x: Float[Array, "dx"], u: Float[Array, "du"], t: Step) -> Float[Array, ""]:

@@ -142,16 +142,16 @@ class ModelTask(MujocoTask):
         std = self.initial_std * np.where(bounded, np.ptp(model.actuator_ctrlrange, axis=1) / 2, 1.0)
         T, dx, du = self.horizon, start.shape[1], model.nu
         first = LinearGaussian(
-            jnp.zeros((1, T, du, dx)),
-            jnp.broadcast_to(jnp.asarray(np.clip(data.ctrl, low, high)), (1, T, du)),
-            jnp.broadcast_to(jnp.diag(jnp.asarray(std)), (1, T, du, du)),
+            jnp.asarray(np.zeros((1, T, du, dx))),
+            jnp.asarray(np.tile(np.clip(data.ctrl, low, high), (1, T, 1))),
+            jnp.asarray(np.tile(np.diag(std), (1, T, 1, 1))),
         )
         with functions.quoting(self.cost):
             problem = Problem(
                 horizon=T,
                 dt=self.dt or math.ceil(SHORTEST / model.opt.timestep - 1e-9) * model.opt.timestep,
-                conditions=Gaussian(jnp.asarray(start), jnp.asarray(self._spread(model, data.qpos, dx))[None]),
-                initial_std=jnp.asarray(std),
+                conditions=Gaussian(jnp.asarray(start), jnp.asarray(self._spread(model, data.qpos, dx)[None])),
+                initial_std=std,
                 action_low=low,
                 action_high=high,
                 first_controller=first,

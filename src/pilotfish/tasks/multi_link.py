@@ -79,15 +79,15 @@ class MultiLink(DrawnTask):
         n = self.links
         start = np.zeros((1, 2 * n))
         start[0, 0] = np.pi
-        limit = jnp.full(n, float(self.torque))
+        limit = np.full(n, float(self.torque))
         return Problem(
             horizon=HORIZON,
             dt=DT,
-            conditions=Gaussian(jnp.asarray(start), START_STD**2 * jnp.eye(2 * n)[None]),
-            initial_std=jnp.full(n, float(self.initial_std)),
+            conditions=Gaussian(jnp.asarray(start), jnp.asarray(START_STD**2 * np.eye(2 * n)[None])),
+            initial_std=np.full(n, float(self.initial_std)),
             cost=self.cost,
             dynamics=self.dynamics,
-            noise_std=jnp.full(2 * n, NOISE_STD),
+            noise_std=NOISE_STD,
             action_low=-limit,
             action_high=limit,
             success=self.holds,

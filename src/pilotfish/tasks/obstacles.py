@@ -87,12 +87,12 @@ class Obstacles(MujocoTask):
     def problem(self) -> Problem:
         n, y, zero = len(self.starts), np.array(self.starts), np.zeros(len(self.starts))
         start = jnp.asarray(np.stack([zero - TARGET[0], y - TARGET[1], zero, zero], -1))
-        limit = jnp.full(2, float(self.force))
+        limit = float(self.force)
         return Problem(
             horizon=HORIZON,
             dt=DT,
-            conditions=Gaussian(start, jnp.broadcast_to(START_VARIANCE * jnp.eye(4), (n, 4, 4))),
-            initial_std=jnp.ones(2),
+            conditions=Gaussian(start, jnp.asarray(np.tile(START_VARIANCE * np.eye(4), (n, 1, 1)))),
+            initial_std=np.ones(2),
             cost=self.cost,
             action_low=-limit,
             action_high=limit,

@@ -79,16 +79,15 @@ class Octopus(DrawnTask):
     def problem(self) -> Problem:
         places = [(i, side) for i in range(1, CHAMBERS + 1) for side in (0.5, -0.5)]
         start = np.concatenate([np.zeros(1), np.ravel(places), np.zeros(DEGREES)])
-        limit = jnp.ones(MUSCLES)
         return Problem(
             horizon=HORIZON,
             dt=DT,
-            conditions=Gaussian(jnp.asarray(start)[None], START_STD**2 * jnp.eye(2 * DEGREES)[None]),
-            initial_std=jnp.full(MUSCLES, float(self.initial_std)),
+            conditions=Gaussian(jnp.asarray(start[None]), jnp.asarray(START_STD**2 * np.eye(2 * DEGREES)[None])),
+            initial_std=np.full(MUSCLES, float(self.initial_std)),
             cost=self.cost,
             dynamics=self.dynamics,
-            action_low=-limit,
-            action_high=limit,
+            action_low=-1.0,
+            action_high=1.0,
             success=self.reaches,
         )
 

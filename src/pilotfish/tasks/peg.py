@@ -177,20 +177,19 @@ class Peg(MujocoTask):
     def problem(self) -> Problem:
         N = len(self.offsets)
         start = jnp.asarray(self.simulation().states(np.tile(START, (N, 1)), np.zeros((N, 7))))
-        cov = jnp.zeros((26, 26)).at[:14, :14].set(START_VARIANCE * jnp.eye(14))
-        limit, gain = jnp.full(7, TORQUE), jnp.asarray(1 / GAINS)
+        cov = START_VARIANCE * np.diag(np.arange(26) < 14)
         return Problem(
             horizon=HORIZON,
             dt=DT,
-            conditions=Gaussian(start, jnp.broadcast_to(cov, (N, 26, 26))),
-            initial_std=jnp.ones(7),
+            conditions=Gaussian(start, jnp.asarray(np.tile(cov, (N, 1, 1)))),
+            initial_std=np.ones(7),
             cost=self.cost,
-            action_low=-limit,
-            action_high=limit,
+            action_low=-TORQUE,
+            action_high=TORQUE,
             observe=joints if self.blind else identity,
             success=self.is_inserted,
             distance=self.height,
-            first_controller=hold(start, HORIZON, DT, gain, final_weight=50.0),
+            first_controller=hold(start, HORIZON, DT, jnp.asarray(1 / GAINS), final_weight=50.0),
         )
 
     def cost(self, x: Float[Array, "dx"], u: Float[Array, "du"], t: Step) -> Float[Array, ""]:

@@ -130,16 +130,15 @@ class PegPlanar(MujocoTask):
         N = max(len(self.shifts), 1)
         start = jnp.asarray(self.simulation().states(np.tile(START, (N, 1)), np.zeros((N, 3))))
         dx = start.shape[1]
-        cov = jnp.zeros((dx, dx)).at[:6, :6].set(START_VARIANCE * jnp.eye(6))
-        limit = jnp.full(2, TORQUE)
+        cov = START_VARIANCE * np.diag(np.arange(dx) < 6)
         return Problem(
             horizon=HORIZON,
             dt=DT,
-            conditions=Gaussian(start, jnp.broadcast_to(cov, (N, dx, dx))),
-            initial_std=jnp.full(2, float(self.initial_std)),
+            conditions=Gaussian(start, jnp.asarray(np.tile(cov, (N, 1, 1)))),
+            initial_std=np.full(2, float(self.initial_std)),
             cost=self.cost,
-            action_low=-limit,
-            action_high=limit,
+            action_low=-TORQUE,
+            action_high=TORQUE,
             observe=joints if self.blind else identity,
             success=self.is_inserted,
         )

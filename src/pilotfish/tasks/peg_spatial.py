@@ -100,13 +100,12 @@ class PegSpatial(MujocoTask):
         return Simulation(mujoco.MjModel.from_xml_string(MJCF))
 
     def problem(self) -> Problem:
-        start = jnp.concatenate([jnp.asarray(START), jnp.zeros(6)])[None]
-        limit = jnp.asarray(TORQUE)
+        start, limit = jnp.asarray([[*START, *np.zeros(6)]]), np.array(TORQUE)
         return Problem(
             horizon=HORIZON,
             dt=DT,
-            conditions=Gaussian(start, START_VARIANCE * jnp.eye(12)[None]),
-            initial_std=jnp.ones(6),
+            conditions=Gaussian(start, jnp.asarray(START_VARIANCE * np.eye(12)[None])),
+            initial_std=np.ones(6),
             cost=self.cost,
             action_low=-limit,
             action_high=limit,

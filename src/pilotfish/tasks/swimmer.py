@@ -60,16 +60,15 @@ class Swimmer(DrawnTask):
             raise ValueError(f"velocity={self.velocity}: the velocity along x to swim at must be positive.")
 
     def problem(self) -> Problem:
-        limit = jnp.full(2, TORQUE)
         return Problem(
             horizon=self.horizon,
             dt=DT,
-            conditions=Gaussian(jnp.zeros((1, 10)), START_STD**2 * jnp.eye(10)[None]),
-            initial_std=jnp.full(2, float(self.initial_std)),
+            conditions=Gaussian(jnp.asarray(np.zeros((1, 10))), jnp.asarray(START_STD**2 * np.eye(10)[None])),
+            initial_std=np.full(2, float(self.initial_std)),
             cost=self.cost,
             dynamics=self.dynamics,
-            action_low=-limit,
-            action_high=limit,
+            action_low=-TORQUE,
+            action_high=TORQUE,
             success=self.keeps_pace,
         )
 

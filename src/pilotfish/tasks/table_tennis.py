@@ -215,15 +215,15 @@ class TableTennis(MujocoTask):
         scale, dx, du = np.array(self.scale), start.shape[1], len(LIMITS)
         k = demonstration().reshape(HORIZON, SUBSTEPS, du).mean(1) / scale
         first = LinearGaussian(
-            K=jnp.zeros((1, HORIZON, du, dx)),
-            k=jnp.asarray(k)[None],
-            chol=jnp.tile(self.initial_std * jnp.eye(du), (1, HORIZON, 1, 1)),
+            K=jnp.asarray(np.zeros((1, HORIZON, du, dx))),
+            k=jnp.asarray(k[None]),
+            chol=jnp.asarray(np.tile(self.initial_std * np.eye(du), (1, HORIZON, 1, 1))),
         )
         return Problem(
             horizon=HORIZON,
             dt=SUBSTEPS * DT,
-            conditions=Gaussian(start, jnp.zeros((1, dx, dx))),
-            initial_std=jnp.full(du, float(self.initial_std)),
+            conditions=Gaussian(start, jnp.asarray(np.zeros((1, dx, dx)))),
+            initial_std=np.full(du, float(self.initial_std)),
             cost=self.cost,
             final_cost=None,
             action_low=-LIMITS / scale,

@@ -151,12 +151,14 @@ class Walker(MujocoTask):
         return Simulation(model, forces=forces)
 
     def problem(self) -> Problem:
-        limit = jnp.array(2 * (*LIMITS.values(),))
+        limit = np.array(2 * (*LIMITS.values(),))
         return Problem(
             horizon=HORIZON,
             dt=DT,
-            conditions=Gaussian(jnp.array([START + START_VELOCITY]), jnp.diag(START_STD**2)[None]),
-            initial_std=jnp.full(6, float(self.initial_std)),
+            conditions=Gaussian(
+                jnp.array([START + START_VELOCITY]), jnp.asarray(np.diag(np.asarray(START_STD) ** 2)[None])
+            ),
+            initial_std=np.full(6, float(self.initial_std)),
             cost=self.cost,
             action_low=-limit,
             action_high=limit,
