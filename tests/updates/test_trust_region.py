@@ -76,7 +76,7 @@ def test_the_plan_is_the_cheapest_within_the_radius(radius):
 
     def room(v):
         d = (episode(p, v[:, None]) - c) / SPREAD
-        return radius**2 - (d**2).sum() / (T + 1)
+        return radius**2 - (d**2).sum() / (T + 1) / DX
 
     bound = [] if np.isinf(radius) else [{"type": "ineq", "fun": jax.jit(room), "jac": jax.jit(jax.grad(room))}]
     found = scipy.optimize.minimize(
@@ -100,6 +100,19 @@ def test_units_change_nothing(state, action, cost):
     held = trust_region.followed(p, plan, SPREAD, 10.0)
     also_held = trust_region.followed(q, same, state * SPREAD, 10.0)
     assert np.allclose(also_held.K, held.K * action / state, rtol=1e-4, atol=1e-6 * action / state)
+
+
+@pytest.mark.parametrize("radius", [0.3, np.inf])
+def test_where_costs_have_their_zero_changes_little(radius):
+    """A plan must not be done at once because its cost is large whatever it does."""
+    u = 0.3 * jnp.sin(jnp.arange(float(T)))[:, None]
+    p = problem()
+    high = eqx.tree_at(lambda p: p.cost, p, lambda x, u, t: p.cost(x, u, t) + 1e6)
+    plan, _ = planned(p, region(p, u, radius), open_loop(u), SPREAD)
+    same, _ = planned(high, region(high, u, radius), open_loop(u), SPREAD)
+    begun = float(p.costs(episode(p, u), u).sum())
+    gained, also = begun - float(plan.cost[0]), begun - float(p.costs(same.x[0], same.u[0]).sum())
+    assert also == pytest.approx(gained, rel=0.03)
 
 
 def test_gains_are_those_of_dense_least_squares():
@@ -146,7 +159,7 @@ def rollouts(p, cost, broken=False):
         (500.0, 0.0, np.inf, 0.5, (False, False), np.inf),  # once is not enough
         (500.0, 0.0, np.inf, 0.5, (False, True), SHRINK * 0.5),
         (500.0, 0.0, np.inf, 9.0, (True, True), BOUNDED),
-        (500.0, 0.0, 0.06, 0.5, (False, False), LEAST),
+        (500.0, 0.0, 0.03, 0.5, (False, False), LEAST),
         (500.0, 0.0, 1.0, 0.5, (True, True), 1.0),  # the region is not to blame
         (45.0, 0.0, 0.1, 0.5, (True, False), GROWTH * 0.5),
         (500.0, 100.0, 1.0, 0.5, (False, False), 1.0),  # it promised nothing

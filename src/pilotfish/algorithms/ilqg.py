@@ -84,8 +84,8 @@ class LearnedInfo(NamedTuple):
     astray: Annotated[
         Float[Array, ""], Shown("distance of episodes from their plan", scale="log", column="astray", form="{:.2g}")
     ]
-    """Root mean square distance of the episodes' states from those that were planned, in standard deviations of all
-    states seen; 0 before there is a plan."""
+    """Root mean square distance of the episodes' states from those that were planned, over entries too, in standard
+    deviations of all states seen; 0 before there is a plan."""
     unexplained: Annotated[
         Float[Array, ""],
         Shown("part of the changes that is not explained", scale="log", column="unexplained", form="{:.2g}"),
@@ -95,8 +95,7 @@ class LearnedInfo(NamedTuple):
     radius: Annotated[
         Float[Array, ""], Shown("distances of plans", scale="log", column="radius", form="{:.2g}", label="allowed")
     ]
-    """Mean of how far plans may be from the cheapest episode, in standard deviations of the states; 0 where there is no
-    bound yet."""
+    """Mean of how far plans may be from the cheapest episode, in the same measure; 0 where there is no bound yet."""
     moved: Annotated[Float[Array, ""], Shown("distances of plans", scale="log", label="of the plan")]
     """How far they are."""
     basis: Annotated[Float[Array, ""], Shown("transitions on which basis functions are centred")]
@@ -133,12 +132,13 @@ class ILQG(Algorithm):
     learned: LearnedDynamics = LearnedDynamics()
     """How the dynamics are learned."""
     steps: int = eqx.field(static=True, default=40)
-    """Steps of a plan."""
+    """Most steps of a plan."""
     starts: int = eqx.field(static=True, default=2)
     """Number of plans: one goes on from the cheapest episode, the others begin anew."""
     radius: float = jnp.inf
-    """How far the first plan may be from the first episode, in standard deviations of the states; `inf`: as far as it
-    likes, until two plans in a row do not come true. Later plans as far as they have come true before."""
+    """How far the first plan may be from the first episode, as a root mean square over time and entries of the state,
+    in standard deviations of the states; `inf`: as far as it likes, until two plans in a row do not come true. Later
+    plans as far as they have come true before."""
     stiffness: float = 10.0
     """How firmly a plan is followed: the deviation of the action, in units of the problem's initial_std, that is worth
     a standard deviation of the state."""
@@ -272,13 +272,12 @@ class ILQG(Algorithm):
         self, new: State, old: Trajectory, ok: Bool[Array, "N"], report: Report, rollouts: Rollouts
     ) -> LearnedInfo:
         assert new.learning is not None
-        region, weight = new.learning.region, rollouts.weight[..., 1:, None]
-        scale = jnp.where(report.spread > 0, report.spread, jnp.inf)
-        far = (weight * ((rollouts.x - old.x[:, None])[..., 1:, :] / scale) ** 2).sum((1, 3))
+        region, weight = new.learning.region, rollouts.weight[..., 1:]
+        far = weight * trust_region.distance(rollouts.x[..., 1:, None, :], old.x[:, None, 1:, None], report.spread) ** 2
         return LearnedInfo(
             ok=ok,
             nominal_cost=jnp.nan_to_num(new.nominal.cost.mean()),
-            astray=jnp.where(jnp.isfinite(old.cost).all(), jnp.sqrt(far.mean()), 0.0),
+            astray=jnp.where(jnp.isfinite(old.cost).all(), jnp.sqrt(far.sum(1).mean()), 0.0),
             unexplained=report.unexplained,
             radius=jnp.where(jnp.isfinite(region.radius), region.radius, 0.0).mean(),
             moved=jnp.nan_to_num(region.distance).mean(),

@@ -28,7 +28,9 @@ SMOOTH = 5.0
 
 STEADY = StepSize(smallest=0.5, largest=2.0)
 
-STEADFAST = ILQG(dynamics="learned", learned=LearnedDynamics(nearest=1500, points=1000), starts=1, radius=1.0)
+STEADFAST = ILQG(
+    dynamics="learned", learned=LearnedDynamics(memory=8000, nearest=4000, points=2000), starts=1, radius=0.35
+)
 """Every plan goes on from the cheapest episode and saves a little; plans that begin anew do not come true here."""
 
 DEFAULT = "lqr-gps"

@@ -16,8 +16,15 @@ from pilotfish.models.learned_dynamics import LearnedDynamics
 DEFAULT = "moto"
 TRPO_PAPER = TRPO(kl_step=0.1)
 """Its step-size is MOTO's (section 7.3)."""
-TAME = ILQG(dynamics="learned", learned=LearnedDynamics(sample=300), radius=1.0, first_noise=0.2, exploration=0.06)
-"""Four links go wild in the first episodes otherwise, and what is then seen is of no use."""
+TAME = ILQG(
+    dynamics="learned",
+    learned=LearnedDynamics(nearest=3000, points=1500, sample=300),
+    radius=0.35,
+    first_noise=0.2,
+    exploration=0.06,
+)
+"""Four links go wild in the first episodes otherwise, and what is then seen is of no use. Fewer basis functions do not
+explain what they do: one seed in ten holds with 500 among 600 transitions, eight among 1,000, all with these."""
 
 SETUPS = {
     "double-link": {

@@ -3,10 +3,10 @@
 Ours. What was learned from a few episodes is right near them, and an optimiser goes where it is wrong. So a plan stays
 about the cheapest episode so far, c. With s the standard deviations of all states that are remembered,
 
-    minimise the plan's cost   s.t.   |x - c| <= radius,      |x - c|^2 = mean over t of  sum_i ((x_ti - c_ti) / s_i)^2
+    minimise the plan's cost   s.t.   |x - c| <= radius,      |x - c|^2 = mean over t and i of  ((x_ti - c_ti) / s_i)^2
 
-by a multiplier, which every step of iLQG moves towards the one that keeps the bound. The radius has no unit, and
-follows what episodes say:
+by a multiplier, which every step of iLQG moves towards the one that keeps the bound. The radius has no unit, is the
+same for few entries of the state and for many, and follows what episodes say:
 
     saved < 1/5 of what was promised   radius <- SHRINK min(radius, distance of the plan)
     saved > 1/2                        radius <- GROWTH radius
@@ -39,12 +39,17 @@ from pilotfish.updates.ilqg_step import Trajectory
 LITTLE, MUCH = 0.2, 0.5
 """Parts of the promised decrease below and above which the radius changes."""
 SHRINK, GROWTH = 0.6, 1.5
-BOUNDED = 1.0
+BOUNDED = 0.5
 """Largest radius with which a bound begins."""
-LEAST = 0.05
+LEAST = 0.02
 """Smallest radius: the noise of an episode alone leads as far, and says nothing of the plan."""
 DONE = 0.1
 """Part of the cost below which what a plan promises is taken to be nothing."""
+SETTLED, GAINED = 1e-3, 1e-2
+"""A plan is done where its next step, and the price of its bound, are worth less than such a part of its cost and of
+what its steps have gained so far, which does not depend on where costs have their zero."""
+KEPT = 1.02
+"""How far beyond the radius a plan may be that is done."""
 STEADY = 3.0
 """Largest factor by which a step changes the multiplier."""
 RANGE = 1e6
@@ -132,8 +137,8 @@ def planned(
     sufficient_decrease: Array | float,
     regularisation: Array | float = 0.0,
 ) -> tuple[Trajectory, TrustRegion]:
-    """The cheapest plans within the region that so many steps find from where the first controllers lead, and the
-    region with their distance. Their cost has no price in it.
+    """The cheapest plans within the region that at most so many steps find from where the first controllers lead, and
+    the region with their distance. Their cost has no price in it.
     """
 
     def of_condition(start: Array, first: LinearGaussian, region: TrustRegion) -> tuple[Trajectory, TrustRegion]:
@@ -155,19 +160,30 @@ def _planned(
 ) -> tuple[Trajectory, TrustRegion]:
     """Of one condition, whose region has no axis for it."""
     unit, bounded = jnp.abs(problem.costs(region.x, region.u)).mean(), jnp.isfinite(region.radius)
-    weight = jnp.where(unit > 0, unit, 1.0) / jnp.where(bounded & (spread > 0), spread, jnp.inf) ** 2
+    unit = jnp.where(unit > 0, unit, 1.0)
+    weight = unit / _varying(spread) / jnp.where(bounded & (spread > 0), spread, jnp.inf) ** 2
 
-    def step(carry: tuple[Trajectory, Array], _):
-        now, multiplier = carry
+    def unfinished(carry: tuple) -> Array:
+        *_, i, done = carry
+        return (i < steps) & ~done
+
+    def step(carry: tuple) -> tuple:
+        now, multiplier, i, _ = carry
         priced = Near(problem, region.x, multiplier * weight).priced
         now = now._replace(cost=priced.costs(now.x[0], now.u[0]).sum()[None])
-        now, _ = ilqg_step.improved(priced, _known(problem), now, sufficient_decrease)
-        factor = jnp.clip(distance(now.x[0], region.x, spread) / region.radius, 1.0 / STEADY, STEADY)
-        return (now, jnp.clip(multiplier * factor, 1.0 / RANGE, RANGE)), None
+        now, told = ilqg_step.improved(priced, _known(problem), now, sufficient_decrease)
+        part = distance(now.x[0], region.x, spread) / region.radius
+        price = multiplier * unit * len(region.x) * region.radius**2 * jnp.abs(part**2 - 1.0)
+        least = jnp.minimum(SETTLED * jnp.abs(now.cost[0]), GAINED * jnp.abs(begun.cost[0] - now.cost[0]))
+        kept = ~bounded | (part <= KEPT) & (price <= least)
+        done = kept & (told.expected[0] <= least) & (now.regularisation[0] == 0.0)
+        factor = jnp.clip(part, 1.0 / STEADY, STEADY)
+        return now, jnp.clip(multiplier * factor, 1.0 / RANGE, RANGE), i + 1, done
 
     priced = Near(problem, region.x, region.multiplier * weight).priced
     begun = ilqg_step.begin(priced, _known(problem), start, first, regularisation)
-    (plans, multiplier), _ = jax.lax.scan(step, (begun, region.multiplier), None, length=steps)
+    at_first: tuple = begun, region.multiplier, jnp.asarray(0), jnp.asarray(False)
+    plans, multiplier, *_ = jax.lax.while_loop(unfinished, step, at_first)
     plan: Trajectory = jax.tree.map(lambda leaf: leaf[0], plans)
     plan = plan._replace(cost=problem.costs(plan.x, plan.u).sum())
     far = distance(plan.x, region.x, spread)
@@ -211,9 +227,14 @@ def followed(
 def distance(
     x: Float[Array, "*batch T1 dx"], c: Float[Array, "*batch T1 dx"], spread: Float[Array, "dx"]
 ) -> Float[Array, "*batch"]:
-    """Between trajectories: root mean square over time of the distance in standard deviations."""
+    """Between trajectories: root mean square, over time and the entries that vary, in standard deviations."""
     scale = jnp.where(spread > 0, spread, jnp.inf)
-    return jnp.sqrt((((x - c) / scale) ** 2).sum(-1).mean(-1))
+    return jnp.sqrt((((x - c) / scale) ** 2).sum(-1).mean(-1) / _varying(spread))
+
+
+def _varying(spread: Float[Array, "dx"]) -> Int[Array, ""]:
+    """How many entries of the state vary, or 1."""
+    return jnp.maximum((spread > 0).sum(), 1)
 
 
 def _known(problem: Problem) -> Dynamics:
