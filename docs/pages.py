@@ -61,9 +61,30 @@ def _task(docs: Path, name: str) -> str:
             for field, one in known["settings"].items()
         ]
         parts += ["## Settings", _table(("setting", "default", ""), rows)]
+    if rows := _measured(docs / "results", name):
+        parts += ["## What was measured", *rows]
     if films := _films(docs / "results", name):
         parts += ["## What it looks like", *(f"![{path.stem}](../results/{path.name})" for path in films)]
     return "\n\n".join(parts) + "\n"
+
+
+def _measured(results: Path, name: str) -> list[str]:
+    """What the table of all rows says of a task, and the picture of what they trade off."""
+    lines = (results / "README.md").read_text(encoding="utf-8").splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("| `pilotfish train"))
+    rows = [_flags(line) for line in lines[first + 2 :] if line.startswith(f"| `{name} ")]
+    if not rows:
+        return []
+    found = ["\n".join([*lines[first : first + 2], *rows]), "[How, and what else](../results/README.md)."]
+    if (results / f"{name}-tradeoff.png").exists():
+        found.append(f"![What each algorithm takes on {name}, and comes to](../results/{name}-tradeoff.png)")
+    return found
+
+
+def _flags(row: str) -> str:
+    """The row of a table whose command is told flag by flag, between which a narrow column may break."""
+    command, cells = row.removeprefix("| `").split("`", 1)
+    return f"| {' '.join(f'`{flag}`' for flag in re.findall(r'--[^ ]+(?: [^- ][^ ]*)?', command))}{cells}"
 
 
 def _films(results: Path, name: str) -> list[Path]:
@@ -174,7 +195,7 @@ def restructure(what: str, name: str, lines: list[str]) -> None:
     paragraphs = re.split(r"\n\s*\n", "\n".join(lines).strip("\n"))
     lines[:] = [*"\n\n".join(_paragraph(one) for one in paragraphs).splitlines(), ""]
     if what == "attribute" and (kind := _kind(name)):
-        lines[0] = f"``{kind}``: {lines[0]}"
+        lines[0] = f"{_linked(kind)}: {lines[0]}"
 
 
 def _kind(name: str) -> str:
@@ -183,6 +204,14 @@ def _kind(name: str) -> str:
     module, _, of = owner.rpartition(".")
     fields = manual.of_class(getattr(import_module(module), of))
     return fields[field].kind if field in fields else ""
+
+
+def _linked(kind: str) -> str:
+    """A type as it is written, with our own classes as links."""
+    pieces = re.split(rf"\b({'|'.join(pilotfish.__all__)})\b", kind)
+    pieces[::2] = [re.sub(r"\S(?:.*\S)?", r"``\g<0>``", piece) for piece in pieces[::2]]
+    pieces[1::2] = [f":py:class:`~pilotfish.{piece}`" for piece in pieces[1::2]]
+    return "\\ ".join(piece for piece in pieces if piece)
 
 
 def _paragraph(text: str) -> str:

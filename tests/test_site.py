@@ -54,18 +54,31 @@ def test_a_task_page_says_what_list_says(pages):
         assert words in text
 
 
+def test_a_task_page_shows_what_was_measured(pages):
+    text = pages._task(DOCS, "double-link")
+    row = (
+        "| `--algorithm lqr-gps` `--algorithm.dynamics.prior gmm` `--rollouts 5` `--iterations 60` `--seeds 10` | 10 | "
+    )
+    assert row in text
+    assert "(../results/double-link-tradeoff.png)" in text
+    assert "double-link-25" not in text.split("## What was measured")[1]
+    assert "## What was measured" not in pages._task(DOCS, "octopus-hard")
+
+
 def test_a_film_belongs_to_one_task(pages):
-    films = [path.name for path in pages._films(DOCS / "results", "double-link")]
-    assert films == ["double-link-filmstrip.png", "double-link.gif"]
-    assert [path.name for path in pages._films(DOCS / "results", "quad-link")] == [
-        "quad-link-filmstrip.png",
-        "quad-link.gif",
-    ]
-    assert [path.name for path in pages._films(DOCS / "results", "quad-link-free")] == [
-        "quad-link-free-ilqg-learned-filmstrip.png",
-        "quad-link-free-ilqg-learned.gif",
-    ]
-    assert pages._films(DOCS / "results", "quad-link-low") == []
+    def films(name):
+        return [path.name for path in pages._films(DOCS / "results", name)]
+
+    assert films("double-link") == ["double-link-filmstrip.png", "double-link.gif"]
+    assert films("quad-link") == ["quad-link-filmstrip.png", "quad-link.gif"]
+    assert films("quad-link-free") == ["quad-link-free-ilqg-learned-filmstrip.png", "quad-link-free-ilqg-learned.gif"]
+    assert films("octopus-hard") == []
+
+
+def test_types_of_fields_are_links_where_they_are_ours(pages):
+    assert pages._linked("Problem | None") == ":py:class:`~pilotfish.Problem`\\  ``| None``"
+    assert pages._linked("tuple[Policy, ...]") == "``tuple[``\\ :py:class:`~pilotfish.Policy`\\ ``, ...]``"
+    assert pages._linked('Float[Array, "N"]') == '``Float[Array, "N"]``'
 
 
 def test_signatures_are_as_the_source_writes_them(pages):

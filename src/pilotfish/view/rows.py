@@ -17,6 +17,8 @@ LEAST = 30.0
 EDGE = 3.0
 """How far to the right of its mark a row's line ends of which a quarter of the seeds never succeed, as a factor."""
 IN_LEGEND = 50.0
+MARGIN = 0.12
+"""Part of an axis beyond the outermost marks' middles, so that they are seen whole."""
 
 
 def pictures(rows: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Path]:
@@ -60,9 +62,12 @@ def picture(task: str, rows: Mapping[str, Mapping[str, Any]], path: Path) -> Pat
         # with every round of the colours markers begin one further: no two rows have the same in the same colour
         marker = look.MARKERS[(i + i // len(look.COLOURS)) % len(look.MARKERS)]
         axis.scatter(x, y, s=area, color=colour, alpha=0.55, label=said, marker=marker)
-    axis.set(xscale="log", yscale="log")
+    positive = all(v is None or v > 0 for row in rows.values() for v in row["cost"])
+    axis.set(xscale="log", yscale="log" if positive else "linear")
+    axis.margins(MARGIN)
     for one in (axis.xaxis, axis.yaxis):
-        one.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))  # 3 for 3 x 10^0, where they are few
+        if one.get_scale() == "log":
+            one.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))  # 3 for 3 x 10^0, where they are few
     curves.frame(axis, "cost of a noise-free episode at the end", "rollouts from each condition until over 90% succeed")
     legend = figure.legend(loc="outside lower left", frameon=False, fontsize=8)
     for handle in legend.legend_handles:
