@@ -17,7 +17,6 @@ import numpy as np
 RUNS = {
     "`train double-link`: 8 episodes of iLQG on learned dynamics": [],
     "5 iterations of 10 rollouts of LQR-GPS on it": ["--algorithm", "lqr-gps", "--iterations", "5", "--rollouts", "10"],
-    "5 iterations of 30 rollouts of MOTO on it": ["--algorithm", "moto", "--iterations", "5", "--rollouts", "30"],
 }
 
 

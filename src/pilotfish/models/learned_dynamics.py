@@ -139,7 +139,7 @@ class LearnedDynamics(eqx.Module):
         """What is remembered before the first rollouts."""
         N, T, dx, du = len(problem.conditions.mean), problem.horizon, problem.dx, problem.du
         n = -(-self.memory // (N * episodes * T)) * N * episodes * T
-        d = dx + len(problem.angles) + du  # of `inputs`
+        d = jax.eval_shape(lambda x, u: inputs(x, u, problem.angles), np.zeros(dx), np.zeros(du)).size
         return Experience(
             x=jnp.zeros((n, dx)),
             u=jnp.zeros((n, du)),

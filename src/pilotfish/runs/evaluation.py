@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from pilotfish.algorithms import Algorithm
 from pilotfish.policies import Policy, idle
@@ -263,9 +263,14 @@ def reached(problem: Problem, rollouts: Rollouts) -> Bool[np.ndarray, "S N M"]:
     """Which whole episodes of each seed reach the goal. ValueError if the problem defines none."""
     if problem.success is None:
         raise ValueError("success: this problem defines none.")
-    every = jax.jit(jax.vmap(jax.vmap(jax.vmap(problem.reaches))))
-    success = jax.device_get(every(rollouts.x, rollouts.u, rollouts.cost))
+    success = jax.device_get(_reaching(problem, rollouts.x, rollouts.u, rollouts.cost))
     return success & np.asarray(rollouts.valid)
+
+
+@eqx.filter_jit
+def _reaching(problem: Problem, x: Array, u: Array, cost: Array) -> Array:
+    """Of every episode, whether its end is the goal; compiled once for a problem, however often that is asked."""
+    return jax.vmap(jax.vmap(jax.vmap(problem.reaches)))(x, u, cost)
 
 
 def _distinct(world: World, roll: Callable[[int], Rollouts], episodes: int) -> tuple[Rollouts, bool]:

@@ -355,12 +355,14 @@ def place_of(seed: int, seeds: Sequence[int]) -> int:
 
 def of_seed(states: Any, seed: int) -> Any:
     """The state of one of several seeds, by its place among them."""
-    return _at(states, jnp.asarray(seed))
+    return _taken(states, jnp.asarray(seed))
 
 
-@eqx.filter_jit
 def _at(states: Any, seed: Int[Array, ""] | int) -> Any:
     return jax.tree.map(lambda leaf: leaf[seed] if eqx.is_array(leaf) else leaf, states)
+
+
+_taken = eqx.filter_jit(_at)
 
 
 def _stacked(trees: Iterable[Any]) -> Any:

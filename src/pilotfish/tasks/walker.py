@@ -155,9 +155,7 @@ class Walker(MujocoTask):
         return Problem(
             horizon=HORIZON,
             dt=DT,
-            conditions=Gaussian(
-                jnp.array([START + START_VELOCITY]), jnp.asarray(np.diag(np.asarray(START_STD) ** 2)[None])
-            ),
+            conditions=Gaussian(jnp.array([START + START_VELOCITY]), jnp.asarray(np.diag(START_STD**2)[None])),
             initial_std=np.full(6, float(self.initial_std)),
             cost=self.cost,
             action_low=-limit,
