@@ -136,16 +136,33 @@ def test_it_learns_which_inputs_matter_and_predicts_where_it_was_not():
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, N), st.booleans(), st.booleans())
 def test_any_samples_leave_numbers(seed, count, repeated, flat):
-    """Few samples or none, all of them the same, an output that is 0 everywhere, and exact data without noise."""
+    """Few samples or none, all of them the same, an output that is 0 everywhere, and exact data without noise: these
+    are told from noise once they are more than a linear function has numbers.
+    """
     kernel, s, y, _ = drawn(seed)
     s = jnp.where(repeated, s[:1], s)
     y = y.at[:, 0].set(0.0) if flat else y.at[:, 0].set(s[:, 0])
     known = jnp.arange(N) < count
     found, kernel = prepared(kernel, s, y, known)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((found, kernel)))
-    if count > 1 and not repeated:
+    if count > D + 1 and not repeated:
         fitted = np.asarray(jax.vmap(found)(s))[:count, 0]
         np.testing.assert_allclose(fitted, y[:count, 0], atol=0.1 * np.abs(y[:count, 0]).max() + 1e-9)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("seed", [0, 8, 36])
+def test_few_samples_are_never_believed_to_be_noise_without_bound(seed, count):
+    """Likelihood alone takes these for noise of up to 700 times the function."""
+    _, s, y, _ = drawn(seed)
+    y = y.at[:, 0].set(s[:, 0])
+    kernel = settled(process.begin(D, OUTPUTS), s, y, jnp.arange(N) < count)
+    assert np.exp(kernel.noise).max() < 1.5
+
+
+@jax.jit
+def settled(kernel, s, y, known):
+    return process.likeliest(kernel, s, y, known, 300)
 
 
 @jax.jit

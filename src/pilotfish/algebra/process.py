@@ -8,7 +8,8 @@ matrix serves all of them; each has its own noise n_j, as a part of its size sig
 
 l, w and n maximise the likelihood of some of the samples, of which sigma_j drops out (5.8, with its maximum in
 sigma_j^2 = y'(K + n_j^2)^-1 y / N put in). Beyond 10 times the spread of an input its length has a weak prior, and w
-beyond 10: there they make no difference to the samples, and much to what is far from them.
+beyond 10: there they make no difference to the samples, and much to what is far from them. So has n_j beyond 1: a few
+samples are as likely if all of them is noise, and more so the larger it is beside the function.
 
 What is predicted uses all samples by as many basis functions as they need: those of the samples that a pivoted Cholesky
 factorisation chooses, each where the others leave most unsaid, until they leave nothing above the noise. That is the
@@ -35,8 +36,8 @@ RATE = 0.2
 """First step of a logarithm by Adam."""
 ROUNDING = 10.0
 """Noise below so many units in the last place of the kernel matrix is taken to be that."""
-LONG, WEAK = 10.0, 2.0
-"""From where on lengths and the weight of the linear part have a prior, and its own weight."""
+LONG, NOISY, WEAK = 10.0, 1.0, 2.0
+"""From where on lengths and the weight of the linear part have a prior, from where on noise, and its own weight."""
 UNSAID = 0.01
 """The factorisation ends where what it leaves is less than this part of the least noise, as variances."""
 
@@ -103,7 +104,8 @@ def surprise(
     both, y = known[:, None] & known, jnp.where(known[:, None], y, 0.0)
     K = jnp.where(both, kernel(s, s), 0.0)
     rounding = ROUNDING * jnp.finfo(s.dtype).eps * jnp.trace(K)
-    beyond = jnp.maximum(jnp.append(kernel.length, kernel.linear) - math.log(LONG), 0.0)
+    lengths = jnp.append(kernel.length, kernel.linear) - math.log(LONG)
+    beyond = jnp.maximum(jnp.append(lengths, kernel.noise - math.log(NOISY)), 0.0)
     return _misfit(K, y, kernel.variance + rounding, known) + WEAK * (beyond**2).sum()
 
 
