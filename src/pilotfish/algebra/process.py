@@ -4,7 +4,9 @@
     k(s, s') = exp( -1/2 |(s - s') / l|^2 ) + w^2 (1 + s's')
 
 The inputs s are whitened. All outputs j share the lengths l and the weight w of the linear part, so that one kernel
-matrix serves all of them; each has its own noise n_j, as a part of its size sigma_j.
+matrix serves all of them; each has its own noise n_j, as a part of its size sigma_j. An output that is linear (the last
+action, kept in the state because actions come late) could have any lengths and makes those of all others long: it says
+nothing of the kernel and is fitted by itself.
 
 l, w and n maximise the likelihood of some of the samples, of which sigma_j drops out (5.8, with its maximum in
 sigma_j^2 = y'(K + n_j^2)^-1 y / N put in). Beyond 10 times the spread of an input its length has a weak prior, and w
@@ -98,15 +100,30 @@ def begin(d: int, outputs: int) -> Kernel:
 def surprise(
     kernel: Kernel, s: Float[Array, "n d"], y: Float[Array, "n outputs"], known: Bool[Array, "n"]
 ) -> Float[Array, ""]:
-    """-log likelihood of the samples that are known, and of the prior, but for a constant. Outputs that are 0
+    """-log likelihood of the samples that are known, and of the prior, but for a constant. Outputs that are linear or 0
     everywhere say nothing.
     """
-    both, y = known[:, None] & known, jnp.where(known[:, None], y, 0.0)
+    both, y = known[:, None] & known, jnp.where(_line(s, y, known)[1], jnp.where(known[:, None], y, 0.0), 0.0)
     K = jnp.where(both, kernel(s, s), 0.0)
     rounding = ROUNDING * jnp.finfo(s.dtype).eps * jnp.trace(K)
     lengths = jnp.append(kernel.length, kernel.linear) - math.log(LONG)
     beyond = jnp.maximum(jnp.append(lengths, kernel.noise - math.log(NOISY)), 0.0)
     return _misfit(K, y, kernel.variance + rounding, known) + WEAK * (beyond**2).sum()
+
+
+def _line(
+    s: Float[Array, "n d"], y: Float[Array, "n outputs"], known: Bool[Array, "n"]
+) -> tuple[Float[Array, "1+d outputs"], Bool[Array, "outputs"]]:
+    """Constants and slopes of the outputs by least squares, and whether these leave more than samples are believed not
+    to tell.
+    """
+    H = jnp.where(known[:, None], jnp.concatenate([jnp.ones_like(s[:, :1]), s], 1), 0.0)
+    y, normal = jnp.where(known[:, None], y, 0.0), H.T @ H
+    rounding = (
+        ROUNDING * jnp.finfo(s.dtype).eps * jnp.maximum(jnp.trace(normal), 1.0) * jnp.eye(len(normal), dtype=s.dtype)
+    )
+    c = jsl.cho_solve((jnp.linalg.cholesky(normal + rounding), True), H.T @ y)
+    return c, ((y - H @ c) ** 2).sum(0) > LEAST_NOISE**2 * (y**2).sum(0)
 
 
 @jax.custom_vjp
@@ -186,8 +203,10 @@ def given(
 
     inner = each(solved, target.T, kernel.variance)
     weight = jnp.where(used[:, None], jsl.solve_triangular(L, inner.T, lower=True, trans=1), 0.0)
-    w2 = jnp.exp(2.0 * kernel.linear)
-    return Process(kernel, pivots, weight, w2 * pivots.T @ weight, w2 * weight.sum(0))
+    w2, (line, curved) = jnp.exp(2.0 * kernel.linear), _line(s, y, known)
+    weight = jnp.where(curved, weight, 0.0)
+    linear = jnp.where(curved, w2 * pivots.T @ weight, line[1:])
+    return Process(kernel, pivots, weight, linear, jnp.where(curved, w2 * weight.sum(0), line[0]))
 
 
 def factor(
