@@ -226,3 +226,24 @@ def test_conditions_have_regions_of_their_own():
         assert np.allclose(plan.u[n], alone.u[0], rtol=1e-9, atol=1e-12)
         assert told.distance[n] == pytest.approx(also.distance[0])
     assert told.distance[1] > told.distance[0]
+
+
+@pytest.mark.parametrize(("kept", "counts"), [(0.0, False), (0.5, True)])
+@pytest.mark.parametrize("state", [1e-6, 1.0, 1e6])
+def test_that_an_entry_only_remembers_actions_spares_none(kept, counts, state):
+    """Actions come two steps late, and the state has those on their way: the gains are as if these weighed nothing. An
+    entry that keeps a part of what it was is a state like others.
+    """
+    p, u = problem(), 0.3 * jnp.sin(jnp.arange(float(T)))[:, None]
+
+    def late(x, u):
+        x = x / state
+        return state * jnp.concatenate([ahead(p, x[:DX], x[DX:][:1]), kept * x[DX:][:1] + x[DX:][1:], u])
+
+    start = Gaussian(state * jnp.pad(p.conditions.mean, ((0, 0), (0, 2))), jnp.zeros((1, DX + 2, DX + 2)))
+    q = Problem(T, 0.1, start, [1.0], p.cost, p.final_cost, late, action_low=-1.5, action_high=1.5)
+    plan = Trajectory(None, episode(q, u)[None], u[None], jnp.zeros(1), jnp.zeros(1), jnp.ones(1))
+    spread = state * jnp.append(SPREAD, jnp.array([0.2, 0.2]))
+    held = trust_region.followed(q, plan, spread, 4.0)
+    weightless = trust_region.followed(q, plan, spread.at[DX:].set(0.0), 4.0)
+    assert np.allclose(state * held.K, state * weightless.K, rtol=1e-9, atol=1e-12) != counts

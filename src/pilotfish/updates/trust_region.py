@@ -19,7 +19,9 @@ other promises to save less than a tenth, and not twice in a row unless it saved
 The feedback of the plan itself does not hold it, as early deviations cost nothing yet, and there is none in actions at
 a limit. Plans are followed by the gains that are best for
 
-    sum_t |(x_t - plan) / s|^2 + |(u_t - plan) / (stiffness initial_std)|^2.
+    sum_t |(x_t - plan) / s|^2 + |(u_t - plan) / (stiffness initial_std)|^2,
+
+where entries of the state do not count that only hand on what past actions were.
 """
 
 from typing import NamedTuple
@@ -52,6 +54,8 @@ KEPT = 1.02
 """How far beyond the radius a plan may be that is done."""
 STEADY = 3.0
 """Largest factor by which a step changes the multiplier."""
+SLIGHT = 1e-3
+"""Entries of the next state do not depend on one that moves them by less, both in standard deviations."""
 RANGE = 1e6
 """Largest multiplier, and one over the smallest, in units of a step's mean cost."""
 
@@ -210,7 +214,8 @@ def followed(
 ) -> LinearGaussian:
     """Controllers without noise that hold the plans."""
     model = _known(problem).linearised(problem, plan.x[:, :-1], plan.u)
-    state = 2.0 / jnp.where(spread > 0, spread, jnp.inf) ** 2
+    counts = (spread > 0) & ~_echoes(jnp.asarray(model.A), spread)
+    state = 2.0 / jnp.where(counts, spread, jnp.inf) ** 2
     action = 2.0 / (stiffness * problem.initial_std) ** 2
     T, du, dx = problem.horizon, problem.du, problem.dx
 
@@ -222,6 +227,16 @@ def followed(
         return LinearGaussian(K, ilqg_step.offsets(K, x, u), jnp.zeros((T, du, du)))
 
     return jax.vmap(of_condition)(jnp.asarray(model.A), jnp.asarray(model.B), plan.x, plan.u)
+
+
+def _echoes(A: Float[Array, "N T dx dx"], spread: Float[Array, "dx"]) -> Bool[Array, "dx"]:
+    """Entries that only hand on past actions, which may come late: they depend on no others but such. That they are as
+    planned is nothing of itself, and an action that corrects what counts must not be spared for their sake.
+    """
+    scale = jnp.where(spread > 0, spread, jnp.inf)
+    depends = (jnp.abs(A) * jnp.where(spread > 0, spread, 0.0) / scale[:, None]).max((0, 1)) > SLIGHT
+    none = jnp.zeros(len(spread), bool)
+    return jax.lax.fori_loop(0, len(spread), lambda _, echoes: ~(depends & ~echoes).any(1), none)
 
 
 def distance(
