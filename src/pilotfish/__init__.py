@@ -105,7 +105,7 @@ if TYPE_CHECKING:
     from pilotfish.runs.train import Result, TrainingFailed, train
     from pilotfish.tasks import Task
     from pilotfish.tasks.model import ModelTask
-    from pilotfish.types import Dynamics, Gaussian, LinearGaussian, Problem, Quadratic, Rollouts
+    from pilotfish.types import Dynamics, Gaussian, Limit, LinearGaussian, Problem, Quadratic, Rollouts
     from pilotfish.worlds import World
     from pilotfish.worlds.host import PlantWorld
     from pilotfish.worlds.jax import JaxWorld
@@ -129,6 +129,7 @@ _HOME = {
     "JaxWorld": "worlds.jax",
     "LQRGPS": "algorithms.lqr_gps",
     "LearnedDynamics": "models.learned_dynamics",
+    "Limit": "types",
     "LinearGaussian": "types",
     "LinearGaussianPolicy": "policies.linear_gaussian",
     "MDGPS": "algorithms.mdgps",
@@ -188,6 +189,7 @@ __all__ = [
     "Gaussian",
     "JaxWorld",
     "LearnedDynamics",
+    "Limit",
     "LinearGaussian",
     "LinearGaussianPolicy",
     "ModelTask",

@@ -217,6 +217,26 @@ def no_cost(x: Array) -> Array:
     return jnp.zeros((), x.dtype)
 
 
+class Limit(NamedTuple):
+    """Where a joint, or whatever moves, is stopped.
+
+    Example:
+
+    >>> import pilotfish as pf
+    >>> pf.Limit(position=0, velocity=2, low=-1.0, high=1.0).low  # x[0] moves with x[2], from -1 to 1
+    -1.0
+    """
+
+    position: int
+    """The entry of the state that is its position."""
+    velocity: int
+    """The entry that is its velocity, in the position's unit a second."""
+    low: float
+    """The least position."""
+    high: float
+    """The greatest."""
+
+
 class Problem(eqx.Module):
     """All that is known of a task without running it.
 
@@ -273,6 +293,8 @@ class Problem(eqx.Module):
     angles: tuple[int, ...] = eqx.field(static=True)
     """The entries of the state that are angles in rad, of which a full turn changes nothing but the number: so dynamics
     that are learned of all states see their sine and cosine. Empty where none is, or none is known to be."""
+    limits: tuple[Limit, ...] = eqx.field(static=True)
+    """Where what moves is stopped: a velocity jumps there, which dynamics that are learned are told."""
     first_controller: LinearGaussian
     """Controllers with which learning begins, leading axes (N, T): one that walks, say. Where none is given, zero gains
     and `initial_std`."""
@@ -293,6 +315,7 @@ class Problem(eqx.Module):
         success: Callable[..., Array] | None = None,
         distance: Callable[[Array, Array], Array] | None = None,
         angles: Sequence[int] = (),
+        limits: Sequence[Sequence[Any]] = (),
         first_controller: LinearGaussian | None = None,
     ):
         self.horizon, self.dt = horizon, dt
@@ -303,6 +326,7 @@ class Problem(eqx.Module):
         self.cost, self.final_cost, self.observe = cost, final_cost, observe
         self.success, self.distance = success, distance
         self.angles = tuple(int(entry) for entry in angles)
+        self.limits = tuple(map(_limit, limits))
         self.dynamics = dynamics if dynamics is None or isinstance(dynamics, Dynamics) else Equations(dynamics)
         self.noise_std = _of_size(noise_std, dx, "noise_std")
         self.action_low = _of_size(action_low, du, "action_low")
@@ -322,6 +346,12 @@ class Problem(eqx.Module):
                 f"angles={self.angles}: give each entry of the state that is an angle once, by its number from 0 to "
                 f"{self.dx - 1}."
             )
+        for limit in self.limits:
+            if not {limit.position, limit.velocity} <= set(range(self.dx)) or not limit.low < limit.high:
+                raise ValueError(
+                    f"limits has {tuple(limit)}: give (position, velocity, low, high), the first two as numbers of "
+                    f"entries of the state, from 0 to {self.dx - 1}, and low below high."
+                )
         if self.cost is None and self.final_cost is not no_cost:
             raise ValueError("final_cost without cost: give both, or neither where the world brings the costs.")
         x, u, t = np.zeros(self.dx), np.zeros(self.du), np.zeros((), int)
@@ -378,6 +408,15 @@ class Problem(eqx.Module):
     def admissible(self, u: Float[Array, "*batch du"]) -> Float[Array, "*batch du"]:
         """The action that the plant executes when asked for `u`: clipped to its bounds."""
         return jnp.clip(u, self.action_low, self.action_high)
+
+
+def _limit(given: Sequence[Any]) -> Limit:
+    """A limit of whatever was given as one."""
+    try:
+        position, velocity, low, high = given
+        return Limit(int(position), int(velocity), float(low), float(high))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"limits has {given!r}: give (position, velocity, low, high).") from error
 
 
 def _check_shapes(conditions: Gaussian, initial_std: Array) -> None:

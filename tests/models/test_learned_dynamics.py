@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pilotfish.models import learned_dynamics
-from pilotfish.models.learned_dynamics import LearnedDynamics
-from pilotfish.types import Gaussian, Problem, Rollouts
+from pilotfish.models.learned_dynamics import Coordinates, LearnedDynamics
+from pilotfish.types import Gaussian, Limit, Problem, Rollouts
 
 T, DX, DU = 20, 4, 2
 KEY = jax.random.key(0)
@@ -124,7 +123,7 @@ def test_it_learns_from_what_is_nearest_to_the_episodes_about_which_plans_are_ma
     assert experience.happened.sum() == 16 * T
     seen = experience.happened
     a, c = (
-        np.asarray(learned_dynamics.inputs(x, u, (0,)))
+        np.asarray(Coordinates((0,), (), 0.1)(x, u))
         for x, u in ((experience.x[seen], experience.u[seen]), (x[0, :-1], u[0]))
     )
     std = a.std(0)
@@ -188,6 +187,47 @@ def test_angles_that_are_no_entries_are_refused(wrong):
         problem(angles=wrong)
 
 
-def test_inputs_are_smooth_in_what_turns():
-    a = learned_dynamics.inputs(jnp.array([0.3, 7.0, -2.0]), jnp.array([5.0]), (1,))
-    np.testing.assert_allclose(a, [np.sin(7.0), np.cos(7.0), 0.3, -2.0, 5.0])
+def test_coordinates_are_smooth_in_what_turns_and_where_it_is_stopped():
+    """x[0] moves by x[2], for half a second, up to .5 and down to -2."""
+    told = Coordinates((1,), (Limit(0, 2, -2.0, 0.5),), 0.5)
+    a = told(jnp.array([[0.3, 7.0, 2.0], [0.3, 7.0, -2.0], [-1.9, 7.0, -2.0]]), jnp.full((3, 1), 5.0))
+    np.testing.assert_allclose(a[0], [np.sin(7.0), np.cos(7.0), 0.3, 2.0, 0.8, 5.0])
+    np.testing.assert_allclose(a[:, 4], [0.8, 0.0, -0.9], atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [(4, 0, -1.0, 1.0), (0, -1, -1.0, 1.0), (0, 1, 1.0, 1.0), (0, 1, np.nan, 1.0), (0, 1, -1.0), ("q", 1, 0.0, 1.0)],
+)
+def test_limits_of_no_entry_or_without_room_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"limits has .*: give \(position, velocity, low, high"):
+        problem(limits=[wrong])
+
+
+def test_where_what_moves_is_stopped_is_learned():
+    """A cart on a rail of which the ends stop it: its speed jumps to 0. Fresh transitions tell whether it is known."""
+    rng, N, M = np.random.default_rng(0), 1, 30
+
+    def driven(x, u):
+        q, v = x[..., 0], x[..., 1] + 0.2 * u[..., 0]
+        end = np.clip(q + 0.1 * x[..., 1], -1.0, 1.0)
+        return np.stack([end, np.where(end == q + 0.1 * x[..., 1], v, 0.0)], -1)
+
+    def episodes(M):
+        x, u = [rng.uniform(-1, 1, (N, M, 2)) * np.array([1.0, 5.0])], rng.normal(size=(N, M, T, 1))
+        for t in range(T):
+            x.append(driven(x[t], u[..., t, :]))
+        x = jnp.asarray(np.stack(x, -2))
+        return Rollouts(x, x, jnp.asarray(u), jnp.zeros((N, M, T + 1)), jnp.full((N, M), T), None)
+
+    seen, fresh = episodes(M), episodes(20)
+    off = []
+    for limits in ([], [(0, 1, -1.0, 1.0)]):
+        start = Gaussian(jnp.zeros((1, 2)), jnp.eye(2)[None])
+        p = Problem(T, 0.1, start, [1.0], lambda x, u, t: x @ x, limits=limits)
+        model = LearnedDynamics(memory=M * T, nearest=M * T, points=200)
+        learned = jax.jit(lambda data, p=p, model=model: model.fit(p, model.begin(p, M), data, KEY))(seen)[1]
+        found = jax.vmap(jax.vmap(learned))(fresh.x[0, :, :-1], fresh.u[0])
+        off.append(float(jnp.sqrt(((found - fresh.x[0, :, 1:])[..., 1] ** 2).mean())))
+
+    assert off[1] < off[0] / 2, off

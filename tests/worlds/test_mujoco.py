@@ -16,7 +16,7 @@ from pilotfish.policies.linear_gaussian import LinearGaussianPolicy
 from pilotfish.runs import loop
 from pilotfish.runs.store import Run, Spec
 from pilotfish.runs.train import train
-from pilotfish.types import Gaussian, LinearGaussian, Problem
+from pilotfish.types import Gaussian, Limit, LinearGaussian, Problem
 from pilotfish.worlds.mujoco import MujocoWorld, Simulation
 
 ARM = """
@@ -383,6 +383,22 @@ def test_a_cost_of_a_sensor_is_optimised_like_the_same_cost_of_the_state():
         final.append(train(ILQG(), world, rollouts=1, iterations=10).metrics["cost"][0])
     np.testing.assert_allclose(*final, rtol=1e-2)
     assert final[0][-1] < 0.2 * final[0][0]
+
+
+def test_a_model_tells_which_of_its_joints_turn_and_which_are_stopped_where():
+    """After a body that floats, whose position has seven numbers and whose velocity six."""
+    model = mujoco.MjModel.from_xml_string(
+        '<mujoco><compiler angle="radian"/><worldbody><body><freejoint/><geom size=".1"/></body><body>'
+        '<joint name="s" type="slide" axis="1 0 0" range="-.3 .2"/><joint type="hinge" axis="0 1 0"/>'
+        '<joint type="hinge" axis="1 0 0" range="-1 2"/><geom size=".1"/></body></worldbody>'
+        '<actuator><motor joint="s"/></actuator></mujoco>'
+    )
+    start = Gaussian(jnp.asarray(np.append(model.qpos0, np.zeros(9)))[None], jnp.zeros((1, 19, 19)))
+    told = {"horizon": 5, "dt": 0.02, "conditions": start, "initial_std": [1.0], "cost": lambda x, u, t: x @ x}
+    problem = MujocoWorld(Problem(**told), model).problem
+    assert problem.angles == (8,)
+    assert problem.limits == (Limit(7, 16, -0.3, 0.2), Limit(9, 18, -1.0, 2.0))
+    assert MujocoWorld(Problem(**told, limits=[(7, 16, -1.0, 1.0)]), model).problem.limits == (Limit(7, 16, -1.0, 1.0),)
 
 
 # -- what breaks

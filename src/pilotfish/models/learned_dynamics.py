@@ -1,11 +1,14 @@
 """Dynamics learned from all transitions so far: one model of the whole state space, for all conditions and time steps.
 
-    x' = x + f(s),    s = [sin and cos of angles, other states, executed action], whitened
+    x' = x + f(s),    s = [sin and cos of angles, other states, ways beyond limits, executed action], whitened
 
 where f is a Gaussian process (algebra/process.py). Where a local fit needs as many rollouts as a step's state and
 action have entries, every transition here tells something of all that are near it: a handful of episodes will do, if
 the dynamics are smooth. (With a mean that is linear far from the data, this is the model of PILCO, Deisenroth &
 Rasmussen 2011, without its uncertainty.)
+
+Where a joint is stopped its velocity jumps, and a smooth function takes that for noise. It is smooth in how far the
+step would have led beyond the limit, q + dt v - clip(q + dt v): 0 wherever nothing is stopped.
 
 Where no formula of the cost is known it is learned as one more output.
 """
@@ -20,13 +23,37 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pilotfish.algebra import process, regression
 from pilotfish.algebra.process import Kernel, Process
-from pilotfish.types import Equations, Key, Problem, Rollouts, Step
+from pilotfish.types import Equations, Key, Limit, Problem, Rollouts, Step
 
 BEYOND = 0.5
 """By how much of its range in all data an input may leave it, to either side: further out the model is taken to go on
 as it is there."""
 CANDIDATES = 2
 """Basis functions are centred on some of so many times their number of transitions, which are drawn."""
+
+
+class Coordinates(NamedTuple):
+    """What dynamics depend on smoothly, as a problem tells it."""
+
+    angles: tuple[int, ...]
+    limits: tuple[Limit, ...]
+    dt: float
+
+    @classmethod
+    def of(cls, problem: Problem) -> "Coordinates":
+        """A problem's."""
+        return cls(problem.angles, problem.limits, problem.dt)
+
+    def __call__(self, x: Float[Array, "*batch dx"], u: Float[Array, "*batch du"]) -> Float[Array, "*batch d"]:
+        """Sine and cosine of what is an angle, the other states, how far the step leads beyond each limit if nothing
+        stops it, the action.
+        """
+        turn, rest = np.array(self.angles, int), np.setdiff1d(np.arange(x.shape[-1]), self.angles)
+        at, moving = (np.array([limit[i] for limit in self.limits], int) for i in (0, 1))
+        low, high = (np.array([limit[i] for limit in self.limits]) for i in (2, 3))
+        ahead = x[..., at] + self.dt * x[..., moving]
+        beyond = ahead - jnp.clip(ahead, low, high)
+        return jnp.concatenate([jnp.sin(x[..., turn]), jnp.cos(x[..., turn]), x[..., rest], beyond, u], -1)
 
 
 class Experience(NamedTuple):
@@ -67,7 +94,7 @@ class Learned(eqx.Module):
     white: White
     low: Float[Array, "du"]
     high: Float[Array, "du"]
-    angles: tuple[int, ...] = eqx.field(static=True)
+    coordinates: Coordinates = eqx.field(static=True)
 
     def __call__(self, x: Float[Array, "dx"], u: Float[Array, "du"]) -> Float[Array, "dx"]:
         return x + self._outputs(x, u)[: len(x)]
@@ -86,7 +113,7 @@ class Learned(eqx.Module):
     def _outputs(self, x: Float[Array, "dx"], u: Float[Array, "du"]) -> Float[Array, "outputs"]:
         # not jnp.clip: at a limit its derivative is half of what an action does there
         u = jnp.where(u > self.high, self.high, jnp.where(u < self.low, self.low, u))
-        a, white = inputs(x, u, self.angles), self.white
+        a, white = self.coordinates(x, u), self.white
         s = jnp.clip((a - white.shift) / white.scale, white.low, white.high)
         return white.centre + white.spread * self.process(s)
 
@@ -139,7 +166,7 @@ class LearnedDynamics(eqx.Module):
         """What is remembered before the first rollouts."""
         N, T, dx, du = len(problem.conditions.mean), problem.horizon, problem.dx, problem.du
         n = -(-self.memory // (N * episodes * T)) * N * episodes * T
-        d = jax.eval_shape(lambda x, u: inputs(x, u, problem.angles), np.zeros(dx), np.zeros(du)).size
+        d = dx + len(problem.angles) + len(problem.limits) + du
         return Experience(
             x=jnp.zeros((n, dx)),
             u=jnp.zeros((n, du)),
@@ -172,7 +199,7 @@ class LearnedDynamics(eqx.Module):
         some, candidates = order[: self.sample], order[: CANDIDATES * self.points]
         kernel = process.likeliest(known.kernel, s[some], v[some], known.happened[some], self.steps)
         found = process.given(kernel, s, v, known.happened, candidates, min(self.points, len(s)))
-        model = Learned(found, white, problem.action_low, problem.action_high, problem.angles)
+        model = Learned(found, white, problem.action_low, problem.action_high, Coordinates.of(problem))
         report = Report(
             spread=regression.standard(known.x, known.share)[1],
             unexplained=_unexplained(model, *samples(problem, every), rollouts.happened.ravel(), problem.dx),
@@ -183,21 +210,14 @@ class LearnedDynamics(eqx.Module):
 
     def _near(self, problem: Problem, known: Experience, x: Array, u: Array) -> Experience:
         """Of the experience those transitions that are nearest to these episodes."""
-        a, c = inputs(known.x, known.u, problem.angles), inputs(x[:, :-1], u, problem.angles)
+        coordinates = Coordinates.of(problem)
+        a, c = coordinates(known.x, known.u), coordinates(x[:, :-1], u)
         scale = regression.standard(a, known.share)[1]
         scale = jnp.where(scale > 0, scale, jnp.inf)
         a, c = a / scale, c.reshape(-1, c.shape[-1]) / scale
         squared = ((a**2).sum(1)[:, None] + (c**2).sum(1) - 2.0 * a @ c.T).min(1)
         nearest = jnp.argsort(jnp.where(known.happened, squared, jnp.inf))[: self.nearest * len(x)]
         return Experience(*(leaf[nearest] for leaf in known[:-1]), kernel=known.kernel)
-
-
-def inputs(
-    x: Float[Array, "*batch dx"], u: Float[Array, "*batch du"], angles: tuple[int, ...]
-) -> Float[Array, "*batch d"]:
-    """What dynamics depend on smoothly: sine and cosine of what is an angle, the other states, the action."""
-    turn, rest = np.array(angles, int), np.setdiff1d(np.arange(x.shape[-1]), angles)
-    return jnp.concatenate([jnp.sin(x[..., turn]), jnp.cos(x[..., turn]), x[..., rest], u], -1)
 
 
 def remembered(problem: Problem, old: Experience, rollouts: Rollouts) -> Experience:
@@ -222,7 +242,7 @@ def samples(problem: Problem, known: Experience) -> tuple[Float[Array, "n d"], F
     y = known.ahead - known.x
     if problem.cost is None:
         y = jnp.concatenate([y, known.cost[:, None]], 1)
-    return inputs(known.x, known.u, problem.angles), y
+    return Coordinates.of(problem)(known.x, known.u), y
 
 
 def _unexplained(

@@ -30,7 +30,7 @@ from pilotfish.tasks.model import listed, moving, posed
 from pilotfish.types import Gaussian, Problem
 from pilotfish.worlds import quoted, starts
 from pilotfish.worlds.environment import Access, GymnasiumWorld, Observed, Simulated, access, begin, quoting
-from pilotfish.worlds.mujoco import angles_of, quiet
+from pilotfish.worlds.mujoco import angles_of, limits_of, quiet
 
 LONGEST = 200
 """Steps of an episode where nothing else is said; the environment's own limit where that is lower."""
@@ -183,6 +183,7 @@ class GymnasiumTask(Task):
                 action_low=low,
                 action_high=high,
                 angles=angles_of(bare.model) if isinstance(reads, Simulated) else (),
+                limits=limits_of(bare.model) if isinstance(reads, Simulated) else (),
             )
         except ValueError as error:  # what the environment says of itself makes no problem
             raise ValueError(f"{self.env}: {error}") from error

@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float
 
 from pilotfish.tasks import DrawnTask, Stroke
 from pilotfish.tasks.integrate import rk4
-from pilotfish.types import Gaussian, Problem, Step
+from pilotfish.types import Gaussian, Limit, Problem, Step
 
 MASS = 1.0  # kg (hanyas/trajopt)
 LENGTH = 1.0  # m (hanyas/trajopt)
@@ -76,7 +76,7 @@ class MultiLink(DrawnTask):
             raise ValueError(f"inertia={self.inertia!r}: choose 'toolbox' or 'rod'.")
 
     def problem(self) -> Problem:
-        n = self.links
+        n, end = self.links, self.joint_limit
         start = np.zeros((1, 2 * n))
         start[0, 0] = np.pi
         limit = np.full(n, float(self.torque))
@@ -92,6 +92,7 @@ class MultiLink(DrawnTask):
             action_high=limit,
             success=self.holds,
             angles=range(n),
+            limits=[] if end is None else [Limit(i, n + i, -end, end) for i in range(1, n)],
         )
 
     def cost(self, x: Float[Array, "dx"], u: Float[Array, "du"], t: Step) -> Float[Array, ""]:

@@ -34,7 +34,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Bool, Float, Int
 from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
 
-from pilotfish.types import Dynamics, LinearDynamics, LinearGaussian, Problem
+from pilotfish.types import Dynamics, Limit, LinearDynamics, LinearGaussian, Problem
 from pilotfish.worlds import host, starts
 from pilotfish.worlds.host import HostWorld
 from pilotfish.worlds.plant import Moved, Plant
@@ -337,6 +337,15 @@ def angles_of(model: mujoco.MjModel) -> tuple[int, ...]:
     return tuple(model.jnt_qposadr[turns].tolist())
 
 
+def limits_of(model: mujoco.MjModel) -> tuple[Limit, ...]:
+    """Of hinges and slides; their velocities follow all positions in a state."""
+    moves = np.isin(model.jnt_type, (starts.HINGE, mujoco.mjtJoint.mjJNT_SLIDE))
+    joints = np.flatnonzero(moves & (model.jnt_limited != 0))
+    where = np.stack([model.jnt_qposadr[joints], model.nq + model.jnt_dofadr[joints]], 1)
+    ranges = model.jnt_range[joints]
+    return tuple(Limit(*map(int, at), *map(float, ends)) for at, ends in zip(where, ranges, strict=True))
+
+
 class MujocoWorld(HostWorld):
     """Simulates a MuJoCo model; the problem says what it is for.
 
@@ -358,8 +367,8 @@ class MujocoWorld(HostWorld):
     """
 
     problem: Problem
-    """Its dynamics are the simulation, None if something moves beside the model; its angles, where the problem names
-    none, those of the hinges without limits."""
+    """Its dynamics are the simulation, None if something moves beside the model; its angles and limits, where the
+    problem names none, those of the model's joints."""
     simulation: Simulation = eqx.field(static=True)
     """What simulates the model."""
 
@@ -375,7 +384,8 @@ class MujocoWorld(HostWorld):
         """`fields`, `forces`, `threads` and `beside` are those of Simulation."""
         self.simulation = Simulation(model, fields or {}, forces, threads, beside)
         known, angles = None if beside else self.simulation, problem.angles or angles_of(model)
-        self.problem = dataclasses.replace(problem, dynamics=known, angles=angles)
+        limits = problem.limits or limits_of(model)
+        self.problem = dataclasses.replace(problem, dynamics=known, angles=angles, limits=limits)
 
     def __check_init__(self):
         problem, model, fields, forces = self.problem, self.model, self.simulation.fields, self.simulation.forces
