@@ -194,6 +194,10 @@ def test_the_radius_follows_what_came_true(cost, promised, radius, distance, las
         (1.0, 95.0, 40.0, (True, False), True),
         (1.0, 95.0, 40.0, (False, True), True),
         (1.0, 95.0, np.nan, (False, False), False),
+        (LEAST, 50.0, 40.0, (False, True), True),  # what it promises does not come true however near
+        (LEAST, 50.0, 40.0, (False, False), False),
+        (LEAST, 50.0, 40.0, (True, True), False),
+        (1.0, 50.0, 40.0, (False, True), False),
         (1.0, np.nan, 500.0, (True, True), True),
         (1.0, -305.0, -400.0, (False, False), True),  # rewards: 300 so far
         (1.0, -400.0, -500.0, (False, False), False),

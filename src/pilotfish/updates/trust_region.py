@@ -14,7 +14,8 @@ same for few entries of the state and for many, and follows what episodes say:
 It may begin infinite, and is then no more than BOUNDED after two such disappointments in a row.
 
 A plan that begins elsewhere has no such bound. It is taken freely while the radius is infinite; then only where the
-other promises to save less than a tenth, and not twice in a row unless it saved what it promised.
+other promises to save less than a tenth, or the last one did not come true within the least radius; and not twice in a
+row unless it saved what it promised.
 
 The feedback of the plan itself does not hold it, as early deviations cost nothing yet, and there is none in actions at
 a limit. Plans are followed by the gains that are best for
@@ -202,8 +203,8 @@ def preferred(
     """
     (plan, region), (other, _) = within, elsewhere
     usable = jnp.isfinite(plan.cost)
-    nothing = (plan.cost > best - DONE * jnp.abs(best)) & ~(region.elsewhere & region.failed)
-    free = jnp.isinf(region.radius) | nothing | ~usable
+    nothing = (plan.cost > best - DONE * jnp.abs(best)) | (region.failed & (region.radius <= LEAST))
+    free = jnp.isinf(region.radius) | nothing & ~(region.elsewhere & region.failed) | ~usable
     taken = free & jnp.isfinite(other.cost) & ((other.cost < plan.cost) | ~usable)
     plan, region = chosen(taken, elsewhere, within)
     return plan, region._replace(elsewhere=taken)
