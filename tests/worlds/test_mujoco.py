@@ -399,6 +399,11 @@ def test_a_model_tells_which_of_its_joints_turn_and_which_are_stopped_where():
     assert problem.angles == (8,)
     assert problem.limits == (Limit(7, 16, -0.3, 0.2), Limit(9, 18, -1.0, 2.0))
     assert MujocoWorld(Problem(**told, limits=[(7, 16, -1.0, 1.0)]), model).problem.limits == (Limit(7, 16, -1.0, 1.0),)
+    model.jnt_range[1] = 0.0  # held where it is
+    assert MujocoWorld(Problem(**told), model).problem.limits == (Limit(9, 18, -1.0, 2.0),)
+    few = told | {"conditions": Gaussian(jnp.zeros((1, 4)), jnp.zeros((1, 4, 4)))}
+    with pytest.raises(ValueError, match=r"conditions.mean has 4 columns"):
+        MujocoWorld(Problem(**few), model)
 
 
 # -- what breaks

@@ -340,7 +340,7 @@ def angles_of(model: mujoco.MjModel) -> tuple[int, ...]:
 def limits_of(model: mujoco.MjModel) -> tuple[Limit, ...]:
     """Of hinges and slides; their velocities follow all positions in a state."""
     moves = np.isin(model.jnt_type, (starts.HINGE, mujoco.mjtJoint.mjJNT_SLIDE))
-    joints = np.flatnonzero(moves & (model.jnt_limited != 0))
+    joints = np.flatnonzero(moves & (model.jnt_limited != 0) & (model.jnt_range[:, 0] < model.jnt_range[:, 1]))
     where = np.stack([model.jnt_qposadr[joints], model.nq + model.jnt_dofadr[joints]], 1)
     ranges = model.jnt_range[joints]
     return tuple(Limit(*map(int, at), *map(float, ends)) for at, ends in zip(where, ranges, strict=True))
@@ -383,9 +383,10 @@ class MujocoWorld(HostWorld):
     ):
         """`fields`, `forces`, `threads` and `beside` are those of Simulation."""
         self.simulation = Simulation(model, fields or {}, forces, threads, beside)
-        known, angles = None if beside else self.simulation, problem.angles or angles_of(model)
-        limits = problem.limits or limits_of(model)
-        self.problem = dataclasses.replace(problem, dynamics=known, angles=angles, limits=limits)
+        told = {"dynamics": None if beside else self.simulation}
+        if problem.dx == self.simulation.dx:  # else all of it is refused
+            told |= {"angles": problem.angles or angles_of(model), "limits": problem.limits or limits_of(model)}
+        self.problem = dataclasses.replace(problem, **told)
 
     def __check_init__(self):
         problem, model, fields, forces = self.problem, self.model, self.simulation.fields, self.simulation.forces
