@@ -100,10 +100,10 @@ def begin(d: int, outputs: int) -> Kernel:
 def surprise(
     kernel: Kernel, s: Float[Array, "n d"], y: Float[Array, "n outputs"], known: Bool[Array, "n"]
 ) -> Float[Array, ""]:
-    """-log likelihood of the samples that are known, and of the prior, but for a constant. Outputs that are linear or 0
+    """-log likelihood of the samples that are known, and of the prior, but for a constant. Outputs that are 0
     everywhere say nothing.
     """
-    both, y = known[:, None] & known, jnp.where(_line(s, y, known)[1], jnp.where(known[:, None], y, 0.0), 0.0)
+    both, y = known[:, None] & known, jnp.where(known[:, None], y, 0.0)
     K = jnp.where(both, kernel(s, s), 0.0)
     rounding = ROUNDING * jnp.finfo(s.dtype).eps * jnp.trace(K)
     lengths = jnp.append(kernel.length, kernel.linear) - math.log(LONG)
@@ -162,7 +162,10 @@ _misfit.defvjp(_misfit_forward, _misfit_backward)
 def likeliest(
     kernel: Kernel, s: Float[Array, "n d"], y: Float[Array, "n outputs"], known: Bool[Array, "n"], steps: int
 ) -> Kernel:
-    """The most likely kernel that so many steps of Adam meet; they settle towards the end."""
+    """The most likely kernel that so many steps of Adam meet; they settle towards the end. Outputs that are linear say
+    nothing.
+    """
+    y = jnp.where(_line(s, y, known)[1], y, 0.0)
     solver: Any = optax.adam(optax.linear_schedule(RATE, 0.0, steps))
 
     def step(carry, _):

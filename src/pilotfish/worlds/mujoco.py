@@ -339,11 +339,10 @@ def angles_of(model: mujoco.MjModel) -> tuple[int, ...]:
 
 def limits_of(model: mujoco.MjModel) -> tuple[Limit, ...]:
     """Of hinges and slides; their velocities follow all positions in a state."""
-    moves = np.isin(model.jnt_type, (starts.HINGE, mujoco.mjtJoint.mjJNT_SLIDE))
+    moves = np.isin(model.jnt_type, (starts.HINGE, starts.SLIDE))
     joints = np.flatnonzero(moves & (model.jnt_limited != 0) & (model.jnt_range[:, 0] < model.jnt_range[:, 1]))
-    where = np.stack([model.jnt_qposadr[joints], model.nq + model.jnt_dofadr[joints]], 1)
-    ranges = model.jnt_range[joints]
-    return tuple(Limit(*map(int, at), *map(float, ends)) for at, ends in zip(where, ranges, strict=True))
+    at, moving = model.jnt_qposadr, model.nq + model.jnt_dofadr
+    return tuple(Limit(int(at[j]), int(moving[j]), *map(float, model.jnt_range[j])) for j in joints)
 
 
 class MujocoWorld(HostWorld):
